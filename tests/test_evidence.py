@@ -1,0 +1,203 @@
+"Intervals: arithmetic against plain loops, coverage in simulated worlds of IEMOCAP's and MELD's size, speed, verdicts."
+import math
+import time
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from erc import evidence as E
+from erc.metrics import accuracy,confusion,moments,pearson_of,pearson_r,weighted_f1
+
+
+def world(g, dialogues, seeds=5, seed_sd=.02, C=4, gain=0., turns=None, same=None):
+    "Counts (S, D, C, C): imbalanced classes, dialogues and classes of unequal difficulty, errors partly shared by seeds."
+    turns = turns or ((5,15) if dialogues>100 else (30,80))
+    if same is None:
+        T = g.integers(*turns,dialogues); d = np.repeat(np.arange(dialogues),T)
+        y = g.choice(C, len(d), p=[.45,.3,.15,.1])
+        same = d,y, .65+g.normal(0,.08,dialogues)[d]+np.array([.1,0,-.1,-.15])[y], g.normal(size=len(d))
+    d,y,base,noise = same
+    u = stats.norm.cdf(math.sqrt(.6)*noise+math.sqrt(.4)*g.normal(size=(seeds,len(d))))
+    right = u<np.clip(base+gain+g.normal(0,seed_sd,(seeds,1)),.01,.99)
+    p = np.where(right, y, (y+g.integers(1,C,(seeds,len(d))))%C)
+    cell = ((np.arange(seeds)[:,None]*dialogues+d)*C+y)*C+p
+    return np.bincount(cell.ravel(),minlength=seeds*dialogues*C*C).reshape(seeds,dialogues,C,C), same
+
+
+def truth(dialogues, seed_sd=.02, gain=0., worlds=60):
+    "The metric of the mean seed on endlessly many dialogues of that kind."
+    turns = (5,15) if dialogues>100 else (30,80)
+    return np.mean([weighted_f1(world(np.random.default_rng([99,i]), 800 if dialogues>100 else 250, 60, seed_sd, gain=gain, turns=turns)[0].sum(1)).mean() for i in range(worlds)])
+
+
+@pytest.mark.parametrize('dialogues,sims', [(31,400),(280,400)])
+def test_coverage(dialogues, sims):
+    "Five seeds, seed standard deviation 2 points: at least 93 % in the long run (1,000 worlds: 95); here with the slack of few worlds."
+    want,held,narrow = truth(dialogues),0,0
+    for i in range(sims):
+        c,_ = world(np.random.default_rng([5,i]), dialogues)
+        got,alone = E.interval(c, weighted_f1, resamples=400, seed=i), E.interval(c.sum(0,keepdims=True), weighted_f1, resamples=400, seed=i)
+        held += got.low<=want<=got.high
+        narrow += alone.low<=want<=alone.high
+    assert held/sims>=.925 and held/sims<=.985, held/sims
+    assert narrow<held                                     # the interval over dialogues alone is the worse one
+
+
+def test_coverage_of_differences():
+    "Same world, second system 3 points better: the paired interval holds the true difference, and finds it more often than two intervals apart."
+    diff = truth(280,gain=.03,worlds=25)-truth(280,worlds=25)
+    held = found = apart = 0
+    for i in range(200):
+        g = np.random.default_rng([6,i])
+        a,same = world(g,280,gain=.03,seed_sd=.01); b,_ = world(g,280,same=same,seed_sd=.01)
+        p = E.paired(a,b,weighted_f1,resamples=400,seed=i)
+        ia,ib = (E.interval(x,weighted_f1,resamples=400,seed=i) for x in (a,b))
+        held += p.low<=diff<=p.high; found += p.low>0; apart += ia.low>ib.high
+    assert .91<=held/200<=.995, held/200
+    assert found>apart
+
+
+def test_ten_thousand_resamples_of_meld_are_quick():
+    g = np.random.default_rng(0)
+    d = np.repeat(np.arange(280),g.integers(1,18,280)); y = g.integers(0,7,len(d))
+    a,b = (confusion(y, g.integers(0,7,(5,len(d))), 7, d) for _ in 'ab')
+    begun = time.perf_counter()
+    E.paired(a, b, 'weighted_f1', resamples=10_000)
+    assert time.perf_counter()-begun<2
+
+
+def test_resampling_equals_a_loop():
+    g = np.random.default_rng(1)
+    c,w = g.integers(0,9,(3,6,4,4)), E.draws(6,50,g)
+    assert (w.sum(1)==6).all() and np.array_equal(w,np.round(w))
+    got = E.resampled(c, weighted_f1, w, chunk=7)
+    for r in range(50):
+        rows = np.repeat(np.arange(6),w[r].astype(int))
+        for s in range(3): assert np.isclose(got[r,s], weighted_f1(c[s,rows].sum(0)), atol=1e-6)
+
+
+def test_draws_are_uniform():
+    w = E.draws(5, 20_000, np.random.default_rng(2))
+    assert np.allclose(w.mean(0),1,atol=.03) and np.allclose(w.var(0),.8,atol=.03)
+
+
+def test_mean_is_the_mean_over_seeds_and_the_result_repeats():
+    c,_ = world(np.random.default_rng(3), 40)
+    i = E.interval(c,'weighted_f1')
+    assert np.isclose(i.mean, np.mean([weighted_f1(x.sum(0)) for x in c])) and (i.seeds,i.dialogues)==(5,40)
+    assert i.low<i.mean<i.high and i==E.interval(c,'weighted_f1') and i!=E.interval(c,'weighted_f1',seed=1)
+    j = E.interval(c[::-1],'weighted_f1')                  # the order of seeds is of no account but for the draw
+    assert abs(j.low-i.low)<.005 and abs(j.high-i.high)<.005
+
+
+def test_more_seeds_and_dialogues_narrow_it():
+    width = lambda i: i.high-i.low
+    c,_ = world(np.random.default_rng(4), 200, seeds=20, seed_sd=.03)
+    assert width(E.interval(c,accuracy))<width(E.interval(c[:5],accuracy))
+    assert width(E.interval(c,accuracy))<width(E.interval(c[:,:30],accuracy))
+
+
+def test_dialogue_part_equals_the_known_standard_error():
+    "Accuracy with one turn per dialogue: the binomial standard error."
+    right = np.random.default_rng(5).random(400)<.7
+    c = np.stack([right,~right,~right*0,right*0],-1).reshape(1,400,2,2).astype(int)
+    i = E.interval(c,accuracy,resamples=20_000)
+    se = math.sqrt(right.mean()*(1-right.mean())/400)
+    assert i.seeds==1 and np.isclose((i.high-i.low)/2, stats.t.ppf(.975,399)*se, rtol=.04)
+
+
+def test_seed_part_equals_students_t():
+    "Dialogues all alike: what is left is the t interval of five numbers, bootstrap shape aside."
+    n = np.array([60,64,65,67,71]); c = np.zeros((5,50,2,2),int)
+    c[...,0,0] = n[:,None]; c[...,0,1] = 100-n[:,None]
+    i = E.interval(c,accuracy,resamples=20_000)
+    half = stats.t.ppf(.975,4)*n.std(ddof=1)/100/math.sqrt(5)
+    assert np.isclose(i.mean,n.mean()/100) and np.isclose((i.high-i.low)/2, half, rtol=.06)
+
+
+def test_identical_systems_differ_by_nothing():
+    c,_ = world(np.random.default_rng(6), 31)
+    p = E.paired(c,c,accuracy,paired_seeds=True)
+    assert (p.mean,p.low,p.high)==(0,0,0) and str(p)=='+0.0 [0.0, 0.0]'
+    q = E.paired(c,c,accuracy)                              # seeds drawn apart: it says that another five could differ
+    assert q.mean==0 and q.low<0<q.high
+    one = c[:1]
+    assert (lambda r: (r.low,r.high,r.seeds))(E.paired(one,one,accuracy))==(0,0,1)
+
+
+def test_paired_seeds_keep_shared_luck_out():
+    g = np.random.default_rng(7)
+    luck = g.integers(-8,9,(5,1)); n = 60+luck+g.integers(-2,3,(5,30))
+    make = lambda n: np.stack([n,100-n,0*n,0*n],-1).reshape(*n.shape,2,2)
+    a,b = make(n+2),make(n)
+    tied,free = E.paired(a,b,accuracy,paired_seeds=True), E.paired(a,b,accuracy)
+    assert tied.high-tied.low<.001<free.high-free.low and np.isclose(tied.mean,.02) and np.isclose(free.mean,.02)
+
+
+def test_against_a_deterministic_baseline():
+    g = np.random.default_rng(8)
+    a,same = world(g,60); b,_ = world(g,60,seeds=1,same=same)
+    assert E.paired(a,b,accuracy).seeds==(5,1)
+    assert np.isclose(E.paired(b,a,accuracy).mean, -E.paired(a,b,accuracy).mean)
+
+
+def test_other_additive_statistics():
+    g = np.random.default_rng(9)
+    y = g.normal(size=600); p = y+g.normal(size=(5,600)); d = np.repeat(np.arange(60),10)
+    i = E.interval(moments(y,p,d), pearson_of, resamples=2000)
+    assert np.isclose(i.mean, pearson_r(y,p).mean()) and i.low<i.mean<i.high and i.high-i.low<.15
+
+
+def test_slices_that_are_rare():
+    c = np.zeros((5,20,2,2),int); c[:,3] = [[2,1],[0,0]]; c[:,7] = [[1,1],[0,0]]
+    i = E.interval(c,'accuracy')
+    assert np.isclose(i.mean,.6) and 0<=i.low<=.6<=i.high<=1       # resamples that miss both dialogues are left out
+    nothing = E.interval(c*0,'accuracy')
+    assert math.isnan(nothing.mean) and str(nothing)=='no score'
+    perfect = np.zeros((2,5,2,2),int); perfect[...,0,0] = 9; perfect[0,0] = [[8,1],[0,0]]
+    assert E.interval(perfect,'accuracy').high<=1
+
+
+@pytest.mark.parametrize('call,says', [
+    (lambda c: E.interval(c[0,0],'accuracy'), 'conf has shape'),
+    (lambda c: E.interval(c[:0],'accuracy'), 'conf has shape'),
+    (lambda c: E.interval(c*np.nan,accuracy), 'conf has a value that is not finite'),
+    (lambda c: E.interval(c,'f1'), 'unknown metric'),
+    (lambda c: E.paired(c,c[:,:5],accuracy), 'conf_b has shape'),
+    (lambda c: E.paired(c,c[:2],accuracy,paired_seeds=True), 'conf_a has 5 seeds, conf_b 2'),
+    (lambda c: E.paired(c,np.roll(c,1,axis=1),accuracy), 'not the same test set'),
+])
+def test_bad_counts_are_named(call, says):
+    c,_ = world(np.random.default_rng(0),12)
+    with pytest.raises(ValueError, match=says): call(c)
+
+
+@pytest.mark.parametrize('low,high,printed,call,size', [
+    (.01,.03,2,'confirmed','as printed'),
+    (.01,.03,'+5.36','confirmed','smaller than printed'),
+    (.05,.09,2,'confirmed','larger than printed'),
+    (-.01,.03,2,'not confirmed','as printed'),
+    (-.01,.01,'2.0','not confirmed','smaller than printed'),
+    (-.03,-.01,2,'contradicted','smaller than printed'),
+    (-.03,-.01,'−2','confirmed','as printed'),
+    (-.09,-.05,-2,'confirmed','larger than printed'),
+    (.01,.03,-2,'contradicted','smaller than printed'),
+])
+def test_verdicts(low, high, printed, call, size):
+    v = E.verdict(E.Interval((low+high)/2,low,high,5,31,signed=True), printed, basis='own features')
+    assert (v.call,v.size,v.seeds,v.basis)==(call,size,5,'own features')
+
+
+def test_verdict_without_a_number():
+    i = E.Interval(.02,.01,.03,5,31,signed=True)
+    assert E.verdict(i,direction=1).call=='confirmed' and E.verdict(i,direction=-1).call=='contradicted' and E.verdict(i,direction=1).size==''
+    assert E.verdict(E.interval(np.zeros((1,2,2,2)),'accuracy'),1).call=='no score'
+    for bad in ({},dict(printed=0),dict(direction=0)):
+        with pytest.raises(ValueError, match='direction'): E.verdict(i,**bad)
+
+
+def test_intervals_print_in_percent():
+    assert str(E.Interval(.731,.72,.742,5,280))=='73.1 [72.0, 74.2]'
+    assert str(E.Interval(-.0004,-.01,.01,5,31,signed=True))=='+0.0 [-1.0, 1.0]'
+    assert E.Interval(.4123,.4,.42,5,31).text(3,1)=='0.412 [0.400, 0.420]'
