@@ -1,0 +1,88 @@
+"Packing loses nothing, mixes nothing and refuses what cannot be packed."
+import numpy as np
+import pytest
+import torch
+
+from erc.batches import from_padded, make_batches, packed_order, standardise
+
+
+def padded(lengths, T=None, D=3, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    B, T = len(lengths), T or max(lengths)
+    return {'text': torch.randn(B, T, D, generator=g)}, torch.randint(0, 2, (B, T), generator=g), lengths, {'emotion': torch.randint(0, 4, (B, T), generator=g)}
+
+
+@pytest.mark.parametrize('lengths', [[1], [5, 3, 1], [1, 3, 5], [4, 4, 4], [2, 7, 7, 1, 3]])
+@pytest.mark.parametrize('extra', [0, 2])
+def test_round_trip(lengths, extra):
+    x, s, n, y = padded(lengths, max(lengths)+extra)
+    b = from_padded(x, s, n, y)
+    real = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    assert len(b) == sum(lengths) and b.lengths.tolist() == lengths
+    assert torch.equal(b.to_padded(b.features['text'])[real], x['text'][:, :max(lengths)][real])
+    assert torch.equal(b.to_padded(b.targets['emotion'], fill=-1)[~real], torch.full((int((~real).sum()),), -1))
+
+
+def test_steps_are_slices_of_running_dialogues():
+    x, s, n, y = padded([2, 5, 3])
+    b = from_padded(x, s, n, y)
+    for t, rows in enumerate(b.steps()):
+        assert (b.turn[rows] == t).all()
+        if t: assert torch.equal(b.dialogue[rows], b.dialogue[b.steps()[t-1]][:rows.stop-rows.start]), 'the first ones go on'
+
+
+@pytest.mark.parametrize('bad,message', [(([0, 2], None), 'dialogue 0 of the batch is empty'), (([], None), 'at least one dialogue')])
+def test_refused_lengths(bad, message):
+    with pytest.raises(ValueError, match=message): packed_order(bad[0])
+
+
+def test_refused_shapes():
+    x, s, n, y = padded([2, 3])
+    with pytest.raises(ValueError, match='emotion has shape'): from_padded(x, s, n, {'emotion': y['emotion'][:, :2]})
+    with pytest.raises(ValueError, match='negative'): from_padded(x, s-1, n, y)
+
+
+@pytest.fixture(scope='module')
+def demo():
+    from erc.corpora import load_corpus
+    return load_corpus('demo')
+
+
+@pytest.mark.parametrize('unit', ['dialogue', 'turn'])
+def test_every_row_once(demo, unit):
+    for split in ('train', 'dev', 'test'):
+        bs = make_batches(demo, split, size=7, features=['text', 'audio'], targets={'emotion': 'label'}, unit=unit)
+        ids = torch.cat([b.ids for b in bs]).numpy()
+        assert np.array_equal(np.sort(ids), demo.rows(split))
+        for b in bs:
+            assert np.array_equal(b.features['audio'], demo.features['audio'][b.ids])
+            assert np.array_equal(b.targets['emotion'], demo.table.label.to_numpy()[b.ids])
+            if unit == 'dialogue':
+                t = demo.table.iloc[b.ids.numpy()]
+                assert np.array_equal(t.turn, b.turn) and all(len(set(t.dialogue[(b.dialogue == k).numpy()])) == 1 for k in b.dialogue.unique())
+
+
+def test_batches_are_cut_the_same_each_time(demo):
+    cut = lambda key: [b.ids.tolist() for b in make_batches(demo, 'train', size=7, features=['text'], targets={}, key=key)]
+    assert cut(0) == cut(0) != cut(1)
+
+
+def test_speakers_are_numbered_within_the_dialogue(demo):
+    for b in make_batches(demo, 'dev', size=3, features=['text'], targets={}):
+        for k in b.dialogue.unique():
+            s = b.speakers[b.dialogue == k]
+            assert s[0] == 0 and set(s.tolist()) == set(range(int(s.max())+1))
+
+
+def test_missing_feature_is_named(demo):
+    with pytest.raises(ValueError, match='no feature smell; it has'): make_batches(demo, 'train', size=7, features=['smell'], targets={})
+    with pytest.raises(ValueError, match='no training row'):
+        standardise(demo.with_features(x=(np.ones((len(demo), 2), np.float32), np.zeros(len(demo), bool))), ['x'])
+
+
+def test_standardise_uses_training_rows_only(demo):
+    c = standardise(demo, ['audio'])
+    x = c.features['audio'][c.rows('train')]
+    assert np.abs(x.mean(0)).max() < 1e-4 and np.abs(x.std(0)-1).max() < 1e-3
+    flat = demo.with_features(audio=np.concatenate([demo.features['audio'], np.full((len(demo), 1), 7, np.float32)], 1))
+    assert np.abs(standardise(flat, ['audio']).features['audio'][:, -1]).max() == 0

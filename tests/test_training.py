@@ -1,0 +1,200 @@
+"Seeds together equal seeds alone; selection sees dev and nothing else."
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from erc.batches import from_padded
+from erc.cells import Out, dropout
+from erc.training import Single, Stack, complete, criterion, fingerprint, fit, predict, select
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 24), nn.Linear(24, 3)
+
+    def forward(self, batch):
+        h = dropout(self.a(batch.features['text']).tanh(), .4, batch, 'h')
+        return Out(self.b(dropout(h, .2, batch, 'again')), {'small': 1e-3*self.b.weight.pow(2).sum()})
+
+
+def batches(n, seed, size=8):
+    g = torch.Generator().manual_seed(seed)
+    x, lengths = torch.randn(n, 7, 6, generator=g), torch.randint(1, 8, (n,), generator=g)
+    y = (x[..., 0] + .3*x[..., 1]*x[..., 2] > 0).long() + (x[..., 3] > 1).long()
+    speakers = torch.zeros(n, 7, dtype=torch.long)
+    out = [from_padded({'text': x[i:i+size]}, speakers[i:i+size], lengths[i:i+size], {'emotion': y[i:i+size]}) for i in range(0, n, size)]
+    for i, b in enumerate(out): b.ids += 1000*i
+    return out
+
+
+@pytest.fixture(scope='module')
+def task():
+    train, dev = batches(40, 0), batches(12, 1)
+    truth = torch.cat([b.targets['emotion'] for b in dev])[torch.cat([b.ids for b in dev]).argsort()].numpy()
+    return train, dev, lambda p: (p == truth).mean(1)
+
+
+def run(task, seeds, **settings):
+    train, dev, score = task
+    return fit(Net, train, dev, score, seeds=seeds, settings={'epochs': 3, 'lr': 1e-2, 'clip': 1., 'weight_decay': .01, 'warmup': .1, 'decay': True, **settings},
+               target='emotion', progress=False)
+
+
+@pytest.mark.parametrize('dtype,eps', [('float32', 1e-5), ('float64', 1e-10)])
+@pytest.mark.parametrize('optimiser', ['adam', 'adamw'])
+def test_five_seeds_together_equal_five_alone(task, dtype, eps, optimiser):
+    together = run(task, [0, 1, 2, 3, 4], dtype=dtype, optimiser=optimiser)
+    for s in range(5):
+        alone = run(task, [s], dtype=dtype, optimiser=optimiser)
+        assert np.abs(alone.losses[0]-together.losses[s]).max() < eps
+        assert alone.selected[0] == together.selected[s]
+
+
+def test_grouping_does_not_matter(task):
+    train, dev, score = task
+    a = run(task, [0, 1, 2])
+    b = fit(Net, train, dev, score, seeds=[0, 1, 2], group=2, settings={'epochs': 3, 'lr': 1e-2, 'clip': 1., 'weight_decay': .01, 'warmup': .1, 'decay': True},
+            target='emotion', progress=False)
+    assert np.abs(a.losses-b.losses).max() < 1e-5 and np.array_equal(a.predict(dev), b.predict(dev))
+
+
+def test_stack_equals_single(task):
+    "The seed-batched engine and the plain module compute the same, dropout included."
+    train = [b.to(dtype=torch.float64) for b in task[0]]
+    loss = criterion('emotion', torch.tensor([1., 2., 5.], dtype=torch.float64))
+    stack, single = Stack(Net, [3, 4], torch.float64), Single(Net, [4], torch.float64)
+    assert abs(stack.loss(train[0], torch.tensor(5), loss)[1] - single.loss(train[0], torch.tensor(5), loss)[0]).item() < 1e-12
+
+
+def test_same_seed_twice_is_bit_identical(task):
+    a, b = run(task, [0, 1]), run(task, [0, 1])
+    assert np.array_equal(a.losses, b.losses) and np.array_equal(a.dev, b.dev)
+    assert all(torch.equal(a.engines[0].params[k], b.engines[0].params[k]) for k in a.engines[0].params)
+
+
+def test_seeds_differ(task):
+    a = run(task, [0, 1])
+    assert np.abs(a.losses[0]-a.losses[1]).max() > 1e-3
+
+
+def test_weights_are_those_of_the_selected_epoch(task):
+    f = run(task, [0, 1, 2], epochs=6, lr=5e-2)
+    score = task[2](predict(f.engines[0], task[1]))
+    assert np.allclose(score, f.dev.max(1)) and np.array_equal(f.selected, select(f.dev))
+
+
+def test_selection_cannot_see_test_labels(task):
+    "The same epochs and weights whatever the test labels are, watched or not."
+    train, dev, score = task
+    def watched(labels_seed):
+        test = batches(12, 2)
+        for b in test: b.targets['emotion'] = b.targets['emotion'][torch.randperm(len(b), generator=torch.Generator().manual_seed(labels_seed))]
+        seen = []
+        def watch(engine, epoch):
+            p = predict(engine, test)
+            truth = torch.cat([b.targets['emotion'] for b in test])[torch.cat([b.ids for b in test]).argsort()].numpy()
+            seen.append((p == truth).mean())
+            return 1e9
+        f = fit(Net, train, dev, score, seeds=[0, 1], settings={'epochs': 4, 'lr': 2e-2}, target='emotion', watch=watch, progress=False)
+        return f, seen
+    (a, seen_a), (b, seen_b) = watched(0), watched(1)
+    plain = fit(Net, train, dev, score, seeds=[0, 1], settings={'epochs': 4, 'lr': 2e-2}, target='emotion', progress=False)
+    assert seen_a != seen_b and len(seen_a) == 4
+    for f in (b, plain):
+        assert np.array_equal(a.selected, f.selected)
+        assert all(torch.equal(a.engines[0].params[k], f.engines[0].params[k]) for k in f.engines[0].params)
+
+
+def test_select_is_given_dev_alone():
+    assert select([.1, .4, .4]) == 1 and list(select([[np.nan, .2], [.5, np.nan]])) == [1, 0]
+
+
+def test_patience_stops_a_seed(task):
+    f = run(task, [0, 1, 2], epochs=40, lr=5e-2, patience=2)
+    for curve, chosen in zip(f.dev, f.selected):
+        last = np.flatnonzero(np.isfinite(curve))[-1]
+        assert last-chosen <= 3 and last < 39
+
+
+def test_nan_loss_names_the_seed_and_spares_the_others(task):
+    class Breaks(Net):
+        def __init__(self):
+            super().__init__()
+            if torch.initial_seed() == 1: self.b.weight.data.fill_(float('nan'))
+    train, dev, score = task
+    with pytest.warns(UserWarning, match='seed 1: loss is not finite in epoch 0'):
+        f = fit(Breaks, train, dev, score, seeds=[0, 1], settings={'epochs': 2}, target='emotion', progress=False)
+    assert np.isnan(f.dev[1]).all() and np.isfinite(f.dev[0]).all()
+
+
+def test_unknown_setting_is_refused(task):
+    with pytest.raises(ValueError, match="unknown training setting 'learning_rate'"): run(task, [0], learning_rate=1.)
+    with pytest.raises(ValueError, match='optimiser'): run(task, [0], optimiser='sgd')
+
+
+def test_dropout_alone_or_in_company_and_by_rows():
+    b = batches(6, 3)[0].at(torch.tensor(2), torch.tensor(9))
+    x = torch.ones(len(b), 5, 4)
+    full = dropout(x, .5, b, 'place')
+    rows = torch.tensor([3, 0, 7])
+    assert torch.equal(dropout(x[rows], .5, b, 'place', rows), full[rows])
+    assert not torch.equal(dropout(x, .5, b, 'elsewhere'), full)
+    assert torch.equal(dropout(x, .5, batches(6, 3)[0], 'place'), x), 'no dropout in evaluation'
+
+
+@pytest.mark.parametrize('p', [.1, .5, .9])
+def test_dropout_rate_and_independence(p):
+    "The share kept is right over utterances, units, steps and seeds; neighbours are uncorrelated."
+    b = from_padded({'x': torch.ones(50, 20, 64)}, torch.zeros(50, 20, dtype=torch.long), [20]*50)
+    masks = torch.stack([dropout(b.features['x'], p, b.at(torch.tensor(s), torch.tensor(t)), 'p') > 0 for s in range(3) for t in range(3)]).float()
+    assert abs(masks.mean()-(1-p)) < 4*(p*(1-p)/masks.numel())**.5
+    z = (masks-(1-p))/(p*(1-p))**.5
+    for a, c in ((z[:, 1:], z[:, :-1]), (z[..., 1:], z[..., :-1]), (z[1:], z[:-1])): assert abs((a*c).mean()) < 5/a.numel()**.5
+
+
+class Centres(Net):
+    "A model with both hooks: predicts the nearest class centre, kept in a buffer."
+    def __init__(self):
+        super().__init__()
+        self.register_buffer('centres', torch.zeros(3, 24))
+        self.register_buffer('calls', torch.zeros(()))
+
+    def forward(self, batch):
+        out = super().forward(batch)
+        return Out(out.logits, out.losses, {'h': self.a(batch.features['text']).tanh()})
+
+    def on_epoch_start(self, encode):
+        h, y = zip(*((o.probes['h'], b.targets['emotion']) for o, b in encode()))
+        h, y = torch.cat(h), torch.cat(y)
+        for k in range(3): self.centres[k] = h[y == k].mean(0)
+        self.calls += 1
+
+    def predict(self, out): return torch.cdist(out.probes['h'], self.centres).argmin(-1)
+
+
+def test_hooks_are_called_for_every_seed(task):
+    train, dev, score = task
+    settings = {'epochs': 3, 'lr': 1e-2}
+    both = fit(Centres, train, dev, score, seeds=[0, 1], settings=settings, target='emotion', progress=False)
+    alone = fit(Centres, train, dev, score, seeds=[1], settings=settings, target='emotion', progress=False, vectorise=False)
+    assert np.array_equal(both.dev[1], alone.dev[0]), 'nearest centres, stacked and single'
+    calls = [int(m.calls) for m in both.modules()]
+    assert calls == [int(e)+1 for e in both.selected], 'buffers are restored with the weights'
+
+
+def test_fingerprint_notices_mathematics_not_names():
+    b = batches(4, 5)[0]
+    class Same(Net): pass
+    class Other(Net):
+        def forward(self, batch): return Out(super().forward(batch).logits*1.001)
+    assert fingerprint(Net, b, 'emotion') == fingerprint(Same, b, 'emotion') != fingerprint(Other, b, 'emotion')
+
+
+def test_complete_keeps_defaults_untouched():
+    from erc.training import SETTINGS
+    before = copy.deepcopy(SETTINGS); complete({'epochs': 1})
+    assert SETTINGS == before
