@@ -58,6 +58,13 @@ def resampled(
     return np.concatenate([metric(x) for x in parts])
 
 # %% ../nbs/11_evidence.ipynb #6635b08f
+def _counts(x, name):
+    "Check and return additive counts (S, D, ...)."
+    x = np.asarray(x)
+    if x.ndim<3 or 0 in x.shape[:2]: raise ValueError(f'{name} has shape {x.shape}; wanted (seeds, dialogues, ...) with at least one of each')
+    if not np.isfinite(x).all(): raise ValueError(f'{name} has a value that is not finite')
+    return x
+
 def _seed_part(
     m,           # (R, S) metric by resample of dialogues and seed
     full,        # (S,) metric on all dialogues
@@ -69,6 +76,7 @@ def _seed_part(
     v = draws(S,R,rng)/S-1/S
     return math.sqrt(S/(S-1))*(v*m).sum(1), full.var(ddof=1)/S, S-1
 
+# %% ../nbs/11_evidence.ipynb #d017961d
 def _two_level(
     groups,      # [(m (R, S), full (S,)), ...]: independent sets of seeds, whose means add up to the effect
     dialogues,   # D
@@ -86,13 +94,6 @@ def _two_level(
     stretch = stats.t.ppf(.975, total**2/spread)/stats.norm.ppf(.975) if spread>0 else 1.
     low,high = np.quantile(values,[.025,.975])
     return mean, float(mean+stretch*(low-mean)), float(mean+stretch*(high-mean))
-
-def _counts(x, name):
-    "Check and return additive counts (S, D, ...)."
-    x = np.asarray(x)
-    if x.ndim<3 or 0 in x.shape[:2]: raise ValueError(f'{name} has shape {x.shape}; wanted (seeds, dialogues, ...) with at least one of each')
-    if not np.isfinite(x).all(): raise ValueError(f'{name} has a value that is not finite')
-    return x
 
 # %% ../nbs/11_evidence.ipynb #21073d31
 def interval(
