@@ -9,7 +9,7 @@ __all__ = ['Interval', 'draws', 'resampled', 'interval', 'paired', 'Verdict', 'v
 import math
 from dataclasses import dataclass
 import numpy as np
-from scipy import stats
+from scipy.special import ndtri,stdtrit     # quantiles of the normal and of Student's t; scipy.stats takes ten times longer to import
 from .metrics import METRICS,metric as metric_named
 
 # %% ../nbs/11_evidence.ipynb #a410cba4
@@ -91,7 +91,7 @@ def _two_level(
     values = (over_dialogues+sum(d for d,_,_ in seeds))[ok]
     parts = [(over_dialogues[ok].var(),max(dialogues-1,1)), *((v,df) for _,v,df in seeds)]
     total,spread = sum(v for v,_ in parts), sum(v*v/df for v,df in parts)
-    stretch = stats.t.ppf(.975, total**2/spread)/stats.norm.ppf(.975) if spread>0 else 1.
+    stretch = stdtrit(total**2/spread,.975)/ndtri(.975) if spread>0 else 1.
     low,high = np.quantile(values,[.025,.975])
     return mean, float(mean+stretch*(low-mean)), float(mean+stretch*(high-mean))
 
