@@ -172,16 +172,16 @@ def codes(
 
 # %% ../nbs/03_corpora.ipynb #66e74348
 def c1_map():
-    "Control characters U+0080..U+009F to what Windows-1252 means by these bytes."
+    "Control characters U+0080..U+009F to what Windows-1252 means by these bytes; no-break space to space."
     pairs = {i: bytes([i]).decode('cp1252','ignore') for i in range(0x80,0xa0)}
-    return {i:c for i,c in pairs.items() if c}
+    return {i:c for i,c in pairs.items() if c}|{0xa0: ' '}
 
 C1 = c1_map()
 
 def clean_c1(
     s:str,
 )->str:
-    "Undo Windows-1252 that was read as Latin-1."
+    "Undo Windows-1252 that was read as Latin-1; no no-break spaces."
     return s.translate(C1)
 
 # %% ../nbs/03_corpora.ipynb #32c315e8
