@@ -446,7 +446,7 @@ class Source:
     load:object                # (root, name, keep_unlabelled) -> Corpus
     public:tuple = ()          # files it can be built from
     joined:tuple = ()          # files that stand for all of `public`
-    optional:tuple = ()        # files of features it can do without
+    optional:tuple = ()        # files of features it can do without, each a tuple of alternatives
     lacks:dict = field(default_factory=dict) # modality -> what would bring it
     licence:str = ''
     notes:tuple = ()
@@ -457,8 +457,8 @@ class Source:
         return [] if self.joined and not lost(self.joined) else lost(self.public)
 
 AGREEMENT = 'IEMOCAP is given out under a signed agreement by USC SAIL'
-_iemocap = dict(load=load_iemocap, public=IEMOCAP_PUBLIC, joined=(IEMOCAP_TABLE,), optional=('iemocap_audio/feat_ws_3.npy',),
-    lacks={'visual': f'`erc data get iemocap_features` (512) or iemocap_mmgcn (342), then convert; recordings: {AGREEMENT}'},
+_iemocap = dict(load=load_iemocap, public=IEMOCAP_PUBLIC, joined=(IEMOCAP_TABLE,), optional=(('iemocap_audio/feat_ws_3.npy',),),
+    lacks={'visual': f'`erc data get iemocap_features` or iemocap_mmgcn, then convert; recordings: {AGREEMENT}'},
     licence=f'{AGREEMENT}; the joined files: MIT, Apache-2.0 for non-commercial use, BSD-3-Clause or none stated')
 _order = 'order is that of the transcripts, which is not strictly by start time'
 _scripts = 'every session acts the same scripts: a fifth of the test turns occur word for word in train'
@@ -466,8 +466,8 @@ _scripts = 'every session acts the same scripts: a fifth of the test turns occur
 # %% ../nbs/03_corpora.ipynb #240e01e7
 CORPORA = {
     'demo': Source(load_demo, own_dev=True, licence='Apache-2.0, as this package', notes=('generated: template sentences with planted effects, no real conversation',)),
-    'meld': Source(load_meld, own_dev=True, public=tuple(f'meld/{s}_sent_emo.csv' for s in SPLITS), optional=('meld/features_dev.npz','meld/features_test.npz',*MELD_AUS.values()),
-        lacks={'audio (train, test)': '`erc data get meld_features` (300) or meld_multiemo (512), then convert', 'visual (train)': '`erc data get meld_mmgcn` (342) or meld_multiemo (1000), then convert'},
+    'meld': Source(load_meld, own_dev=True, public=tuple(f'meld/{s}_sent_emo.csv' for s in SPLITS), optional=tuple((f'meld/features_{s}.npz',aus) for s,aus in MELD_AUS.items()),
+        lacks={'audio (train, test)': '`erc data get meld_features` or meld_multiemo, then convert', 'visual (train)': '`erc data get meld_mmgcn` or meld_multiemo, then convert'},
         licence='MELD: GPL-3.0 for the csv files, a television series behind them; features: none stated',
         notes=('utterance ids have gaps; turn is the position', 'text_roberta and audio_wav2vec2 were chosen on dev: dev scores with them are a little optimistic',
                'almost every test row is from an episode that is also in train')),
@@ -477,7 +477,7 @@ CORPORA = {
     'iemocap_vad': Source(**_iemocap, notes=('every rated turn; label is valence, 1 to 5.5', _order, _scripts)),
     'mosi': Source(load_mosi, public=MOSI_PUBLIC, joined=MOSI_JOINED, licence='SenticNet/sc-lstm: none stated; labels: Apache-2.0, non-commercial use; public videos behind them',
         notes=('text features presumably trained on the labels of the training videos', 'monologues: one speaker a video')),
-    'mosei': Source(load_mosei, public=tuple(MOSEI_PAIRS.values()), lacks={'audio, visual': '`erc data get mosei_features` (384, 35), then convert'},
+    'mosei': Source(load_mosei, public=tuple(MOSEI_PAIRS.values()), lacks={'audio, visual': '`erc data get mosei_features`, then convert'},
         licence='Shapes-of-Emotion: CC BY-NC 4.0; public videos behind it',
         notes=('rebuilt from the shift pairs; rows marked ambiguous may be in the wrong video', 'train includes the official validation videos', '`sp` in the text marks a pause')),
 }
@@ -489,7 +489,8 @@ def provenance(
 )->dict: # files with SHA-256, licence, notes; stands_for is None unless another corpus takes this one's place
     "Where a corpus came from."
     s,root = CORPORA[name],Path(root)
-    read = [f for f in (s.joined if s.joined and all((root/f).exists() for f in s.joined) else s.public)+s.optional if (root/f).exists()]
+    read = s.joined if s.joined and all((root/f).exists() for f in s.joined) else s.public
+    read += tuple(f for f in (next((f for f in either if (root/f).exists()),None) for either in s.optional) if f)
     return dict(files={f: sha256_of(root/f) for f in read}, licence=s.licence, notes=list(s.notes), stands_for=None)
 
 def load_corpus(
@@ -623,7 +624,7 @@ def listing(
         c = None if missing else load_corpus(name, root=root)
         rows.append(dict(corpus=name, here='yes' if c else 'no', dialogues=c.table['dialogue'].nunique() if c else int(n['dialogues']), utterances=len(c) if c else int(n['utterances']),
             features=', '.join(f"{k} {x.shape[1]}{'' if c.has[k].all() else f' ({c.has[k].mean():.0%} of rows)'}" for k,x in c.features.items()) if c else '',
-            lacks='; '.join(f'{k}: {v}' for k,v in s.lacks.items()), missing=', '.join(missing or [f for f in s.optional if not (root/f).exists()]),
+            lacks='; '.join(f'{k}: {v}' for k,v in s.lacks.items()), missing=', '.join(missing or [either[0] for either in s.optional if not any((root/f).exists() for f in either)]),
             get=f'erc data get {name}' if missing else '', licence=s.licence))
     return pd.DataFrame(rows)
 

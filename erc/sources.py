@@ -270,8 +270,8 @@ def get(
 )->dict: # place in the folder -> already here, fetched, copied, made here, not in the mirror
     "Bring the files of a corpus here, each checked; what is right already is left alone."
     home,out = Path(root) if root is not None else data_home(),{}
-    wanted = pins(name)
-    if from_dir is not None and not any(mirrored(p,from_dir) for p in wanted): raise FileNotFoundError(f'{from_dir} has no file of {name}; looked for {wanted[0].rel} or {wanted[0].repo}/{wanted[0].path} and so on')
+    wanted = [] if name=='demo' else pins(name)        # the demo corpus is generated
+    if wanted and from_dir is not None and not any(mirrored(p,from_dir) for p in wanted): raise FileNotFoundError(f'{from_dir} has no file of {name}; looked for {wanted[0].rel} or {wanted[0].repo}/{wanted[0].path} and so on')
     for pin in wanted:
         dest = home/pin.rel
         if dest.exists() and not mismatch(dest,pin): out[pin.rel] = 'already here'

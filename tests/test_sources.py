@@ -247,6 +247,7 @@ def test_no_server_and_no_file(tmp_path, server, pin):
 
 def test_every_name_stands_for_files():
     for name in FILES: assert pins(name), name
+    assert get('demo') == {}
     assert len(pins()) > 150
     for p in pins(): assert p.public or (p.file_here and len(p.git_blob_sha1) == 40)
 
