@@ -103,10 +103,10 @@ def owed(
 
 # %% ../nbs/33_tables.ipynb #74450fcf
 CSS = [('', 'min-width:min(36em,100%);border-collapse:collapse;border:0;margin:.2em 0;font-variant-numeric:tabular-nums;font-size:.93em'),
-    ('caption', 'caption-side:top;text-align:left;padding:0 0 .6em 0;line-height:1.4;max-width:60em;color:inherit'),
+    ('caption', 'caption-side:top;text-align:left;padding:0 0 .6em 0;line-height:1.4;max-width:min(60em,88vw);color:inherit'),
     ('th', 'text-align:right;font-weight:600;padding:.3em .7em;border:0;border-bottom:1.5px solid currentColor;vertical-align:bottom;background:none'),
     ('td', 'text-align:right;padding:.22em .7em;border:0;white-space:nowrap;background:none'),
-    ('.text', 'text-align:left'), ('td.head', 'font-weight:600'),
+    ('.text', 'text-align:left'), ('td.text', 'white-space:normal;max-width:22em'), ('td.head', 'font-weight:600'),
     ('td.start', 'border-top:1px solid rgba(128,128,128,.55)'),
     ('td.printed', 'opacity:.68;font-style:italic'),
     ('td.gone', 'opacity:.6'), ('td.stale', 'text-decoration:underline dotted'),
