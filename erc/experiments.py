@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['GRID', 'KINDS', 'RESULT_KEYS', 'PROFILES', 'System', 'papers', 'load_recipe', 'system', 'settings_of', 'grid',
            'prepare', 'class_weights', 'confusions', 'scorer', 'batches_of', 'train_one', 'environment', 'run_system',
-           'toy_batch', 'toy_fingerprint', 'stale', 'wanted', 'missing', 'Section']
+           'toy_batch', 'toy_fingerprint', 'stale', 'wanted', 'missing', 'Section', 'jobs', 'attempt']
 
 # %% ../nbs/32_experiments.ipynb #fead2917
 import itertools,os,platform,sys,time,tomllib,warnings
-from dataclasses import dataclass,field,fields
+from dataclasses import dataclass,field,fields,replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError,version
 from pathlib import Path
@@ -67,7 +67,9 @@ def _inherit(systems:dict, name:str)->dict:
     "A system with what it takes from the one it is `like`."
     own = dict(systems[name])
     like = own.pop('like',None)
-    return _over(_inherit(systems,choose(like,systems,f'system that {name} is like')),own) if like else own
+    if not like: return own
+    base = _inherit(systems,choose(like,systems,f'system that {name} is like'))
+    return {**base, **own, 'settings':_over(base['settings'],own.get('settings',{}))}
 
 def load_recipe(
     paper:str, # name of a recipe file
@@ -232,6 +234,7 @@ def run_system(
     if old and (old.settings_hash,old.data_digest,old.fingerprint)!=(new.settings_hash,digest,toy_fingerprint(s)): old = None
     seeds = [k for k in seeds if not old or k not in old.seeds] if s.kind=='model' else [0]
     if old and not seeds: return old
+    new.encoders = c.provenance.get('encoders',{})
     fill = {'model':_run_model,'baseline':_run_baseline}.get(s.kind)
     point = old.facts['chosen'] if old and s.kind=='model' else settings['setting'] # further seeds use the grid point that was chosen
     got = {'facts':resolve(s.model)(c,**s.args)} if fill is None else fill(s,c,point,seeds=seeds,device=device,progress=progress)
@@ -327,27 +330,25 @@ class Section:
         self.out = Path(out) if out else (root()/'_build'/'demo' if profile=='demo' else results_home())
         self.home = self.out if profile=='demo' else results_home()
 
-    def jobs(self):
-        "What `run` would run: (System, corpus, setting, settings to replace)."
-        if self.profile=='recorded': return []
-        if self.profile=='full': return [(s,c,k,None) for s,c,k in wanted(self.paper,self.corpora,self.notebook)]
-        small = self.recipe.get('demo',{})
-        return [(self.small(s),'demo',k,small.get('settings')) for s in self.systems if s.demo for k in s.settings]
-
-    def small(self, s:System)->System:
-        "The system as a demonstration runs it: no downloaded encoder."
-        return System(**{**vars(s), 'encoder':'hashing'})
-
-    def run(self, progress=True):
+    def run(self):
         "Run what the profile asks for; a system that fails is named, the others go on, and the failures are raised at the end."
-        failed = []
-        for s,corpus,setting,demo in self.jobs():
-            seeds = self.seeds if self.profile=='full' else range(self.recipe['demo']['seeds'])
-            try: rec = run_system(s,corpus,setting,seeds=seeds,device=self.device,home=self.home,demo=demo,progress=progress)
-            except Exception as e: failed.append(f'{s.id} ({setting}) on {corpus}: {type(e).__name__}: {e}'); continue
-            if rec.test: print(f'{rec.name}: {rec.metric} {100*np.mean(rec.test):.1f} over {len(rec.seeds)} seeds, {rec.seconds:.0f} s')
+        failed = [f for job in jobs(self) if (f:=attempt(self,*job))]
         if failed: raise RuntimeError('\n'.join([f'{len(failed)} systems failed:',*failed]))
 
     def record(self, name:str, corpus:str, setting:str)->Record|None:
         "A record of this section; in a demonstration the demo corpus stands for every corpus."
         return find_record(f'{self.paper}/{name}', 'demo' if self.profile=='demo' else corpus, setting, self.home)
+
+# %% ../nbs/32_experiments.ipynb #2befa2ca
+def jobs(section:Section)->list: # (System, corpus, setting, seeds, settings that a demonstration replaces)
+    "What a section would run under its profile; a demonstration downloads no encoder."
+    if section.profile=='recorded': return []
+    if section.profile=='full': return [(s,c,k,section.seeds,None) for s,c,k in wanted(section.paper,section.corpora,section.notebook)]
+    small = section.recipe['demo']
+    return [(replace(s,encoder='hashing'),'demo',k,range(small['seeds']),small['settings']) for s in section.systems if s.demo for k in s.settings]
+
+def attempt(section:Section, s:System, corpus, setting, seeds, demo)->str|None: # what went wrong
+    "Run one job of a section and say how it went."
+    try: rec = run_system(s,corpus,setting,seeds=seeds,device=section.device,home=section.home,demo=demo,progress=section.profile=='full')
+    except Exception as e: return f'{s.id} ({setting}) on {corpus}: {type(e).__name__}: {e}'
+    if rec.test: print(f'{rec.name}: {rec.metric} {100*np.mean(rec.test):.1f} over {len(rec.seeds)} seeds, {rec.seconds:.0f} s')

@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['ENCODERS', 'TOKENIZER_FILES', 'POOLING', 'SHARD', 'DTYPES', 'HASHED', 'quiet_import', 'wheel_path', 'from_hub',
            'encoder_path', 'toy_encoder', 'quiet', 'encoder_files', 'encoder_identity', 'pool', 'length_batches',
-           'load_encoder', 'tokenise', 'run_encoder', 'text_keys', 'write_shard', 'read_store', 'encode_missing',
-           'encode_text', 'hashed_words', 'with_text', 'load_with_text', 'context_mean']
+           'load_encoder', 'tokenise', 'run_encoder', 'in_threads', 'text_keys', 'write_shard', 'read_store',
+           'encode_missing', 'encode_text', 'hashed_words', 'with_text', 'load_with_text', 'context_mean']
 
 # %% ../nbs/04_features.ipynb #af5b5558
 import difflib,functools,hashlib,importlib.util,os,re,warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np
@@ -190,6 +191,23 @@ def run_encoder(
         x,m = torch.from_numpy(padded).to(device),torch.from_numpy(mask).to(device)
         return pool(model(input_ids=x, attention_mask=m).last_hidden_state, m, pooling).float().cpu().numpy()
 
+# %% ../nbs/04_features.ipynb #6924bac1
+def in_threads(
+    fn,      # of one item
+    items,
+    device:str='cpu',
+): # a generator of results in order
+    "`fn` of each item, on a CPU in as many threads as torch has, each of one core."
+    import torch
+    if device!='cpu':
+        yield from map(fn,items)
+        return
+    n = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(n) as pool: yield from pool.map(fn,items)
+    finally: torch.set_num_threads(n)
+
 # %% ../nbs/04_features.ipynb #818ca4a0
 def text_keys(
     texts, # N strings
@@ -245,8 +263,8 @@ def encode_missing(
     with tqdm(total=len(ids), desc=f'encoding with {Path(path).name}', unit=' sentences', disable=not progress, leave=False) as bar:
         for start in range(0, len(order), SHARD):
             rows,out = order[start:start+SHARD],None
-            for b in length_batches([len(ids[i]) for i in rows], batch_tokens):
-                x = run_encoder(tokenizer, model, [ids[rows[j]] for j in b], pooling)
+            batches = length_batches([len(ids[i]) for i in rows], batch_tokens)
+            for b,x in zip(batches, in_threads(lambda b: run_encoder(tokenizer, model, [ids[rows[j]] for j in b], pooling), batches, device)):
                 if not np.isfinite(x).all(): raise ValueError(f'encoder {path} gives NaN or infinite numbers (dtype {dtype}); nothing was stored')
                 out = np.zeros((len(rows),x.shape[1]),np.float32) if out is None else out
                 out[b] = x

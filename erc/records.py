@@ -48,6 +48,7 @@ class Record:
     setting:str                                        # 'paper', 'tuned', ...
     settings:dict = field(default_factory=dict)        # everything that decides the result, seeds aside
     data_digest:str = ''                               # of table and features
+    encoders:dict = field(default_factory=dict)        # feature -> encoder and hash of its files
     environment:dict = field(default_factory=dict)     # versions, device, threads
     seconds:float = 0.                                 # wall clock of the run
     task:str = ''                                      # 'emotion', 'shift', ...

@@ -74,6 +74,18 @@ def test_order_repeats_and_batch_size_do_not_matter(toy, tmp_path):
     np.testing.assert_allclose(np.linalg.norm(x, axis=1), 1, atol=1e-6)
 
 
+def test_the_number_of_threads_does_not_matter(toy, tmp_path):
+    import torch
+    n, xs = torch.get_num_threads(), []
+    try:
+        for k in (1, 3):
+            torch.set_num_threads(k)
+            xs.append(encode([f'my keys {i} {"car "*(i%7)}' for i in range(200)], toy, tmp_path/str(k), batch_tokens=50))
+            assert torch.get_num_threads()==k
+    finally: torch.set_num_threads(n)
+    np.testing.assert_array_equal(*xs)
+
+
 def test_batches_hold_each_row_once_and_keep_the_budget():
     n = np.random.default_rng(0).integers(1, 40, 500)
     batches = F.length_batches(n, 100)
@@ -318,7 +330,7 @@ def test_context_mean_refuses_what_it_cannot_mean():
 
 @pytest.mark.slow
 def test_meld_in_time(data, minilm):
-    "At most 100 s on two cores if nothing is stored yet (counted as processor time, which other work does not stretch); then under a second."
+    "At most 100 s on two cores if nothing is stored yet (in processor time, which other work stretches less); then under a second."
     texts = load_corpus('meld').table['text']
     folder = F.cache_home()/'features'/f'{encoder_identity(minilm)}-mean'
     cold, start = not read_store(folder), time.process_time()
