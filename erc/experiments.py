@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['GRID', 'KINDS', 'RESULT_KEYS', 'PROFILES', 'System', 'papers', 'load_recipe', 'system', 'settings_of', 'grid',
-           'prepare', 'class_weights', 'confusions', 'scorer', 'batches_of', 'train_one', 'environment', 'run_system',
-           'toy_batch', 'toy_fingerprint', 'stale', 'wanted', 'missing', 'Section', 'jobs', 'attempt']
+           'varied', 'prepare', 'class_weights', 'confusions', 'scorer', 'batches_of', 'train_one', 'environment',
+           'run_system', 'toy_batch', 'toy_fingerprint', 'stale', 'wanted', 'missing', 'Section', 'jobs', 'attempt']
 
 # %% ../nbs/32_experiments.ipynb #fead2917
 import itertools,os,platform,sys,time,tomllib,warnings
@@ -93,7 +93,8 @@ def system(
     return systems[choose(id, systems, 'system')]
 
 # %% ../nbs/32_experiments.ipynb #0ccfa3a4
-RESULT_KEYS = ('model','kind','args','data','data_args','encode','encoder','standardise','features','target','metric','unit','slices','vectorise')
+RESULT_KEYS = ('model','kind','args','data','data_args','encode','encoder','standardise','features',
+               'target','metric','unit','slices','vectorise')
 
 def settings_of(
     s:System,
@@ -110,6 +111,10 @@ def grid(
     "Every combination of a setting's lists; class weights are a list of their own and left alone."
     lists = {k:v for k,v in setting.items() if isinstance(v,list) and k!='class_weights'}
     return [{**setting,**dict(zip(lists,c))} for c in itertools.product(*lists.values())]
+
+def varied(setting:dict, point:dict)->dict:
+    "What distinguishes a point of a setting's grid."
+    return {k:point[k] for k,v in setting.items() if isinstance(v,list) and k!='class_weights'}
 
 # %% ../nbs/32_experiments.ipynb #3e8e4e54
 def prepare(
@@ -187,12 +192,13 @@ def _run_model(s:System, c, setting, seeds, device, progress)->dict:
     tried,best = [],None
     for point in grid(setting):
         f,test,curves = train_one(s,c,point,seeds,device,progress)
-        tried.append({'dev':float(np.nanmax(f.dev,1).mean()), **{k:v for k,v in point.items() if isinstance(setting[k],list) and k!='class_weights'}})
+        tried.append({'dev':float(np.nanmax(f.dev,1).mean()), **varied(setting,point)})
         if best is None or tried[-1]['dev']>best[0]: best = (tried[-1]['dev'],f,test,curves,point)
     _,f,test,curves,point = best
     p = f.predict(test)
+    watched = {} if curves is None else {'test':curves.astype(np.float32)}
     return dict(seeds=list(seeds), selected=f.selected.tolist(), dev=np.nanmax(f.dev,1).tolist(), predictions=p,
-        curves={'dev':f.dev.astype(np.float32), 'loss':f.losses.astype(np.float32), **({} if curves is None else {'test':curves.astype(np.float32)})},
+        curves={'dev':f.dev.astype(np.float32), 'loss':f.losses.astype(np.float32), **watched},
         facts={'chosen':point, 'tried':tried}, probes=resolve(s.probe)(f,c,test) if s.probe else {})
 
 def _run_baseline(s:System, c, setting, **_)->dict:
@@ -202,7 +208,8 @@ def _run_baseline(s:System, c, setting, **_)->dict:
         p = f(c,**s.args,**point)
         tried.append((float(dev([p[c.rows('dev')]])[0]),point,p))
     score,point,p = max(tried,key=lambda x:x[0])
-    return dict(seeds=[0], selected=[0], dev=[score], predictions=p[c.rows('test')][None], facts={'chosen':point, 'tried':[{'dev':d,**q} for d,q,_ in tried]})
+    facts = {'chosen':point, 'tried':[{'dev':d,**varied(setting,q)} for d,q,_ in tried]}
+    return dict(seeds=[0], selected=[0], dev=[score], predictions=p[c.rows('test')][None], facts=facts)
 
 # %% ../nbs/32_experiments.ipynb #a2b5f2c9
 def environment(
@@ -229,14 +236,15 @@ def run_system(
     "Run one system and write its record; seeds that the record has already are kept."
     start,c,digest,settings = time.time(),*prepare(s,corpus,device),settings_of(s,setting)
     settings['setting'] = {**settings['setting'], **(demo or {})} if s.kind=='model' else settings['setting']
-    new = Record(s.id, corpus, setting, settings, digest, environment(device), task=c.task, classes=list(c.classes), metric=s.metric)
+    new = Record(s.id, corpus, setting, settings, digest, encoders=c.provenance.get('encoders',{}), environment=environment(device),
+                 task=c.task, classes=list(c.classes), metric=s.metric)
     old = find_record(s.id,corpus,setting,home)
     if old and (old.settings_hash,old.data_digest,old.fingerprint)!=(new.settings_hash,digest,toy_fingerprint(s)): old = None
     seeds = [k for k in seeds if not old or k not in old.seeds] if s.kind=='model' else [0]
     if old and not seeds: return old
-    new.encoders = c.provenance.get('encoders',{})
     fill = {'model':_run_model,'baseline':_run_baseline}.get(s.kind)
-    point = old.facts['chosen'] if old and s.kind=='model' else settings['setting'] # further seeds use the grid point that was chosen
+    point = settings['setting']
+    if old and s.kind=='model': point = old.facts['chosen'] # further seeds use the grid point that was chosen
     got = {'facts':resolve(s.model)(c,**s.args)} if fill is None else fill(s,c,point,seeds=seeds,device=device,progress=progress)
     for k,v in got.items(): setattr(new,k,v)
     if fill: _score(new,s,c)
@@ -278,7 +286,8 @@ def stale(
     want,have = settings_of(s,rec.setting),rec.settings
     if want!=have: return 'settings changed: '+', '.join(k for k in want if want[k]!=have.get(k))
     now = toy_fingerprint(s)
-    if len(now)!=len(rec.fingerprint) or not np.allclose(rec.fingerprint,now,rtol=1e-7): return 'the model computes something else'
+    if len(now)!=len(rec.fingerprint) or not np.allclose(rec.fingerprint,now,rtol=1e-7):
+        return 'the model computes something else'
     if data and prepare(s,rec.corpus)[1]!=rec.data_digest: return 'the corpus changed'
     return None
 
@@ -343,12 +352,15 @@ class Section:
 def jobs(section:Section)->list: # (System, corpus, setting, seeds, settings that a demonstration replaces)
     "What a section would run under its profile; a demonstration downloads no encoder."
     if section.profile=='recorded': return []
-    if section.profile=='full': return [(s,c,k,section.seeds,None) for s,c,k in wanted(section.paper,section.corpora,section.notebook)]
+    if section.profile=='full':
+        return [(s,c,k,section.seeds,None) for s,c,k in wanted(section.paper,section.corpora,section.notebook)]
     small = section.recipe['demo']
-    return [(replace(s,encoder='hashing'),'demo',k,range(small['seeds']),small['settings']) for s in section.systems if s.demo for k in s.settings]
+    job = lambda s,setting: (replace(s,encoder='hashing'),'demo',setting,range(small['seeds']),small['settings'])
+    return [job(s,k) for s in section.systems if s.demo for k in s.settings]
 
 def attempt(section:Section, s:System, corpus, setting, seeds, demo)->str|None: # what went wrong
     "Run one job of a section and say how it went."
-    try: rec = run_system(s,corpus,setting,seeds=seeds,device=section.device,home=section.home,demo=demo,progress=section.profile=='full')
+    where = dict(device=section.device,home=section.home,demo=demo,progress=section.profile=='full')
+    try: rec = run_system(s,corpus,setting,seeds=seeds,**where)
     except Exception as e: return f'{s.id} ({setting}) on {corpus}: {type(e).__name__}: {e}'
     if rec.test: print(f'{rec.name}: {rec.metric} {100*np.mean(rec.test):.1f} over {len(rec.seeds)} seeds, {rec.seconds:.0f} s')

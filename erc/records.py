@@ -93,7 +93,8 @@ def save_record(
 )->Path:
     "Write a record whole, with its checksum; errors: ValueError for a probe over 200 kB."
     for k,v in rec.probes.items():
-        if v.nbytes>PROBE_LIMIT: raise ValueError(f'probe {k!r} of {rec.name} takes {v.nbytes} bytes, more than {PROBE_LIMIT}: keep what the figure reads')
+        if v.nbytes<=PROBE_LIMIT: continue
+        raise ValueError(f'probe {k!r} of {rec.name} takes {v.nbytes} bytes, more than {PROBE_LIMIT}: keep what the figure reads')
     d = {f.name:pack(getattr(rec,f.name)) for f in fields(rec)}
     d['checksum'] = digest(d)
     lines = ',\n'.join(f' {json.dumps(k)}: {json.dumps(v,sort_keys=True)}' for k,v in d.items())
@@ -108,7 +109,8 @@ def load_record(
     try: d = json.loads(path.read_text(encoding='utf-8'))
     except json.JSONDecodeError as e: raise ValueError(f'{path} is not a whole record ({e}); delete it and run its system again') from e
     found = d.pop('checksum',None)
-    if found!=digest(d): raise ValueError(f'{path} does not match its checksum: records are never edited; delete it and run its system again')
+    if found!=digest(d):
+        raise ValueError(f'{path} does not match its checksum: records are never edited; delete it and run its system again')
     known = {f.name for f in fields(Record)}
     return Record(**{k:unpack(v) for k,v in d.items() if k in known})
 

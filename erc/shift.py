@@ -197,8 +197,10 @@ def pair_statistics(c:Corpus)->dict:
     return out
 
 # %% ../nbs/40_shift.ipynb #b9966638
-WORDING = {'':'released pairs', 'two_utterances':'released pairs, empty predecessors left out', 'polarity_released':'neutral positive, first utterances never shift',
-           'polarity_released_first':'neutral positive, first utterances compared with class 0', 'polarity_paper':"neutral never shifts, as the paper words it"}
+WORDING = {'':'released pairs', 'two_utterances':'released pairs, empty predecessors left out',
+           'polarity_released':'neutral positive, first utterances never shift',
+           'polarity_released_first':'neutral positive, first utterances compared with class 0',
+           'polarity_paper':'neutral never shifts, as the paper words it'}
 
 def share_line(
     source:str, # 'released_mosei', 'released_mosei:two_utterances', or 'corpus:rule'
@@ -224,7 +226,8 @@ def table1(
 ):                 # erc.tables.Table
     "Table 1 with the paper's line above what is counted."
     from erc.tables import facts_table,reference
-    said,lines,columns = reference('shapes'),[],['#utterances Train','#utterances Test','Emotion shift % Train','Emotion shift % Test']
+    columns = ['#utterances Train','#utterances Test','Emotion shift % Train','Emotion shift % Test']
+    said,lines = reference('shapes'),[]
     for row,sources in readings.items():
         own = said[(said.artefact=='table1')&(said.row==row)].set_index('column').value
         first = [row,'paper prints',*own[columns]] if len(own) else None

@@ -137,10 +137,10 @@ def rate(step:int, steps:int, warmup:float, decay:bool)->float:
 def _optimiser(engine, s:dict):
     "One elementwise optimiser for all seeds of an engine."
     stacked = isinstance(engine,Stack)
-    plain = lambda k,p: p.ndim-stacked<2
+    plain = lambda p: p.ndim-stacked<2 # biases and norms
     if s['optimiser']=='adam': return torch.optim.Adam(engine.params.values(), s['lr'], weight_decay=s['weight_decay'])
     choose(s['optimiser'], ['adam','adamw'], 'optimiser')
-    groups = [dict(params=[p for k,p in engine.params.items() if plain(k,p)==no], weight_decay=0. if no else s['weight_decay']) for no in (False,True)]
+    groups = [dict(params=[p for p in engine.params.values() if plain(p)==no], weight_decay=0. if no else s['weight_decay']) for no in (False,True)]
     return torch.optim.AdamW([g for g in groups if g['params']], s['lr'])
 
 def _clip(engine, limit:float):
@@ -208,6 +208,12 @@ def _keep(engine, best, better):
             if isinstance(engine,Stack): best[k][better] = v[better]
             elif better[0]: best[k].copy_(v)
 
+def _warn_not_finite(engine, losses, epoch):
+    "Name each seed whose loss has just become NaN or infinite."
+    bad = ~np.isfinite(losses)
+    for i in np.flatnonzero(bad[:,epoch]&~bad[:,:epoch].any(1)):
+        warnings.warn(f'seed {int(engine.seeds[i])}: loss is not finite in epoch {epoch}; the other seeds go on')
+
 def _restore(engine, best):
     with torch.no_grad():
         for k,v in {**engine.params,**engine.buffers}.items(): v.copy_(best[k])
@@ -221,12 +227,13 @@ def _fit_group(engine, train, dev, score, loss_of, s, watch, bar):
     for epoch in range(s['epochs']):
         _hook(engine,train)
         losses[:,epoch] = _epoch(engine,opt,train,epoch,s,loss_of)
-        for i in np.flatnonzero(~np.isfinite(losses[:,epoch])): warnings.warn(f'seed {int(engine.seeds[i])}: loss is not finite in epoch {epoch}; the other seeds go on')
+        _warn_not_finite(engine,losses,epoch)
         stopped = (epoch-select(devs[:,:epoch+1])>s['patience']) if s['patience'] and epoch else np.zeros(S,bool)
         devs[:,epoch] = np.where(stopped|~np.isfinite(losses[:,epoch]), np.nan, score(predict(engine,dev)))
         _keep(engine, best, torch.from_numpy(np.isfinite(devs[:,epoch])&(select(devs[:,:epoch+1])==epoch)))
         if watch is not None: watch(engine, epoch)
-        bar.update(); bar.set_postfix(loss=f'{np.nanmean(losses[:,epoch]):.3f}', dev=f'{np.nanmean(devs[:,epoch]) if np.isfinite(devs[:,epoch]).any() else np.nan:.3f}')
+        bar.update()
+        bar.set_postfix_str(f'loss {losses[:,epoch].mean():.3f}, dev {devs[:,epoch].mean():.3f}')
         if stopped.all(): break
     _restore(engine,best)
     return devs,losses

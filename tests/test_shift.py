@@ -103,7 +103,7 @@ def test_shift_table_matches_authors(golden):
 @pytest.mark.parametrize('name,corpus', [('mosei', 'mosei'), ('iemocap4', 'iemocap4_shapes'), ('iemocap6', 'iemocap6')])
 def test_released_pairs_counts(data, name, corpus):
     "What erc/reference/corpora.csv documents, counted from the files."
-    facts = pd.read_csv(package_file('reference/corpora.csv')).set_index(['corpus', 'split', 'fact']).value
+    facts = pd.read_csv(package_file('reference/corpora.csv')).set_index(['corpus', 'split', 'fact']).expected
     s = pair_statistics(load_pairs(f'released_{name}'))
     for split in ('train', 'test'):
         assert s[split]['pairs'] == float(facts[corpus, split, 'pairs'])
