@@ -21,6 +21,7 @@ class Group(TyperGroup):
 
     def invoke(self, ctx):
         try: return super().invoke(ctx)
+        except (typer.Exit,typer.Abort): raise
         except (ValueError,OSError,ImportError,RuntimeError) as e:
             if isinstance(e,BrokenPipeError) or os.environ.get('ERC_DEBUG'): raise
             typer.echo(f'erc: {e}',err=True)

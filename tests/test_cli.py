@@ -1,0 +1,192 @@
+"The command line: quick help, one-line errors, exit codes, suggestions."
+import json
+import os
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+from typer.testing import CliRunner
+
+import erc.cli
+from erc.cli import app, bench_training, estimate, planned
+from erc.core import root
+from erc.tables import artefacts
+
+runner = CliRunner()
+
+
+def erc_(*args, code=0):
+    r = runner.invoke(app, list(args))
+    assert r.exit_code == code, r.output
+    return r.output
+
+
+def shell(*args, **env):
+    return subprocess.run([sys.executable, '-c', 'from erc.cli import app; app()', *args], capture_output=True, text=True, env={**os.environ, **env}, cwd='/')
+
+
+def test_help_is_quick():
+    best = 9.
+    for _ in range(3):
+        start = time.perf_counter()
+        r = shell('--help')
+        best = min(best, time.perf_counter()-start)
+    assert r.returncode == 0 and all(c in r.stdout for c in ('data', 'features', 'run', 'status', 'reproduce', 'report', 'bench'))
+    assert best < 1, f'erc --help took {best:.2f} s'
+
+
+def test_help_imports_nothing_heavy():
+    code = "import sys\nfrom erc.cli import app\ntry: app(['--help'])\nexcept SystemExit: pass\nprint([m for m in ('torch','pandas','numpy','matplotlib','papermill','sklearn') if m in sys.modules])"
+    r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert r.stdout.strip().endswith('[]'), r.stdout
+
+
+def test_version(): assert erc_('--version').startswith('erc ')
+
+
+@pytest.mark.parametrize('args,words', [
+    (['reproduc'], "Did you mean 'reproduce'"), (['reproduce', '--profil', 'demo'], '--profile'), (['data', 'lst'], "'list'"), (['run'], "Missing argument 'target'"),
+    (['reproduce', '--seeds', '0'], 'seeds'), (['run', 'shapes', '--seeds', 'many'], 'seeds')])
+def test_wrong_usage_is_answered_with_the_right_one(args, words): assert words in erc_(*args, code=2)
+
+
+@pytest.mark.parametrize('args,words', [
+    (['data', 'get', 'melt'], "did you mean 'meld'"), (['data', 'check', 'melt'], "did you mean 'meld'"), (['features', 'demmo'], "did you mean 'demo'"),
+    (['run', 'shape'], "did you mean 'shapes'"), (['run', 'shapes/shift_papr', '--dry-run'], "did you mean 'shapes/shift_paper'"),
+    (['run', 'shapes', '--corpora', 'mossi', '--dry-run'], "did you mean 'mosi'"), (['run', 'shapes', '--setting', 'papr', '--dry-run'], "did you mean 'paper'"),
+    (['reproduce', '--profile', 'dem'], "did you mean 'demo'"), (['reproduce', '--only', '40_shfit'], "did you mean '40_shift'"),
+    (['status', 'shape'], "did you mean 'shapes'"), (['bench', 'trainin'], "did you mean 'training'"), (['report', '/nowhere'], 'erc reproduce')])
+def test_wrong_names_are_one_line_and_exit_2(args, words):
+    out = erc_(*args, code=2)
+    assert words in out and out.startswith('erc: ') and len(out.strip().splitlines()) == 1 and 'Traceback' not in out
+
+
+def test_debug_shows_the_traceback():
+    r = shell('--debug', 'data', 'get', 'melt')
+    assert r.returncode == 1 and 'Traceback' in r.stderr and 'ValueError' in r.stderr
+    r = shell('data', 'get', 'melt')
+    assert r.returncode == 2 and 'Traceback' not in r.stderr and r.stderr.startswith('erc: unknown corpus')
+
+
+def test_data_list_and_check():
+    out = erc_('data', 'list')
+    assert all(c in out for c in ('demo', 'meld', 'iemocap6', 'mosei')) and 'licen' in out.lower() or 'Apache' in out
+    assert {r['corpus'] for r in json.loads(erc_('data', 'list', '--json'))} >= {'demo', 'meld', 'iemocap4_shapes', 'iemocap_vad', 'mosi'}
+    assert 'hold' in erc_('data', 'check', 'demo')
+
+
+def test_data_list_without_corpora(tmp_path):
+    out = erc_('data', 'list', '--root', str(tmp_path))
+    assert 'erc data get meld' in out
+
+
+def test_data_check_fails_loudly(monkeypatch):
+    import pandas as pd
+
+    import erc.corpora as corpora
+    monkeypatch.setattr(corpora, 'check', lambda c, root=None: pd.DataFrame({'fact': ['rows', 'more'], 'found': [1, None], 'ok': pd.array([False, None], dtype='boolean')}))
+    out = erc_('data', 'check', 'demo', code=1)
+    assert 'erc:' not in out and 'WRONG' in out and 'not here' in out and '1 of 2 facts are wrong' in out
+
+
+def test_a_missing_corpus_is_one_line(tmp_path):
+    out = erc_('data', 'check', 'meld', '--root', str(tmp_path), code=2)
+    assert 'meld' in out and 'Traceback' not in out
+
+
+def test_features_on_demo(tmp_path, monkeypatch):
+    monkeypatch.setenv('ERC_CACHE', str(tmp_path))
+    assert 'sentences' in erc_('features', 'demo', '--encoder', 'hashing')
+
+
+# ---- runs
+
+def test_plan_says_what_and_how_long(tmp_path):
+    t = planned('shapes', corpora=['mosi'], setting='tuned', home=tmp_path)
+    assert len(t) and set(t.corpus) == {'mosi'} and set(t.setting) == {'tuned'} and set(t.why) == {'absent'} and t.seconds.isna().all()
+    one = planned('shapes/shift_paper', home=tmp_path)
+    assert set(one.system) == {'shapes/shift_paper'} and len(one) > len(t)
+
+
+def test_estimates_come_from_records():
+    rec = lambda s, c, k, t: SimpleNamespace(system=s, corpus=c, setting=k, seconds=t)
+    have = [rec('p/a', 'x', 'paper', 10.), rec('p/a', 'y', 'paper', 30.), rec('p/a', 'y', 'tuned', 100.)]
+    assert estimate('p/a', 'x', 'paper', have) == 10 and estimate('p/a', 'z', 'paper', have) == 20
+    assert estimate('p/a', 'x', 'tuned', have) == 100 and estimate('p/b', 'x', 'paper', have) is None
+    assert estimate('p/a', 'x', 'other', have) == 30
+
+
+def test_dry_run_runs_nothing(monkeypatch):
+    import erc.experiments
+    monkeypatch.setattr(erc.experiments, 'run_system', lambda *a, **k: 1/0)
+    out = erc_('run', 'shapes/shift_paper', '--dry-run')
+    assert 'shapes/shift_paper' in out and 'runs' in out
+
+
+def test_a_failing_run_is_named_and_the_others_go_on(monkeypatch, tmp_path):
+    import erc.experiments
+    ran = []
+
+    def fake(s, corpus, setting, *, seeds, device):
+        ran.append((s.id, corpus, setting))
+        if len(ran) == 1: raise ValueError('no such file')
+        return SimpleNamespace(name=f'{s.id}--{corpus}--{setting}', metric='accuracy', test=[.5, .7], seeds=list(seeds), seconds=3)
+    monkeypatch.setattr(erc.experiments, 'run_system', fake)
+    out = erc_('run', 'shapes/shift_paper', '--corpora', 'mosi,mosei', '--seeds', '2', code=1)
+    assert len(ran) == 4 and '1 of 4 runs failed' in out and 'ValueError: no such file' in out
+    assert 'accuracy 60.0 over 2 seeds, 3 s' in out
+
+
+def test_missing_leaves_out_what_is_there(monkeypatch):
+    import pandas as pd
+
+    import erc.experiments
+    monkeypatch.setattr(erc.experiments, 'missing', lambda *a, **k: pd.DataFrame([('shapes/shift_paper', 'mosi', 'tuned', 'absent')], columns=['system', 'corpus', 'setting', 'why']))
+    t = planned('shapes', True)
+    assert t[['system', 'corpus', 'setting', 'why']].values.tolist() == [['shapes/shift_paper', 'mosi', 'tuned', 'absent']]
+    assert 'up to date' in set(planned('shapes').why)
+    monkeypatch.setattr(erc.experiments, 'missing', lambda *a, **k: pd.DataFrame([], columns=['system', 'corpus', 'setting', 'why']))
+    assert 'nothing is missing' in erc_('run', 'shapes', '--missing')
+
+
+def test_status(tmp_path):
+    out = erc_('status', 'shapes', '--home', str(tmp_path))
+    assert 'shapes table6' in out and 'erc run shapes --missing' in out and 'not run' in out
+    rows = json.loads(erc_('status', '--json', '--home', str(tmp_path)))
+    assert len(rows) == len(artefacts())
+    six = next(r for r in rows if (r['paper'], r['artefact']) == ('shapes', 'table6'))
+    assert six['state'] == 'not run' and six['present'] == 0 and six['wanted'] > 0 and six['command'] == 'erc run shapes --missing'
+
+
+# ---- reproduce
+
+def test_reproduce_exit_codes_and_report(tmp_path, monkeypatch):
+    from test_runner import write
+    write(tmp_path/'nbs', '10_good', '1'); write(tmp_path/'nbs', '20_bad', 'undefined_name')
+    (tmp_path/'settings.ini').write_text('[DEFAULT]\n')
+    monkeypatch.setenv('ERC_ROOT', str(tmp_path))
+    out = erc_('reproduce', '--profile', 'recorded', '--jobs', '1', code=1)
+    assert 'FAILED  20_bad, cell 1: NameError' in out and '1 notebooks ok, 1 failed' in out and (tmp_path/'_build/recorded/report.html').exists()
+    assert '1 notebooks ok, 0 failed' in erc_('reproduce', '--profile', 'recorded', '--only', '10_good', '--jobs', '1', '--out', str(tmp_path/'b'))
+    (tmp_path/'_build/recorded/report.html').unlink()
+    assert 'report.html' in erc_('report') and (tmp_path/'_build/recorded/report.html').exists()
+
+
+def test_reproduce_without_a_checkout(tmp_path, monkeypatch):
+    monkeypatch.setenv('ERC_ROOT', str(tmp_path))
+    assert 'source checkout' in erc_('reproduce', code=2)
+    assert 'erc reproduce' in erc_('report', code=2)
+
+
+def test_bench():
+    t = bench_training(seeds=(1, 2), size=8, batches=2, rows=4, epochs=1)
+    assert t.seeds.tolist() == [1, 2] and (t[['together', 'alone']] > 0).all().all()
+
+
+def test_commands_of_the_readme_exist():
+    import re
+    said = re.findall(r'erc (\w+)(?: (\w+))?', '\n'.join(re.findall(r'```bash\n(.*?)```', (root()/'README.md').read_text(), re.S)))
+    known = set(erc_('--help').split()) | set(erc_('data', '--help').split())
+    assert said and all(a in known and (a != 'data' or b in known) for a, b in said)
