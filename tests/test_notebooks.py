@@ -1,0 +1,76 @@
+"Every notebook runs, as a reader would run it: a clone, no corpus, no network; and what is committed is what comes out."
+import os
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from erc.core import results_home, root
+from erc.runner import cores, notebooks, parameters_of, reproduce, told
+
+SHELF = notebooks(root()/'nbs')
+SECTIONS = [p for p in SHELF if parameters_of(p)]
+name = lambda p: p.stem
+
+
+@pytest.fixture(scope='session')
+def run(tmp_path_factory):
+    "All notebooks in the profile `recorded`, with an empty folder of corpora."
+    out, before = tmp_path_factory.mktemp('recorded'), dict(os.environ)
+    os.environ.update(ERC_DATA=str(tmp_path_factory.mktemp('no_corpora')), HF_HUB_OFFLINE='1', TRANSFORMERS_OFFLINE='1')
+    try: return out, reproduce('recorded', jobs=min(2, cores()), out=out, nbs=root()/'nbs', progress=False)
+    finally: os.environ.clear(); os.environ.update(before)
+
+
+@pytest.mark.parametrize('path', SHELF, ids=name)
+def test_notebook_runs(run, path):
+    r = next(n for n in run[1]['notebooks'] if n['name'] == path.stem)
+    assert r['status'] == 'ok', told(r)
+
+
+def tables(path):
+    "The tables in a notebook's outputs, cell by cell."
+    html = [''.join(o['data'].get('text/html', '')) for c in nbformat.read(path, 4).cells for o in c.get('outputs', []) if 'data' in o]
+    return [re.findall(r'<td[^>]*>(.*?)</td>', h, re.S) for h in html if 'class="erc-table"' in h]
+
+
+@pytest.mark.parametrize('path', SECTIONS, ids=name)
+def test_section_shows_the_tables_that_are_committed(run, path):
+    shown, again = tables(path), tables(run[0]/'notebooks'/path.name)
+    assert shown and shown == again
+
+
+def test_results_hold_what_the_records_draw(run):
+    out, _ = run
+    drawn = {p.name: p.read_text() for p in (out/'tables').glob('*.csv')}
+    assert drawn, 'nothing was drawn'
+    for n, text in drawn.items(): assert (results_home()/'tables'/n).read_text() == text, f'results/tables/{n} is not what results/records give: run the section notebook again'
+    assert {p.stem for p in (out/'figures').glob('*.svg')} <= {p.stem for p in (results_home()/'figures').glob('*.svg')}
+
+
+def test_recorded_writes_no_record(run): assert not list(run[0].rglob('records'))
+
+
+def test_size_of_committed_notebooks():
+    big = {p.stem: p.stat().st_size for p in SHELF if p.stat().st_size > 500_000}
+    assert not big
+
+
+def test_a_missing_record_is_not_run_in_the_section(tmp_path, monkeypatch):
+    "The whole way: a copy of results/ without one record, drawn by the section's recipe."
+    import shutil
+
+    from erc.experiments import load_recipe
+    from erc.tables import comparison
+    home = tmp_path/'results'
+    if not (results_home()/'records').exists(): pytest.skip('no records are committed')
+    shutil.copytree(results_home()/'records', home/'records')
+    spec = load_recipe('shapes')['artefacts']['table6']
+    before = comparison('shapes', 'table6', home=home, stale=False)
+    row = before.data[before.data.kind == 'ours'].iloc[0]
+    Path(home/'records/shapes'/f'{row.system}--{row.corpus}--{row.setting}.json').unlink()
+    after = comparison('shapes', 'table6', home=home, stale=False)
+    same = (after.data.system == row.system) & (after.data.corpus == row.corpus) & (after.data.setting == row.setting)
+    assert set(after.data[same].state) == {'not run'} and (after.data[~same] == before.data[~same]).all(axis=None)
+    assert after.state == 'partly' and len(spec['columns']) == same.sum()
