@@ -49,8 +49,9 @@ def logreg(
 )->np.ndarray: # int (N,)
     "Multinomial logistic regression fitted on some rows, predictions for all."
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits # its many small products gain nothing from threads and lose minutes to them on a busy machine
     if len(np.unique(y[rows]))==1: return np.full(x.shape[0], y[rows[0]])
-    return LogisticRegression(C=C, class_weight=class_weight, max_iter=2000).fit(x[rows],y[rows]).predict(x)
+    with threadpool_limits(1): return LogisticRegression(C=C, class_weight=class_weight, max_iter=2000).fit(x[rows],y[rows]).predict(x)
 
 # %% ../nbs/23_baselines.ipynb #2dd3395d
 def tfidf(
