@@ -121,6 +121,7 @@ def data_convert(
     c = convert(files[0] if len(files)==1 else files,dest,name)
     typer.echo(f'{c.name}: {len(c.table)} utterances in {c.table.dialogue.nunique()} dialogues, into {dest}')
 
+# %% ../nbs/99_cli.ipynb #5eece38f
 @app.command()
 def features(
     corpus: str,
