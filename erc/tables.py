@@ -106,7 +106,7 @@ CSS = [('', 'min-width:min(36em,100%);border-collapse:collapse;border:0;margin:.
     ('caption', 'caption-side:top;text-align:left;padding:0 0 .6em 0;line-height:1.4;max-width:min(60em,88vw);color:inherit'),
     ('th', 'text-align:right;font-weight:600;padding:.3em .7em;border:0;border-bottom:1.5px solid currentColor;vertical-align:bottom;background:none'),
     ('td', 'text-align:right;padding:.22em .7em;border:0;white-space:nowrap;background:none'),
-    ('.text', 'text-align:left'), ('td.text', 'white-space:normal;max-width:22em'), ('td.head', 'font-weight:600'),
+    ('.text', 'text-align:left'), ('td.long', 'white-space:normal;min-width:15em;max-width:30em'), ('td.head', 'font-weight:600'),
     ('td.start', 'border-top:1px solid rgba(128,128,128,.55)'),
     ('td.printed', 'opacity:.68;font-style:italic'),
     ('td.gone', 'opacity:.6'), ('td.stale', 'text-decoration:underline dotted'),
@@ -123,11 +123,13 @@ def is_text(
 
 def classes_of(t:Table)->pd.DataFrame:
     "Style classes of each cell."
-    text,out = is_text(t),pd.DataFrame('',index=t.frame.index,columns=t.frame.columns)
+    text,long = is_text(t),[max(map(len,x),default=0)>26 for x in t.frame.astype(str).to_numpy().T.tolist()]
+    out = pd.DataFrame('',index=t.frame.index,columns=t.frame.columns)
     for i,kind in enumerate(t.kinds):
         for j in range(out.shape[1]):
             gone = kind in (NOT_RUN,'needs data')
-            on = {'text':text[j], 'start':i in t.starts, 'head':j==0 and i in t.starts, kind:kind in ('printed','stale') and j>0, 'gone':gone}
+            on = {'text':text[j], 'long':text[j] and long[j], 'start':i in t.starts, 'head':j==0 and i in t.starts,
+                  kind:kind in ('printed','stale') and j>0, 'gone':gone and j>0}
             out.iloc[i,j] = ' '.join(k for k,v in on.items() if v)
     return out
 
