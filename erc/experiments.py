@@ -204,6 +204,8 @@ def _run_model(s:System, c, setting, seeds, device, progress)->dict:
 def _run_baseline(s:System, c, setting, **_)->dict:
     "Record fields of a system that has no seeds."
     f,dev,tried = resolve(s.model),scorer(c,'dev',s.metric),[]
+    if len(grid(setting))>1 and 'dev' in setting.get('train_on',s.args.get('train_on',())):
+        raise ValueError(f'{s.id} trains on dev and chooses its settings there: give it one setting, or train on train alone')
     for point in grid(setting):
         p = f(c,**s.args,**point)
         tried.append((float(dev([p[c.rows('dev')]])[0]),point,p))

@@ -86,3 +86,11 @@ def test_standardise_uses_training_rows_only(demo):
     assert np.abs(x.mean(0)).max() < 1e-4 and np.abs(x.std(0)-1).max() < 1e-3
     flat = demo.with_features(audio=np.concatenate([demo.features['audio'], np.full((len(demo), 1), 7, np.float32)], 1))
     assert np.abs(standardise(flat, ['audio']).features['audio'][:, -1]).max() == 0
+
+
+def test_dust_is_not_standardised():
+    "A column at the limit of floating point is noise, whatever its relative spread."
+    from erc.batches import standardised
+    x = np.random.default_rng(0).normal(size=(50, 2))*[1, 1e-33]
+    z = standardised(x, np.ones(50, bool), np.arange(50))
+    assert (z[:, 1] == 0).all() and abs(z[:, 0].std()-1) < 1e-9
