@@ -7,8 +7,8 @@ __all__ = ['STATES', 'NOT_RUN', 'CSS', 'BADGE', 'PAGE', 'HOW', 'DEMO', 'referenc
            'owed', 'is_text', 'classes_of', 'caption_html', 'styler', 'to_html', 'to_markdown', 'tex', 'to_latex',
            'facts_of', 'save_table', 'recipe_of', 'artefact_spec', 'split_system', 'lines_of', 'cell', 'shown',
            'printed_cells', 'ask_stale', 'our_line', 'long_form', 'state_of', 'note_stale', 'paper_notes', 'comparison',
-           'sentence', 'say', 'fill_command', 'starts', 'wide', 'facts_table', 'records_of', 'drawn_state', 'status_of',
-           'status']
+           'sentence', 'say', 'fill_command', 'command_of', 'starts', 'wide', 'facts_table', 'records_of',
+           'drawn_state', 'status_of', 'status']
 
 # %% ../nbs/33_tables.ipynb #5b83da9b
 import html,json,re
@@ -357,8 +357,9 @@ def comparison(
             if s.kind!='model' and x.get('seeds'): x['shown_seeds'] = '-' # nothing random in it
         lines.append(x)
     kinds,about = [x['kind'] for x in lines],spec.get('caption') or sentence(owed(paper,artefact))
-    return Table(wide(lines,columns,spec), paper, artefact, say(about,HOW,DEMO if profile=='demo' else ''), state_of(kinds), fill_command(paper,profile),
-        data=long_form(lines,columns), kinds=kinds, starts=starts(lines), notes=note_stale(lines)+paper_notes(ref,artefact),
+    state = state_of(kinds)
+    return Table(wide(lines,columns,spec), paper, artefact, say(about,HOW,DEMO if profile=='demo' else ''), state,
+        command_of(spec,paper,state,profile), data=long_form(lines,columns), kinds=kinds, starts=starts(lines), notes=note_stale(lines)+paper_notes(ref,artefact),
         basis=sorted({x['basis'] for x in lines if x.get('basis')}), profile=profile)
 
 # %% ../nbs/33_tables.ipynb #9cfe2c48
@@ -368,6 +369,11 @@ def say(*sentences)->str: return ' '.join(filter(None,sentences))
 def fill_command(paper:str, profile='recorded')->str:
     "What would run what a table lacks."
     return 'erc reproduce --profile demo' if profile=='demo' else f'erc run {paper} --missing'
+
+def command_of(spec:dict, paper:str, state:str, profile='recorded')->str:
+    "What would fill an artefact: a fetch where it needs data, a run otherwise."
+    get = [r['get'] for r in spec.get('rows',[]) if r.get('get')]
+    return '; '.join(dict.fromkeys(get)) if state=='needs data' else fill_command(paper,profile)
 
 def starts(lines:list)->list:
     "Where a new row of the paper begins."
@@ -434,13 +440,13 @@ def status_of(
 )->dict: # state, present, wanted, stale, command
     "What an artefact has and lacks."
     spec = (recipe or {}).get('artefacts',{}).get(artefact)
-    want = records_of(spec) if spec else []
-    if not want: return {'state':drawn_state(paper,artefact,kind,home),'present':0,'wanted':0,'stale':[],'command':''}
+    want,lacks = records_of(spec) if spec else [],any(r.get('needs') for r in (spec or {}).get('rows',[]))
+    if not want and not lacks: return {'state':drawn_state(paper,artefact,kind,home),'present':0,'wanted':0,'stale':[],'command':''}
     have = [r for s,k,c in want if (r:=find_record(f'{paper}/{s}',c,k,home))]
     old = [f'{r.name}: {why}' for r in have if (why:=ask_stale(stale,r))]
-    lacks = any(row.get('needs') for row in spec.get('rows',[]))
     state = state_of(['ours']*len(have)+[NOT_RUN]*(len(want)-len(have))+['needs data']*lacks)
-    return {'state':state,'present':len(have),'wanted':len(want),'stale':old,'command':f'erc run {paper} --missing' if len(have)<len(want) or old else ''}
+    command = '' if state=='drawn' and not old else command_of(spec,paper,state)
+    return {'state':state,'present':len(have),'wanted':len(want),'stale':old,'command':command}
 
 # %% ../nbs/33_tables.ipynb #6eb14424
 def status(

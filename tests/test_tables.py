@@ -106,9 +106,12 @@ def test_stale_defaults_to_the_experiments(tmp_path):
 
 
 def test_needs_data(tmp_path):
-    rows = [dict(row='CMU-MOSEI', needs='features of MOSEI')]
+    rows = [dict(row='CMU-MOSEI', needs='features of MOSEI', get='erc data get mosei_features')]
     t = draw(tmp_path, recipe=recipe(rows=rows))
     assert (t.state, t.frame.line[1], t.frame.F1[1]) == ('needs data', 'needs features of MOSEI', 'needs data')
+    assert t.command == 'erc data get mosei_features' and t.command in to_html(t)
+    s = status(tmp_path, stale=False, recipes={'shapes': recipe(rows=rows)}).set_index(['paper', 'artefact']).loc[('shapes', 'table6')]
+    assert (s.state, s.command, s.wanted) == ('needs data', 'erc data get mosei_features', 0)
     put(tmp_path)
     both = draw(tmp_path, recipe=recipe(rows=rows + [dict(row='IEMOCAP 4-label', corpus='a', systems=['net/paper'])]))
     assert both.state == 'partly'
