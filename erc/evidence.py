@@ -101,14 +101,15 @@ def interval(
     metric,           # a name in `METRICS`, or a function of summed counts (..., *rest) -> (...)
     resamples=10_000,
     seed=0,           # of the resampling
+    bounds=None,      # what the metric cannot leave, such as (0, 1): stretching for few seeds would; a named metric has its own
 )->Interval:
     "Mean over seeds of a metric, with a 95 % interval over seeds and dialogues."
-    conf,named = _counts(conf,'conf'),isinstance(metric,str)
-    f = metric_named(metric) if named else metric
+    conf = _counts(conf,'conf')
+    if isinstance(metric,str): metric,bounds = metric_named(metric),(0.,1.)
     rng = np.random.default_rng(seed)
-    m = resampled(conf, f, draws(conf.shape[1],resamples,rng))
-    mean,low,high = _two_level([(m,f(conf.sum(1)))], conf.shape[1], rng)
-    if named: low,high = max(low,0.),min(high,1.)          # stretching may leave the range of a share
+    m = resampled(conf, metric, draws(conf.shape[1],resamples,rng))
+    mean,low,high = _two_level([(m,metric(conf.sum(1)))], conf.shape[1], rng)
+    if bounds: low,high = max(low,bounds[0]),min(high,bounds[1])
     return Interval(mean,low,high,*conf.shape[:2])
 
 # %% ../nbs/11_evidence.ipynb #c4683d66

@@ -75,7 +75,7 @@ class Record:
         slice:str='all',          # a slice of `confusions`
     )->Interval:
         "Mean over seeds with its 95 % interval (two-level bootstrap)."
-        return interval(self.confusions[slice], named_metric(metric, self.classes))
+        return interval(self.confusions[slice], named_metric(metric,self.classes), bounds=(0,1))
 
 # %% ../nbs/31_records.ipynb #d6eb98f8
 def record_path(
