@@ -56,9 +56,9 @@ class Batch:
         return map_batch(self, lambda x: x.to(device, dtype if x.is_floating_point() else None))
 
     def to_padded(self, x:Tensor, fill=0)->Tensor: # (N, ...) -> (B, T, ...), one line a dialogue, in the order they were given
-        out = x.new_full((int(self.sizes[0]), len(self.sizes), *x.shape[1:]), fill)
-        out[self.dialogue,self.turn] = x
-        return out
+        where = torch.full((self.sizes[0],len(self.sizes)), len(x), device=x.device)
+        where[self.dialogue,self.turn] = torch.arange(len(x), device=x.device)
+        return torch.cat([x, torch.full_like(x[:1],fill)])[where]
 
 # %% ../nbs/05_batches.ipynb #08454d32
 def map_batch(
