@@ -11,6 +11,7 @@ from dataclasses import dataclass,field
 import numpy as np
 import torch
 from torch import Tensor
+from .core import choose
 
 # %% ../nbs/05_batches.ipynb #8352bd5d
 def packed_order(
@@ -50,7 +51,7 @@ class Batch:
         return [slice(int(e-n),int(e)) for n,e in zip(self.sizes,ends)]
 
     def at(self, seed, step)->'Batch': # the same batch in training, at one step of one seed
-        return dataclasses.replace(self, seed=seed, step=step)
+        return dataclasses.replace(self, seed=torch.as_tensor(seed), step=torch.as_tensor(step))
 
     def to(self, device=None, dtype=None)->'Batch': # `dtype` is for floating point tensors only
         return map_batch(self, lambda x: x.to(device, dtype if x.is_floating_point() else None))
@@ -70,9 +71,9 @@ def map_batch(
     return Batch(**{k.name:g(getattr(batch,k.name)) for k in dataclasses.fields(batch)})
 
 # %% ../nbs/05_batches.ipynb #178cd57d
-def _pack(x, d, t):
-    x = torch.as_tensor(x)
-    return x[torch.as_tensor(d),torch.as_tensor(t)]
+def _tensor(x): # of a tensor, an array (of any strides) or nested lists; whole numbers become long
+    x = x if isinstance(x,Tensor) else torch.from_numpy(np.array(x))
+    return x if x.is_floating_point() else x.long()
 
 def from_padded(
     features:dict,   # name -> (B, T, D)
@@ -80,16 +81,20 @@ def from_padded(
     lengths,         # (B,)
     targets=None,    # name -> (B, T)
 )->Batch:
-    "Pack padded dialogues; errors: ValueError where shapes disagree."
+    "Pack padded dialogues; `to_padded` gives as many turns as the longest has. Errors: ValueError where shapes disagree."
+    lengths = np.asarray(lengths)
     d,t,sizes = packed_order(lengths)
-    want = (len(lengths),int(max(lengths)))
-    for k,v in {**features,'speakers':speakers,**(targets or {})}.items():
-        if v.shape[0]!=want[0] or v.shape[1]<want[1]: raise ValueError(f'{k} has shape {tuple(v.shape)}, {want} or longer is needed')
-    if (torch.as_tensor(speakers)<0).any(): raise ValueError('a speaker has a negative number')
-    tensor = lambda v: torch.as_tensor(np.ascontiguousarray(v))
-    T = next(iter(features.values())).shape[1] if features else want[1]
-    return Batch({k:_pack(v,d,t) for k,v in features.items()}, {k:_pack(v,d,t) for k,v in (targets or {}).items()},
-                 _pack(speakers,d,t), tensor(d), tensor(t), tensor(d*T+t), tuple(int(n) for n in sizes))
+    x,y,speakers = {k:_tensor(v) for k,v in features.items()},{k:_tensor(v) for k,v in (targets or {}).items()},_tensor(speakers)
+    want = (len(lengths),int(lengths.max()))
+    for k,v in {**x,'speakers':speakers,**y}.items():
+        if v.ndim<2 or v.shape[0]!=want[0] or v.shape[1]<want[1]: raise ValueError(f'{k} has shape {tuple(v.shape)}, {want} or longer is needed')
+    d,t = torch.from_numpy(d),torch.from_numpy(t)
+    pack = lambda v: v[d.to(v.device),t.to(v.device)]
+    who = pack(speakers)
+    if (who<0).any(): raise ValueError('a speaker has a negative number')
+    ids = d*next(iter(x.values()),speakers).shape[1]+t
+    put = lambda v: v.to(who.device)
+    return Batch({k:pack(v) for k,v in x.items()}, {k:pack(v) for k,v in y.items()}, who, put(d), put(t), put(ids), tuple(int(n) for n in sizes))
 
 # %% ../nbs/05_batches.ipynb #565ddcd1
 def standardised(
@@ -128,9 +133,12 @@ def make_batches(
     unit='dialogue',   # 'dialogue' or 'turn'
     key=0,             # of the one shuffle; the same for all seeds
 )->list:
-    "Packed batches of a split, training ones shuffled once; errors: KeyError for a missing feature, ValueError for an empty split."
+    "Packed batches of a split, training ones shuffled once; errors: ValueError for a missing feature or target, an empty split."
     rows = corpus.rows(split)
+    choose(unit,('dialogue','turn'),'unit of a batch')
     if not len(rows): raise ValueError(f'{corpus.name} has no {split} rows')
+    if size<1: raise ValueError(f'size={size}: a batch needs at least one {unit}')
+    for c in targets.values(): choose(c,corpus.table.columns,f'column of {corpus.name}')
     missing = [f for f in features if f not in corpus.features]
     if missing: raise ValueError(f"{corpus.name} has no feature {', '.join(missing)}; it has {', '.join(corpus.features) or 'none'}")
     t = corpus.table.iloc[rows]

@@ -6,7 +6,7 @@
 __all__ = ['Out', 'mix', 'key', 'dropout_mask', 'dropout', 'gru', 'GRUCell', 'weighted_nll']
 
 # %% ../nbs/20_cells.ipynb #25588fe6
-import zlib
+import math,zlib
 from dataclasses import dataclass,field
 import torch
 import torch.nn.functional as F
@@ -62,7 +62,7 @@ def dropout(
     p:float, batch, place:str, rows=None, # see `dropout_mask`
 )->Tensor:     # as x, kept units times 1/(1-p)
     "Inverted dropout with a keyed mask."
-    mask = dropout_mask(x[0].numel(), p, batch, place, rows)
+    mask = dropout_mask(math.prod(x.shape[1:]), p, batch, place, rows)
     return x if mask is None else x*mask.view(x.shape).to(x.dtype)
 
 # %% ../nbs/20_cells.ipynb #44967e3c

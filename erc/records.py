@@ -63,7 +63,7 @@ class Record:
     predictions:np.ndarray|None = None                 # (S, N) int8, test rows in corpus order
     confusions:dict = field(default_factory=dict)      # slice -> (S, G, C, C), truth in rows
     facts:dict = field(default_factory=dict)           # whatever else a table prints
-    probes:dict = field(default_factory=dict)          # name -> array a figure reads, 200 kB at most
+    probes:dict = field(default_factory=dict)          # name -> array a figure reads, 200 kB at most; `..._by_seed` has S lines
 
     @property
     def settings_hash(self)->str: return digest(self.settings)
@@ -107,7 +107,8 @@ def load_record(
     "Read and check a record; errors: ValueError if it was cut short or edited."
     path = Path(path)
     try: d = json.loads(path.read_text(encoding='utf-8'))
-    except json.JSONDecodeError as e: raise ValueError(f'{path} is not a whole record ({e}); delete it and run its system again') from e
+    except ValueError as e: raise ValueError(f'{path} is not a whole record ({e}); delete it and run its system again') from e
+    if not isinstance(d,dict): raise ValueError(f'{path} is no record; delete it and run its system again')
     found = d.pop('checksum',None)
     if found!=digest(d):
         raise ValueError(f'{path} does not match its checksum: records are never edited; delete it and run its system again')
@@ -131,13 +132,14 @@ def merge(
     new:Record, # the same system, corpus, settings and data, other seeds
 )->Record:
     "One record of both runs' seeds; errors: ValueError if they are not the same experiment."
-    for k in ('name','settings_hash','data_digest','fingerprint'):
+    for k in ('name','settings_hash','data_digest','encoders','fingerprint'):
         if getattr(old,k)!=getattr(new,k): raise ValueError(f'cannot add seeds to {old.name}: {k} differs')
     add = [i for i,s in enumerate(new.seeds) if s not in old.seeds]
     out = Record(**{f.name:getattr(old,f.name) for f in fields(old)})
     for k in ('seeds','selected','dev','test'): setattr(out,k,getattr(old,k)+[getattr(new,k)[i] for i in add])
     cat = lambda a,b: np.concatenate([a,b[add]])
-    out.curves = {k:cat(v,new.curves[k]) for k,v in old.curves.items()}
+    out.curves = {k:cat(v,new.curves[k]) for k,v in old.curves.items() if k in new.curves}
+    out.probes = {k:cat(v,new.probes[k]) if k.endswith('_by_seed') else v for k,v in old.probes.items()}
     out.confusions = {k:cat(v,new.confusions[k]) for k,v in old.confusions.items()}
     if old.predictions is not None: out.predictions = cat(old.predictions,new.predictions)
     out.seconds = old.seconds+new.seconds

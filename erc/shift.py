@@ -106,12 +106,15 @@ class ShiftNet(nn.Module):
 
     @classmethod
     def from_released(cls,
-        state:dict,        # holds `classifier.weight` (2, 3D) and `classifier.bias` (2,)
+        state:dict,         # holds `classifier.weight` (2, 3D) and `classifier.bias` (2,); anything else is left alone
+        preset='released',  # the one reading that was released
     )->'ShiftNet':
-        "A network with the authors' weights."
-        w = torch.as_tensor(state['classifier.weight'])
-        net = cls({'sentence':w.shape[1]//3,'previous':w.shape[1]//3},reading='released').to(w.dtype)
-        net.head.classifier.load_state_dict({k.removeprefix('classifier.'):torch.as_tensor(v) for k,v in state.items()})
+        "A network with the authors' weights; errors: ValueError if they are not there."
+        own = {k:torch.as_tensor(state[f'classifier.{k}']) for k in ('weight','bias') if f'classifier.{k}' in state}
+        if len(own)<2: raise ValueError(f"the state has no classifier.weight and classifier.bias; it has {', '.join(list(state)[:5])}")
+        D = own['weight'].shape[1]//3
+        net = cls({'sentence':D,'previous':D},reading=choose(preset,['released'],'preset')).to(own['weight'].dtype)
+        net.head.classifier.load_state_dict(own)
         return net
 
 # %% ../nbs/40_shift.ipynb #cc82ced1
@@ -242,7 +245,7 @@ def arc_probe(
     fit,     # an `erc.training.Fit`
     c:Corpus,
     batches, # test batches
-)->dict:     # valence (T+1,), shift (T,), p_shift (S, T); empty where the corpus gives no public valence
+)->dict:     # valence (T+1,), shift (T,), p_shift_by_seed (S, T); empty where the corpus gives no public valence
     "One test dialogue as an emotional arc, with the probability of a shift each seed gives."
     if c.name.partition('@')[0] not in ('mosi','demo'): return {}
     t = c.table.iloc[c.rows('test')].reset_index(drop=True)
@@ -251,18 +254,18 @@ def arc_probe(
     ids = torch.cat([b.ids for b in batches]).argsort().cpu()
     p = [torch.cat([m(b).probes['p_shift'] for b in batches]).detach().cpu()[ids].numpy()[rows] for m in fit.modules()]
     valence = np.r_[t.previous_valence[rows].iloc[0], t.valence[rows]].astype(np.float32)
-    return {'valence':valence, 'shift':(t.label[rows]==0).to_numpy(), 'p_shift':np.stack(p).astype(np.float32)}
+    return {'valence':valence, 'shift':(t.label[rows]==0).to_numpy(), 'p_shift_by_seed':np.stack(p).astype(np.float32)}
 
 # %% ../nbs/40_shift.ipynb #439f2414
-def arc_figure(valence, shift, p_shift):
+def arc_figure(valence, shift, p_shift_by_seed):
     "Valence by turn with its shifts, and the network's probability of a shift; reads a record's probes."
     import matplotlib.pyplot as plt
     fig,(top,low) = plt.subplots(2,1,figsize=(7,3.6),sharex=True,height_ratios=[2,1],layout='constrained')
-    t,at = np.arange(len(valence)),1+np.flatnonzero(shift)
+    t,at,p = np.arange(len(valence)),1+np.flatnonzero(shift),p_shift_by_seed
     top.axhline(0,color='.8')
     top.plot(t,valence,'-o',color='C0',ms=4)
     top.plot(at,valence[at],'o',mfc='none',mec='k',ms=11,label='shift')
-    low.bar(t[1:],p_shift.mean(0),color=np.where(shift,'.25','.75'))
-    low.vlines(t[1:],p_shift.min(0),p_shift.max(0),color='k',lw=1)
+    low.bar(t[1:],p.mean(0),color=np.where(shift,'.25','.75'))
+    low.vlines(t[1:],p.min(0),p.max(0),color='k',lw=1)
     top.set_ylabel('sentiment'); top.legend(); low.set(xlabel='turn',ylabel='p(shift)',ylim=(0,1))
     return fig

@@ -94,3 +94,33 @@ def test_dust_is_not_standardised():
     x = np.random.default_rng(0).normal(size=(50, 2))*[1, 1e-33]
     z = standardised(x, np.ones(50, bool), np.arange(50))
     assert (z[:, 1] == 0).all() and abs(z[:, 0].std()-1) < 1e-9
+
+
+def test_lists_arrays_and_small_integers_are_taken():
+    x = np.arange(24, dtype=np.float32).reshape(2, 3, 4)[:, ::-1]
+    b = from_padded({'text': x, 'audio': x.tolist()}, [[0, 1, -1], [0, 0, 0]], (2, 3), {'emotion': np.array([[1, 2, 9], [0, 1, 2]], np.int8)})
+    assert b.targets['emotion'].dtype == b.speakers.dtype == torch.long and b.speakers.min() == 0, 'what stands at padding does not matter'
+    assert torch.equal(b.features['text'], b.features['audio']) and torch.equal(b.to_padded(b.features['text'])[1], torch.tensor(x[1].copy()))
+
+
+def test_unusable_cuts_are_refused(demo):
+    cut = lambda **kw: make_batches(demo, 'train', **{'size': 7, 'features': ['text'], 'targets': {'emotion': 'label'}, **kw})
+    with pytest.raises(ValueError, match='at least one dialogue'): cut(size=0)
+    with pytest.raises(ValueError, match='unknown unit of a batch'): cut(unit='turns')
+    with pytest.raises(ValueError, match="unknown column of demo 'lable'; did you mean 'label'"): cut(targets={'emotion': 'lable'})
+
+
+def test_to_padded_under_vmap_and_gradients():
+    x, s, n, y = padded([3, 1])
+    b = from_padded(x, s, n)
+    z = torch.randn(2, len(b), 3, requires_grad=True)
+    both = torch.vmap(b.to_padded)(z)
+    assert torch.equal(both[1], b.to_padded(z[1])) and torch.autograd.grad(both.sum(), z)[0].eq(1).all()
+
+
+def test_plain_numbers_key_a_batch():
+    from erc.cells import dropout
+    x, s, n, y = padded([3, 1], D=50)
+    b = from_padded(x, s, n)
+    assert torch.equal(dropout(b.features['text'], .5, b.at(1, 2), 'p'), dropout(b.features['text'], .5, b.at(torch.tensor(1), torch.tensor(2)), 'p'))
+    assert dropout(torch.ones(0, 4), .5, b.at(0, 0), 'p', rows=slice(0, 0)).shape == (0, 4)

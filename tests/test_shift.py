@@ -191,3 +191,10 @@ def test_fine_tuned_encoder_learns(tmp_path):
     m = next(f.modules()).eval()
     ids = torch.from_numpy(token_ids(['My sandwich.', 'My sandwich. '*3], str(tmp_path), 24))
     close(m.vectors(ids)[0].detach(), m.vectors(ids[:1])[0].detach(), 1e-6)
+
+
+def test_released_weights_are_found_in_a_whole_checkpoint():
+    state = {'classifier.weight': torch.randn(2, 12), 'classifier.bias': torch.zeros(2), 'bert.embeddings': torch.zeros(3)}
+    assert ShiftNet.from_released(state, preset='released').head.classifier.weight.shape == (2, 12)
+    with pytest.raises(ValueError, match='no classifier.weight and classifier.bias; it has bert'): ShiftNet.from_released({'bert.x': torch.zeros(1)})
+    with pytest.raises(ValueError, match='unknown preset'): ShiftNet.from_released(state, preset='mine')
