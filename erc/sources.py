@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FILES', 'Refused', 'latin1', 'allowed_globals', 'AllowList', 'unpickle', 'safe_unpickle', 'read_npy', 'safe_load_npy',
-           'safe_load_npz', 'git_blob_sha1', 'Pin', 'mismatch', 'pins', 'stream', 'settle', 'fetch', 'mirrored', 'take',
-           'get']
+           'safe_load_npz', 'git_blob_sha1', 'Pin', 'mismatch', 'pins', 'stream', 'settle', 'download', 'fetch',
+           'mirrored', 'take', 'get']
 
 # %% ../nbs/01_sources.ipynb #56b091a9
 import hashlib,json,pickle,shutil,zipfile
@@ -25,10 +25,10 @@ from .core import atomic_path,choose,data_home,package_file,sha256_of
 class Refused(ValueError, pickle.UnpicklingError):
     "A pickle asks for something that is not on the allow-list."
 
-def latin1(text, codec='latin1'):
+def latin1(text, codec='latin1', errors='strict'):
     "`_codecs.encode` with the one codec that pickles of bytes need."
     if codec not in ('latin1','latin-1','iso-8859-1'): raise Refused(f'a pickle may encode to latin1, not to {codec!r}')
-    return text.encode('latin1')
+    return text.encode('latin1',errors)
 
 def allowed_globals()->dict: # (module, name) -> object
     "Everything a pickle may name."
@@ -45,7 +45,7 @@ class AllowList(pickle.Unpickler):
     "An unpickler that finds what is allowed and nothing else."
     known = allowed_globals()
     def find_class(self, module, name):
-        if (module,name)==('_codecs','encode'): return lambda text,codec='latin1': latin1(text,codec)
+        if (module,name)==('_codecs','encode'): return latin1
         if (module,name) in self.known: return self.known[module,name]
         raise Refused(f'the pickle asks for {module}.{name}, which is not on the allow-list')
 
@@ -65,7 +65,10 @@ def safe_unpickle(
     encoding=None, # of Python 2 strings: latin1 if not said, which numpy arrays of that age need
 ): # builtin containers and numpy arrays; ValueError if it wants more, or is cut short
     "The only way a pickle is read here."
-    with open(path,'rb') as f: return unpickle(f, path, encoding or 'latin1')
+    with open(path,'rb') as f:
+        if f.read(4)==b'PK\3\4': raise Refused(f'{path}: a zip, as torch.save and np.savez write them; this reader takes plain pickles and opened nothing of it')
+        f.seek(0)
+        return unpickle(f, path, encoding or 'latin1')
 
 # %% ../nbs/01_sources.ipynb #0975b054
 def read_npy(
@@ -218,6 +221,25 @@ def settle(
     part.replace(dest)
 
 # %% ../nbs/01_sources.ipynb #1f6ecf2a
+def download(
+    pin:Pin,
+    part:Path, # grows
+    base_url,
+    progress:bool,
+    timeout:float,
+)->int|None: # bytes expected, if known; ConnectionError if nobody answers
+    "`stream`, unless all is here; errors say what to do."
+    total = pin.bytes
+    if part.exists() and total is not None and part.stat().st_size>total: part.unlink()
+    try:
+        if total is None or not part.exists() or part.stat().st_size<total: total = stream(pin,part,base_url,progress,timeout)
+    except HTTPError as e:
+        if e.code!=416: raise ConnectionError(f'{pin.rel}: {pin.url(base_url)} answers {e.code} {e.reason}') from e
+    except (OSError,HTTPException) as e:
+        raise ConnectionError(f'{pin.rel}: no answer, or a broken one, from {pin.url(base_url)} ({e}); run again to resume, or take a local copy with `--from DIR`') from e
+    return total
+
+# %% ../nbs/01_sources.ipynb #37ce677e
 def fetch(
     pin:Pin,
     dest,           # file to write
@@ -230,16 +252,15 @@ def fetch(
     if dest.exists() and not mismatch(dest,pin): return dest
     if not pin.public: raise FileNotFoundError(f'{pin.rel} was made from public files and is itself nowhere to download')
     dest.parent.mkdir(parents=True, exist_ok=True)
-    part,total = dest.with_name(dest.name+'.part'),pin.bytes
-    if part.exists() and total is not None and part.stat().st_size>total: part.unlink()
-    try:
-        if total is None or not part.exists() or part.stat().st_size<total: total = stream(pin,part,base_url,progress,timeout)
-    except HTTPError as e:
-        if e.code!=416: raise ConnectionError(f'{pin.rel}: {pin.url(base_url)} answers {e.code} {e.reason}') from e
-    except (OSError,HTTPException) as e:
-        raise ConnectionError(f'{pin.rel}: no answer, or a broken one, from {pin.url(base_url)} ({e}); run again to resume, or take a local copy with `--from DIR`') from e
-    settle(pin,part,dest,total)
-    return dest
+    part = dest.with_name(dest.name+'.part')
+    while True:
+        resumed = part.exists()
+        total = download(pin,part,base_url,progress,timeout)
+        try: settle(pin,part,dest,total)
+        except ValueError:
+            if resumed and not part.exists(): continue    # whole and wrong: what was there before may be to blame
+            raise
+        return dest
 
 # %% ../nbs/01_sources.ipynb #591a2ff1
 def mirrored(

@@ -46,6 +46,17 @@ def test_refused_in_every_spelling(raw, name):
     with pytest.raises(ValueError, match=name): unpickle(io.BytesIO(raw), 'raw')
 
 
+def test_codec_may_say_how_errors_are_handled():
+    assert unpickle(io.BytesIO(b'c_codecs\nencode\n(V\xe9\nVlatin1\nVstrict\ntR.'), 'raw') == b'\xe9'
+    with pytest.raises(ValueError, match='rot13'): unpickle(io.BytesIO(b'c_codecs\nencode\n(Vabc\nVrot13\nVstrict\ntR.'), 'raw')
+
+
+def test_a_zip_is_called_a_zip(tmp_path):
+    np.savez(tmp_path/'model.pt', x=np.arange(3))   # torch.save writes such an archive
+    (tmp_path/'model.pt.npz').rename(tmp_path/'model.pt')
+    with pytest.raises(Refused, match=r'model\.pt: a zip, as torch\.save'): safe_unpickle(tmp_path/'model.pt')
+
+
 def test_codec_is_latin1_only():
     with pytest.raises(ValueError, match='rot13'): unpickle(io.BytesIO(b'c_codecs\nencode\n(Vabc\nVrot13\ntR.'), 'raw')
     assert unpickle(io.BytesIO(b'c_codecs\nencode\n(V\xe9\nVlatin1\ntR.'), 'raw') == b'\xe9'
@@ -210,10 +221,18 @@ def test_changed_byte_is_refused_with_both_hashes(tmp_path, server, pin):
     assert not (tmp_path/'f').exists() and not (tmp_path/'f.part').exists()
 
 
-def test_a_corrupt_part_is_found_out(tmp_path, server, pin):
+@pytest.mark.parametrize('junk', [changed(BODY)[:5000], changed(BODY)])
+def test_a_corrupt_part_is_fetched_again_from_zero(tmp_path, server, pin, junk):
+    (tmp_path/'f.part').write_bytes(junk)
+    assert fetch(pin, tmp_path/'f', server.url, progress=False).read_bytes() == BODY
+    assert server.log[-1][1] is None and len(server.log) == (2 if len(junk) < len(BODY) else 1)
+
+
+def test_a_part_of_a_wrong_file_is_refused_after_one_more_try(tmp_path, server, pin):
+    server.files = {k: changed(v) for k, v in server.files.items()}
     (tmp_path/'f.part').write_bytes(changed(BODY)[:5000])
     with pytest.raises(ValueError, match='refused'): fetch(pin, tmp_path/'f', server.url, progress=False)
-    assert fetch(pin, tmp_path/'f', server.url, progress=False).read_bytes() == BODY
+    assert [r for _, r in server.log] == ['bytes=5000-', None] and not list(tmp_path.glob('f*'))
 
 
 def test_wrong_file_in_place_stays_until_the_right_one_is_here(tmp_path, server, pin):
