@@ -20,7 +20,8 @@ def confusion(
     groups=None, # (N,) dialogue of each row: count per dialogue, in order of first appearance
 )->np.ndarray:   # (..., C, C), or (..., G, C, C) with groups; rows are truth, columns prediction
     "Confusion counts; a dialogue without labels keeps its matrix, of zeros."
-    y,p,C = np.asarray(y),np.asarray(p),int(classes)
+    y,p = (np.asarray(a) if np.size(a) else np.zeros(np.shape(a),int) for a in (y,p))     # an empty list is not of real numbers
+    C = int(classes)
     if p.shape[-1:]!=y.shape: raise ValueError(f'p has shape {p.shape}, y has {y.shape}: one prediction per row of y')
     if groups is not None and len(groups)!=len(y): raise ValueError(f'groups has {len(groups)} rows, y has {len(y)}')
     seen = y!=-1
@@ -28,7 +29,7 @@ def confusion(
         if a.size and not (a.min()>=0 and a.max()<C): raise ValueError(f'{name} has class {int(a.max() if a.max()>=C else a.min())}, outside 0..{C-1}')
     g,names = (np.zeros(len(y),int),[0]) if groups is None else pd.factorize(np.asarray(groups))
     lead,G = p.shape[:-1],len(names)
-    cell = ((g*C+y)[seen]*C + p[...,seen].astype(np.int64)).reshape(-1,seen.sum())
+    cell = ((g*C+y)[seen]*C + p[...,seen].astype(np.int64)).reshape(int(np.prod(lead)),int(seen.sum()))
     offset = np.arange(len(cell))[:,None]*G*C*C
     counts = np.bincount((cell+offset).ravel(), minlength=len(cell)*G*C*C).reshape(*lead,G,C,C)
     return counts[...,0,:,:] if groups is None else counts
@@ -92,6 +93,8 @@ def metric(
     "The scoring function that a recipe names."
     name,_,of = name.partition(':')
     f = METRICS[choose(name, METRICS, 'metric')]
+    if name.startswith('class_') and not of: raise ValueError(f"metric {name!r} has a score for each class: say '{name}:NAME' with one of {', '.join(classes) or 'the classes'}")
+    if of and not name.startswith('class_'): raise ValueError(f"metric {name!r} has one score for all classes: leave ':{of}' out")
     if not of: return f
     k = list(classes).index(choose(of, classes, 'class'))
     return lambda c: f(c)[...,k]
@@ -114,22 +117,23 @@ def moments(
 
 def pearson_of(
     m,           # (..., 6) sums, see `moments`
-)->np.ndarray:   # (...) in -1..1
+)->np.ndarray:   # (...) in -1..1; NaN where nothing was counted
     "Pearson's r of summed moments; 0 where y or p is constant."
     n,y,p,yy,pp,yp = np.moveaxis(np.asarray(m,float),-1,0)
     spread = np.maximum(n*yy-y*y,0)*np.maximum(n*pp-p*p,0)
     flat = (n*yy-y*y<=1e-12*n*yy)|(n*pp-p*p<=1e-12*n*pp)
-    return np.where(flat, 0., _ratio(n*yp-y*p, np.sqrt(spread)))
+    return np.where(n>0, np.where(flat, 0., _ratio(n*yp-y*p, np.sqrt(spread))), np.nan)
 
 def pearson_r(
     y,           # (N,) true values; NaN is no label
     p,           # (N,) or (..., N) predicted values
-)->np.ndarray:   # (...) in -1..1
+)->np.ndarray:   # (...) in -1..1; NaN where nothing is labelled
     "Pearson's correlation of truth and prediction."
     y,p = np.asarray(y,float),np.asarray(p,float)
     if p.shape[-1:]!=y.shape: raise ValueError(f'p has shape {p.shape}, y has {y.shape}: one prediction per row of y')
     seen = ~np.isnan(y); y,p = y[seen],p[...,seen]
-    return pearson_of(moments(y-y.mean(), p-p.mean(-1,keepdims=True)))
+    n = max(len(y),1)
+    return pearson_of(moments(y-y.sum()/n, p-p.sum(-1,keepdims=True)/n))
 
 # %% ../nbs/10_metrics.ipynb #b1647d48
 def predecessors(
@@ -214,8 +218,9 @@ def is_shift(
     unlabelled='skip',   # 'skip': compare with the previous labelled turn; 'keep': the turn before may have no label, then there is no shift
 )->np.ndarray:           # (T,) bool
     "Whether each turn of a dialogue is an emotion shift, by a named rule."
-    emotions,speakers = np.asarray(emotions),pd.factorize(np.array(list(speakers)))[0]
+    emotions,speakers = np.array(list(emotions)),pd.factorize(np.array(list(speakers)))[0]
     if len(speakers)!=len(emotions): raise ValueError(f'speakers has {len(speakers)} turns, emotions has {len(emotions)}')
+    if emotions.dtype.kind=='O': raise ValueError('emotions mixes names with other values: for turns without a label give class codes, -1 for none')
     if emotions.dtype.kind in 'US':
         names = list(dict.fromkeys([*emotions.tolist(), *([first_label] if isinstance(first_label,str) else [])]))
         if RULES[choose(rule,RULES,'shift rule')][1]!='emotion': polarity = polarities(names, polarity)

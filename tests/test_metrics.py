@@ -1,4 +1,6 @@
 "Scores against scikit-learn and scipy; shift rules against the authors' numbers, brute force and the real corpora."
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -6,6 +8,7 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from erc import metrics as M
+from erc.evidence import interval
 
 IEMOCAP = ('happy','sad','neutral','angry','excited','frustrated')
 
@@ -65,6 +68,17 @@ def test_unlabelled_turns_do_not_count():
     assert c.shape==(3,2,2) and c[1].sum()==0                                 # dialogue b keeps its place
 
 
+@pytest.mark.parametrize('y,n', [([],0),([-1,-1],2)])
+def test_an_empty_slice_counts_zero(y, n):
+    p,groups = [0,1][:n],list('ab')[:n]
+    assert np.array_equal(M.confusion(y, p, 3), np.zeros((3,3)))
+    assert np.array_equal(M.confusion(y, np.zeros((5,n)), 3), np.zeros((5,3,3)))
+    assert np.array_equal(M.confusion(y, p, 3, groups), np.zeros((n,3,3)))
+    c = M.confusion(y, np.zeros((5,n),np.int8), 3, groups)
+    assert c.shape==(5,n,3,3) and c.dtype.kind=='i' and np.isnan(M.weighted_f1(c.sum(1))).all()
+    assert M.confusion([0,1], np.zeros((0,2),int), 3, list('ab')).shape==(0,2,3,3)
+
+
 def test_int8_predictions_do_not_overflow():
     y = np.zeros(500,int)+6
     c = M.confusion(y, np.full((5,500),6,np.int8), 7, groups=np.repeat(np.arange(250),2))
@@ -93,6 +107,18 @@ def test_metric_by_name():
     assert M.metric('class_f1:b', 'abc')(c)==M.class_f1(c)[1]
     with pytest.raises(ValueError, match="unknown class 'x'"): M.metric('class_f1:x', 'abc')
     with pytest.raises(ValueError, match='unknown metric'): M.metric('f1')
+    with pytest.raises(ValueError, match="say 'class_f1:NAME' with one of a, b, c"): M.metric('class_f1', 'abc')
+    with pytest.raises(ValueError, match="leave ':b' out"): M.metric('accuracy:b', 'abc')
+    with pytest.raises(ValueError, match="say 'class_recall:NAME'"): interval(c[None,None], 'class_recall')
+    assert M.METRICS['class_f1'](c).shape==(3,)
+
+
+def test_no_values_have_no_correlation():
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert np.isnan(M.pearson_r([], [])) and np.isnan(M.pearson_r([np.nan], [1.]))
+        assert np.isnan(M.pearson_r([], np.zeros((3,0)))).all() and M.pearson_r([], np.zeros((3,0))).shape==(3,)
+        assert np.isnan(M.pearson_of(np.zeros(6)))
 
 
 def test_pearson_equals_scipy():
@@ -187,7 +213,18 @@ def test_names_serve_as_well_as_codes():
         assert np.array_equal(a, M.is_shift([IEMOCAP[i] for i in e], [f'speaker{i}' for i in s], rule, first_label='happy')), rule
 
 
+@pytest.mark.parametrize('kind', ['string','object','str'])
+def test_frames_of_names_and_codes(kind):
+    names,who = ['happy','sad','happy','neutral'], pd.Series(list('ABAB'), dtype=kind)
+    want = M.is_shift(names, list('ABAB'), 'polarity_paper')
+    assert want.any() and np.array_equal(M.is_shift(pd.Series(names,dtype=kind), who, 'polarity_paper'), want)
+    assert np.array_equal(M.is_shift(np.array(names,object), who, 'polarity_paper'), want)
+    assert np.array_equal(M.is_shift(pd.Series([0,1,1,-1],dtype=object), who), M.is_shift([0,1,1,-1], 'ABAB'))
+    with pytest.raises(ValueError, match='mixes names'): M.is_shift(np.array(['happy',None],object), 'AB')
+
+
 def test_empty_and_single():
+    assert M.is_shift([], []).shape==(0,) and M.is_shift(pd.Series([],dtype='string'), []).shape==(0,)
     for rule in M.RULES:
         assert M.is_shift(np.array([],int), [], rule, polarity=(1,-1)).shape==(0,)
     assert M.is_shift([1], 'A', 'polarity_released_first', polarity=(1,-1)).tolist()==[True]
