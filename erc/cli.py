@@ -99,17 +99,27 @@ def data_check(
 ):
     "Prove counts, splits and alignment against what is documented."
     from erc.corpora import check,listing
-    import pandas as pd
-    wanted = [corpus] if corpus else [r.corpus for r in listing(root).itertuples() if r.here=='yes']
-    t = pd.concat([check(c,root).assign(corpus=c) for c in wanted],ignore_index=True)
+    t,broken = (check(corpus,root).assign(corpus=corpus),[]) if corpus else _check_all([r.corpus for r in listing(root).itertuples() if r.here!='no'],root)
     t = t[['corpus',*[k for k in t if k!='corpus']]]
     wrong = t[t.ok.eq(False).fillna(False)]
     if json: show(t,True)
     else:
         show(t.assign(ok=t.ok.map({True:'ok',False:'WRONG'}).fillna('not here')))
         typer.echo(f'\n{len(wrong)} of {len(t)} facts are wrong' if len(wrong) else f'\nall {int(t.ok.notna().sum())} facts that can be checked hold')
-    if len(wrong): raise typer.Exit(1)
+    for b in broken: typer.echo(f'erc: {b}',err=True)
+    if len(wrong) or broken: raise typer.Exit(1)
 
+def _check_all(corpora, root):
+    "The facts of all corpora, and what is wrong with the files of those that cannot be read."
+    from erc.corpora import check
+    import pandas as pd
+    facts,broken = [],[]
+    for c in corpora:
+        try: facts.append(check(c,root).assign(corpus=c))
+        except (ValueError,OSError,LookupError,TypeError,AttributeError) as e: broken.append(f'{c}: {e}')
+    return pd.concat(facts,ignore_index=True),broken
+
+# %% ../nbs/99_cli.ipynb #f1f187d4
 @data.command('convert')
 def data_convert(
     files: Annotated[list[Path], typer.Argument(help='A pickle of the DialogueRNN family, or several of MultiEMO.')],

@@ -7,12 +7,13 @@ __all__ = ['COLUMNS', 'SPLITS', 'C1', 'MELD_CLASSES', 'MELD_COLUMNS', 'MELD_ARRA
            'IEMOCAP4', 'IEMOCAP_LABELS', 'RATINGS', 'IEMOCAP_TABLE', 'IEMOCAP_PUBLIC', 'SENTIMENT', 'MOSI_JOINED',
            'MOSI_PUBLIC', 'MOSEI_PAIRS', 'AGREEMENT', 'CORPORA', 'PAIRS_OF', 'PAIR_FILES', 'RELEASED_POSITIVE', 'NINE',
            'STRUCTURES', 'MODALITIES', 'Corpus', 'check_table', 'check_features', 'validate', 'hashed', 'dev_dialogues',
-           'need', 'read_table', 'codes', 'c1_map', 'clean_c1', 'meld_split', 'meld_arrays', 'load_meld',
-           'iemocap_turns', 'iemocap_audio', 'load_iemocap', 'align_turns', 'iemocap_clips', 'join_iemocap',
-           'join_mosi', 'load_mosi', 'chains', 'mosei_split', 'load_mosei', 'load_demo', 'Source', 'provenance',
-           'load_corpus', 'rebuilt_pairs', 'shift_pairs', 'facts', 'pair_facts', 'aligned', 'expected', 'check',
-           'listing', 'width', 'structure_of', 'one_label', 'dialogue_rows', 'stacked', 'family_classes', 'unpack',
-           'read_family', 'convert', 'load_converted']
+           'need', 'read_csv', 'read_table', 'codes', 'number', 'rows_of', 'c1_map', 'clean_c1', 'meld_split',
+           'meld_arrays', 'load_meld', 'iemocap_turns', 'iemocap_audio', 'load_iemocap', 'align_turns', 'iemocap_clips',
+           'join_iemocap', 'read_numbers', 'join_mosi', 'load_mosi', 'read_pairs', 'chains', 'mosei_split',
+           'load_mosei', 'load_demo', 'Source', 'provenance', 'load_corpus', 'rebuilt_pairs', 'shift_pairs',
+           'pair_provenance', 'facts', 'pair_facts', 'aligned', 'expected', 'check', 'listing', 'width', 'structure_of',
+           'one_label', 'dialogue_rows', 'stacked', 'family_classes', 'unpack', 'read_family', 'convert',
+           'load_converted']
 
 # %% ../nbs/03_corpora.ipynb #1b6861e2
 import hashlib,json,math
@@ -74,6 +75,8 @@ def check_table(
     t,where = c.table,f'corpus {c.name}'
     if missing := [k for k in COLUMNS if k not in t]: raise ValueError(f"{where}: table has no column {', '.join(map(repr,missing))}")
     if not t.index.equals(pd.RangeIndex(len(t))): raise ValueError(f'{where}: table needs a plain 0..N-1 index')
+    nameless = (t['dialogue'].isna()|t['dialogue'].eq('')).to_numpy(bool)
+    if nameless.any(): raise ValueError(f'{where}: row {np.flatnonzero(nameless)[0]} has no dialogue name')
     if bad := sorted(set(t['split'])-set(SPLITS)): raise ValueError(f"{where}: unknown split {bad[0]!r}; known: {', '.join(SPLITS)}")
     y = t['label'].to_numpy()
     if c.task=='regression': bad = ~np.isfinite(y.astype(float))
@@ -149,26 +152,62 @@ def need(
     if not path.exists(): raise FileNotFoundError(f'corpus {name}: {rel} is not in {root}. `erc data get {name}` fetches what is public; `erc data list` says what needs a licence.')
     return path
 
+def read_csv(
+    path,  # csv in UTF-8
+    **how, # for `pandas.read_csv`
+)->pd.DataFrame: # ValueError names the file
+    "A csv, unless it is damaged."
+    try: return pd.read_csv(path, encoding='utf-8', **how)
+    except (pd.errors.ParserError,pd.errors.EmptyDataError,UnicodeError) as e: raise ValueError(f'{path}: damaged, or no csv in UTF-8 ({str(e).strip()}); fetch it again') from e
+
 def read_table(
     path,          # csv in UTF-8
     columns,       # columns it must have
 )->pd.DataFrame: # all values as text; ValueError names file and column
     "A csv as it stands: no value becomes NaN, no id a number."
-    t = pd.read_csv(path, dtype=str, keep_default_na=False, encoding='utf-8')
+    t = read_csv(path, dtype=str, keep_default_na=False)
     if missing := [c for c in columns if c not in t]: raise ValueError(f"{path}: no column {', '.join(map(repr,missing))}; it has {', '.join(t.columns)}")
+    if t.empty: raise ValueError(f'{path}: a header and no rows; fetch it again')
     return t
 
+# %% ../nbs/03_corpora.ipynb #3399e8c7
 def codes(
     values,        # names, '' for none
     classes,       # names in the order of their codes
     where,         # file, for the message
+    blank=True,    # may a turn have no label?
 )->np.ndarray: # int64 (N,), -1 where there is no label
     "Class names to codes; ValueError names file, label and row."
-    out = pd.Series(values).map({'': -1, **{c:i for i,c in enumerate(classes)}})
+    out = pd.Series(values).map(({'':-1} if blank else {})|{c:i for i,c in enumerate(classes)})
     if out.isna().any():
         i = int(np.flatnonzero(out.isna())[0])
         raise ValueError(f'{where}: unknown label {list(values)[i]!r} in row {i}; known: {", ".join(classes)}')
     return out.to_numpy(np.int64)
+
+def number(
+    t,           # a table of text
+    column:str,
+    path,        # for the message
+    kind=int,    # or float
+    blank=False, # may be '', which becomes NaN
+)->pd.Series: # ValueError names file, column and row
+    "A column as numbers."
+    for i,v in enumerate(t[column]):
+        try: ok = blank and v=='' or math.isfinite(kind(v))
+        except ValueError: ok = False
+        if not ok: raise ValueError(f'{path}: column {column!r}, row {i}: {v!r} is no {"whole " if kind is int else ""}number')
+    return pd.to_numeric(t[column].replace('',np.nan)).astype(float) if blank else t[column].astype(kind)
+
+def rows_of(
+    z,        # what an npz held
+    name:str, # of an array in it
+    n:int,    # rows it should have
+    path,     # for the message
+)->np.ndarray: # ValueError names file and array
+    "An array of an npz, of the right length."
+    if name not in z: raise ValueError(f"{path}: no array {name!r}; it has {', '.join(z)}")
+    if z[name].shape[:1]!=(n,): raise ValueError(f'{path}: array {name!r} has shape {z[name].shape}, expected {n} rows')
+    return z[name]
 
 # %% ../nbs/03_corpora.ipynb #66e74348
 def c1_map():
@@ -197,9 +236,9 @@ def meld_split(
     "One of MELD's csv files as a table of ours."
     t = read_table(path, MELD_COLUMNS)
     out = pd.DataFrame(dict(dialogue=split+'_'+t['Dialogue_ID'], turn=t.groupby('Dialogue_ID',sort=False).cumcount(), speaker=t['Speaker'].map(clean_c1),
-        text=t['Utterance'].map(clean_c1), label=codes(t['Emotion'], MELD_CLASSES, path), split=split,
+        text=t['Utterance'].map(clean_c1), label=codes(t['Emotion'], MELD_CLASSES, path, blank=False), split=split,
         id=split+'_dia'+t['Dialogue_ID']+'_utt'+t['Utterance_ID'], sentiment=t['Sentiment']))
-    return out.assign(season=t['Season'].astype(int), episode=t['Episode'].astype(int))
+    return out.assign(season=number(t,'Season',path), episode=number(t,'Episode',path))
 
 def meld_arrays(
     root,
@@ -209,10 +248,13 @@ def meld_arrays(
     "What there is of a split's features, checked row by row; from the public pickle if the joined file is missing."
     if (path:=Path(root)/f'meld/features_{split}.npz').exists():
         z = safe_load_npz(path, objects=False)
-        if [f'{split}_dia{d}_utt{u}' for d,u in zip(z['dialogue_id'],z['utterance_id'])]!=ids: raise ValueError(f'{path}: its rows are not those of meld/{split}_sent_emo.csv')
-        return {k: (z[x],z[h]) for k,(x,h) in MELD_ARRAYS.items() if x in z}
+        get = lambda name: rows_of(z,name,len(ids),path)
+        if [f'{split}_dia{d}_utt{u}' for d,u in zip(get('dialogue_id'),get('utterance_id'))]!=ids: raise ValueError(f'{path}: its rows are not those of meld/{split}_sent_emo.csv')
+        return {k: (get(x),get(h)) for k,(x,h) in MELD_ARRAYS.items() if x in z}
     if not (path:=Path(root)/MELD_AUS.get(split,'train')).is_file(): return {}
-    aus = {f"{split}_dia{k.replace('_','_utt')}": v for k,v in safe_unpickle(path).items()}
+    aus = safe_unpickle(path)
+    if not isinstance(aus,dict) or any(np.shape(v)!=(105,) for v in aus.values()): raise ValueError(f'{path}: expected a dictionary of vectors of 105 numbers')
+    aus = {f"{split}_dia{k.replace('_','_utt')}": v for k,v in aus.items()}
     return {'visual': (np.stack([aus.get(i,np.zeros(105)) for i in ids]), np.array([i in aus for i in ids]))}
 
 # %% ../nbs/03_corpora.ipynb #e389fab9
@@ -248,8 +290,8 @@ def iemocap_turns(
     cols = ('dialogue_id','position','utterance_id','session','speaker','scripted','label6','label4',*RATINGS,'split','audio_row','text')
     t = read_table(path, cols) if path.exists() else join_iemocap(root,name)
     t = t.rename(columns={'dialogue_id':'dialogue','utterance_id':'id'})
-    t = t.assign(**{k: t[k].astype(int) for k in ('position','session','scripted','audio_row')}, **{k: t[k].replace(IEMOCAP_NAMES) for k in ('label6','label4')},
-                 **{k: pd.to_numeric(t[k].replace('',np.nan)).astype(float) for k in RATINGS})
+    t = t.assign(**{k: number(t,k,path) for k in ('position','session','scripted','audio_row')}, **{k: t[k].replace(IEMOCAP_NAMES) for k in ('label6','label4')},
+                 **{k: number(t,k,path,float,blank=True) for k in RATINGS})
     dev = dev_dialogues(t.assign(label=codes(t['label6'], IEMOCAP6, path)))
     return t.assign(split=np.where(t['dialogue'].isin(dev), 'dev', t['split']))
 
@@ -273,7 +315,8 @@ def load_iemocap(
     "One of the IEMOCAP corpora: six classes, SA-GRU's four, the shift paper's four, or the ratings."
     column,classes = IEMOCAP_LABELS[name]
     t = iemocap_turns(root,name)
-    label = codes(t[column].where(t[column].isin(classes),''), classes, IEMOCAP_TABLE) if classes else t[column]
+    if name=='iemocap4_shapes': t[column] = t[column].replace(['excited','frustrated'],'')   # labels, but not of the four
+    label = codes(t[column], classes, Path(root)/IEMOCAP_TABLE) if classes else t[column]
     keep = np.ones(len(t),bool) if classes and keep_unlabelled else label>=0
     t = t.assign(label=label)[keep].reset_index(drop=True)
     t = t.assign(turn=t.groupby('dialogue',sort=False).cumcount())
@@ -330,7 +373,7 @@ def join_iemocap(
     turns = [(u['speaker'][:-2],i,u['speaker'][-1],u['text'],u.get('label','')) for p in paths[:3] for d in json.loads(p.read_text(encoding='utf-8')) for i,u in enumerate(d)]
     t = pd.DataFrame(turns, columns=['dialogue_id','position','speaker','text','emotion']).replace({'emotion':IEMOCAP_NAMES}).sort_values(['dialogue_id','position'], ignore_index=True)
     clips = read_table(paths[3], ('wav_file','emotion','start_time','end_time','val','act','dom')).sort_values('wav_file', ignore_index=True)
-    clips = clips.assign(emotion=clips['emotion'].map(IEMOCAP_NAMES).fillna(''), seconds=clips['end_time'].astype(float)-clips['start_time'].astype(float))
+    clips = clips.assign(emotion=clips['emotion'].map(IEMOCAP_NAMES).fillna(''), seconds=number(clips,'end_time',paths[3],float)-number(clips,'start_time',paths[3],float))
     row = iemocap_clips(t,clips)
     pick = lambda c: np.where(row>=0, clips[c].to_numpy()[row], '')
     xx = t['dialogue_id']+'_'+t['speaker']+'XX'+t[row<0].groupby(['dialogue_id','speaker']).cumcount().reindex(t.index, fill_value=0).astype(str)
@@ -349,17 +392,27 @@ SENTIMENT = ('negative','positive')
 MOSI_JOINED = ('mosi/mosi_utterances.csv','mosi/mosi_features.npz')
 MOSI_PUBLIC = ('mosi/transcripts.csv','mosi/merbench_label.npz',*(f'mosi/{f}' for s in ('train','test') for f in (f'text_{s}.csv',f'audio_{s}0.csv',f'video_{s}0.csv')))
 
+def read_numbers(
+    path, # csv without a header
+)->np.ndarray: # (N, D); ValueError names file, row and column
+    "A csv of nothing but numbers."
+    t = read_csv(path, header=None)
+    bad = np.argwhere(~np.isfinite(t.apply(pd.to_numeric, errors='coerce').to_numpy()))
+    if len(bad): raise ValueError(f'{path}: row {bad[0][0]}, column {bad[0][1]}: {t.iat[tuple(bad[0])]!r} is no number')
+    return t.to_numpy()
+
 def join_mosi(
     root,
     name='mosi',
 ): # table and features as the joined files have them
     "MOSI from the public csv files: the split's text file says which transcript each row is."
     path = {p: need(root,p,name) for p in MOSI_PUBLIC}
-    said = pd.read_csv(path['mosi/transcripts.csv'], header=None, dtype=str, keep_default_na=False)
+    said = read_csv(path['mosi/transcripts.csv'], header=None, dtype=str, keep_default_na=False)
     rated = {k: float(v['val']) for part in safe_load_npz(path['mosi/merbench_label.npz']).values() for k,v in part.item().items()}
     tables,features = [],defaultdict(list)
     for s in ('train','test'):
-        x = {m: pd.read_csv(path[f'mosi/{f}'], header=None).to_numpy() for m,f in (('text',f'text_{s}.csv'),('audio',f'audio_{s}0.csv'),('video',f'video_{s}0.csv'))}
+        x = {m: read_numbers(path[f'mosi/{f}']) for m,f in (('text',f'text_{s}.csv'),('audio',f'audio_{s}0.csv'),('video',f'video_{s}0.csv'))}
+        if len({len(v) for v in x.values()})>1: raise ValueError(f"{Path(root)/'mosi'}: the {s} files differ in rows: {', '.join(f'{m} {len(v)}' for m,v in x.items())}")
         ids = said.iloc[x['text'][:,0].astype(int),0].tolist()
         t = pd.DataFrame(dict(split=s, utterance_id=ids, text=said.iloc[x['text'][:,0].astype(int),1].tolist(), sentiment=x['audio'][:,-1].astype(int)))
         t[['video','segment']] = t['utterance_id'].str.rsplit('_', n=1, expand=True)
@@ -378,10 +431,12 @@ def load_mosi(
     if all((Path(root)/p).exists() for p in MOSI_JOINED):
         t = read_table(Path(root)/MOSI_JOINED[0], ('split','video','segment','utterance_id','sentiment','valence','text'))
         z = safe_load_npz(Path(root)/MOSI_JOINED[1], objects=False)
+        z = {k: rows_of(z,k,len(t),Path(root)/MOSI_JOINED[1]) for k in ('utterance_id','text','audio','video')}
         if list(z['utterance_id'])!=list(t['utterance_id']): raise ValueError(f'{Path(root)/MOSI_JOINED[1]}: its rows are not those of {MOSI_JOINED[0]}')
+        t = t.assign(sentiment=number(t,'sentiment',Path(root)/MOSI_JOINED[0]), valence=number(t,'valence',Path(root)/MOSI_JOINED[0],float))
     else: t,z = join_mosi(root,name)
     t = t.rename(columns={'video':'dialogue','utterance_id':'id'})
-    t = t.assign(turn=t.groupby('dialogue',sort=False).cumcount(), speaker='speaker', label=t['sentiment'].astype(int), valence=t['valence'].astype(float))
+    t = t.assign(turn=t.groupby('dialogue',sort=False).cumcount(), speaker='speaker', label=t['sentiment'])
     t = t.assign(split=np.where(t['dialogue'].isin(dev_dialogues(t)), 'dev', t['split']))
     features = {k: z[src].astype(np.float32) for k,src in (('text','text'),('audio','audio'),('visual','video'))}
     return Corpus(name, 'sentiment', SENTIMENT, t[[*COLUMNS,'id','valence']], features, {k: np.ones(len(t),bool) for k in features})
@@ -389,8 +444,20 @@ def load_mosi(
 # %% ../nbs/03_corpora.ipynb #76359341
 MOSEI_PAIRS = {s: f'shift_pairs/MOSEI/siamese_data/siamese_{s}.pickle' for s in ('train','test')}
 
+def read_pairs(
+    path, # a pickle of released shift pairs
+)->list: # of (previous, text, label); ValueError names file and pair
+    "Released shift pairs."
+    pairs = safe_unpickle(path)
+    if not isinstance(pairs,list): raise ValueError(f'{path}: a {type(pairs).__name__}, expected a list of pairs (previous, text, label)')
+    for i,p in enumerate(pairs):
+        if not (isinstance(p,tuple) and list(map(type,p))==[str,str,int] and p[2] in (0,1)): raise ValueError(f'{path}: pair {i} is not (previous, text, 0 or 1)')
+    return pairs
+
+# %% ../nbs/03_corpora.ipynb #df46a22d
 def chains(
     pairs, # (previous, text, label) in released order
+    where='pairs', # file, for the message
 )->list: # of lists of pair numbers, one for each video
     "Follow each opening pair (empty predecessor) from text to next text; each pair is used once, in released order."
     after = defaultdict(deque)
@@ -400,17 +467,18 @@ def chains(
         video = [after[''].popleft()]
         while (b:=pairs[video[-1]][1]) and after.get(b): video.append(after[b].popleft())
         out.append(video)
-    if left := sum(map(len,after.values())): raise ValueError(f'{left} pairs belong to no video')
+    if left := sum(map(len,after.values())): raise ValueError(f'{where}: {left} pairs belong to no video; fetch it again')
     return out
 
 def mosei_split(
     pairs,
     split:str,
+    where='pairs', # file, for the message
 )->pd.DataFrame:
     "The videos of one split."
     often = Counter(b for _,b,_ in pairs)
     rows = []
-    for v,video in enumerate(chains(pairs)):
+    for v,video in enumerate(chains(pairs,where)):
         mood,unsure = 0,any(often[pairs[i][1]]>1 for i in video)
         for turn,i in enumerate(video):
             shift = 1-pairs[i][2]
@@ -425,7 +493,8 @@ def load_mosei(
     keep_unlabelled=False, # MOSEI labels every sentence
 )->Corpus:
     "CMU-MOSEI's text in two classes; `shift` as released, 1 for a shift."
-    t = pd.concat([mosei_split(safe_unpickle(need(root,p,name)), s) for s,p in MOSEI_PAIRS.items()], ignore_index=True)
+    paths = {s: need(root,p,name) for s,p in MOSEI_PAIRS.items()}
+    t = pd.concat([mosei_split(read_pairs(p), s, p) for s,p in paths.items()], ignore_index=True)
     t = t.assign(split=np.where(t['dialogue'].isin(dev_dialogues(t)), 'dev', t['split']), sentiment=t['label'])
     return Corpus(name, 'sentiment', SENTIMENT, t)
 
@@ -533,8 +602,20 @@ def shift_pairs(
     for split,test in (('train',False),('test',True)):
         path = need(root, PAIR_FILES[name].format(split), 'shift_pairs')
         mine = p.loc[(p['split']=='test')==test, ['previous','text','label']].itertuples(index=False, name=None)
-        if odd := Counter(map(tuple,safe_unpickle(path)))-Counter(mine): raise ValueError(f'{path}: {sum(odd.values())} of its pairs are not in {name}')
+        if odd := Counter(read_pairs(path))-Counter(mine): raise ValueError(f'{path}: {sum(odd.values())} of its pairs are not in {name}')
     return p
+
+# %% ../nbs/03_corpora.ipynb #32060ddb
+def pair_provenance(
+    name:str,  # mosei, iemocap4 or iemocap6
+    root=None, # folder of corpora
+)->dict: # files with SHA-256, licence, notes; stands_for is None
+    "Where a set of released pairs came from: the corpus that their turns are of, and the pairs' files."
+    name = choose(PAIRS_OF.get(name,name), PAIR_FILES, 'set of shift pairs')
+    root = Path(root) if root is not None else data_home()
+    p,pin = provenance(next(c for c,k in PAIRS_OF.items() if k==name), root),pins('shift_pairs')[0]
+    files = [PAIR_FILES[name].format(s) for s in ('train','test')]
+    return p|dict(files=p['files']|{f: sha256_of(root/f) for f in files}, licence=f"{p['licence']}; pairs: {pin.licence}", notes=[*p['notes'],'label 1 is no shift'])
 
 # %% ../nbs/03_corpora.ipynb #185d102a
 def facts(
@@ -618,15 +699,17 @@ def check(
 def listing(
     root=None, # folder of corpora
 )->pd.DataFrame: # one row per corpus
-    "What is here and what each corpus lacks: modality, file, licence."
+    "What is here and what each corpus lacks: modality, file, licence; one that cannot be read is 'damaged', and the others go on."
     root,rows = Path(root) if root is not None else data_home(),[]
     for name,s in CORPORA.items():
         missing,n = s.missing(root),expected(name).query('split=="all"').set_index('fact')['expected']
-        c = None if missing else load_corpus(name, root=root)
-        rows.append(dict(corpus=name, here='yes' if c else 'no', dialogues=c.table['dialogue'].nunique() if c else int(n['dialogues']), utterances=len(c) if c else int(n['utterances']),
+        c,damage = None,''
+        try: c = None if missing else load_corpus(name, root=root)
+        except (ValueError,LookupError,TypeError,AttributeError) as e: damage = str(e) if isinstance(e,ValueError) else f'{type(e).__name__}: {e}'
+        rows.append(dict(corpus=name, here='yes' if c else 'damaged' if damage else 'no', dialogues=c.table['dialogue'].nunique() if c else int(n['dialogues']), utterances=len(c) if c else int(n['utterances']),
             features=', '.join(f"{k} {x.shape[1]}{'' if c.has[k].all() else f' ({c.has[k].mean():.0%} of rows)'}" for k,x in c.features.items()) if c else '',
-            lacks='; '.join(f'{k}: {v}' for k,v in s.lacks.items()), missing=', '.join(missing or [either[0] for either in s.optional if not any((root/f).exists() for f in either)]),
-            get=f'erc data get {name}' if missing else '', licence=s.licence))
+            lacks='; '.join(f'{k}: {v}' for k,v in s.lacks.items()), missing=damage or ', '.join(missing or [either[0] for either in s.optional if not any((root/f).exists() for f in either)]),
+            get=f'erc data get {name}' if missing or damage else '', licence=s.licence))
     return pd.DataFrame(rows)
 
 # %% ../nbs/03_corpora.ipynb #cb0fb3f0
@@ -723,6 +806,7 @@ def unpack(
     "A corpus from one of the family's tuples."
     parts = dict(zip(STRUCTURES[choose(structure, STRUCTURES, 'structure')], x))
     train,test = (sorted(p,key=str) if isinstance(p,(set,frozenset)) else list(p) for p in (parts.pop('train'),parts.pop('test')))
+    if empty := [s for s,ds in (('train',train),('test',test)) if not ds]: raise ValueError(f'{where}: no dialogue in {empty[0]}')
     if both := set(train)&set(test): raise ValueError(f'{where}: dialogue {sorted(both,key=str)[0]!r} is in train and in test')
     if not isinstance(parts.get('sentiment'),dict) or not parts['sentiment']: parts.pop('sentiment',None)
     if extra is not None: parts = {k: v for k,v in parts.items() if k not in MODALITIES}|extra

@@ -82,6 +82,14 @@ def test_data_list_without_corpora(tmp_path):
     assert 'erc data get meld' in out
 
 
+def test_a_damaged_corpus_does_not_stop_the_others(tmp_path):
+    (tmp_path/'meld').mkdir()
+    for s in ('train', 'dev', 'test'): (tmp_path/f'meld/{s}_sent_emo.csv').write_text('Utterance,"Spea')
+    out = erc_('data', 'check', '--root', str(tmp_path), code=1)
+    assert 'demo' in out and 'facts that can be checked hold' in out and 'erc: meld: ' in out and 'train_sent_emo.csv: damaged' in out
+    assert 'damaged' in erc_('data', 'list', '--root', str(tmp_path))
+
+
 def test_data_check_fails_loudly(monkeypatch):
     import pandas as pd
 

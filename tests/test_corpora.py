@@ -2,6 +2,7 @@
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 import time
@@ -13,7 +14,8 @@ import pytest
 
 from erc import corpora
 from erc.corpora import (CORPORA, IEMOCAP4, IEMOCAP6, MELD_CLASSES, SENTIMENT, STRUCTURES, Corpus, check, convert, dev_dialogues, expected,
-                         iemocap_turns, listing, load_converted, load_corpus, shift_pairs, structure_of, validate)
+                         iemocap_turns, listing, load_converted, load_corpus, read_table, shift_pairs, structure_of, validate)
+from erc.core import sha256_of
 from erc.sources import pins, safe_unpickle
 
 REAL = [n for n in CORPORA if n != 'demo']
@@ -249,6 +251,7 @@ def toy():
     (lambda t: t.assign(label=[0, 1, -2, 1]), 'unknown label -2 in row 2'), (lambda t: t.assign(label=[.5, 1, 0, 1]), 'labels are float64'),
     (lambda t: t.assign(split=['train', 'test', 'dev', 'test']), "dialogue 'a' is in 2 splits"), (lambda t: t.assign(split=['training']*2+['dev', 'test']), "unknown split 'training'"),
     (lambda t: t.assign(turn=[1, 0, 0, 0]), "dialogue 'a' row 0 is turn 1, expected 0"), (lambda t: t.iloc[[0, 2, 1, 3]].reset_index(drop=True), "dialogue 'a' is not in one piece"),
+    (lambda t: t.assign(dialogue=['a', 'a', '', 'c']), 'row 2 has no dialogue name'), (lambda t: t.assign(dialogue=['a', 'a', 'b', np.nan]), 'row 3 has no dialogue name'),
     (lambda t: t.iloc[::-1], '0..N-1 index')])
 def test_bad_tables(toy, change, message):
     with pytest.raises(ValueError, match=f'corpus toy.*{message}'): validate(toy.replace(table=change(toy.table)))
@@ -282,21 +285,84 @@ def test_digest_sees_everything(toy):
 
 @pytest.mark.parametrize('change,message', [
     (lambda s: s.replace('Emotion', 'Feeling', 1), r"dev_sent_emo\.csv: no column 'Emotion'"),
-    (lambda s: s.replace(',anger,', ',angry,', 1), r"dev_sent_emo\.csv: unknown label 'angry' in row \d+")])
+    (lambda s: s.replace(',anger,', ',angry,', 1), r"dev_sent_emo\.csv: unknown label 'angry' in row \d+"),
+    (lambda s: s.replace(',anger,', ',,', 1), r"dev_sent_emo\.csv: unknown label '' in row \d+"),
+    (lambda s: re.sub(r'(,(?:positive|negative|neutral),\d+,\d+),\d+,', r'\1,two,', s, count=1), r"dev_sent_emo\.csv: column 'Season', row 0: 'two' is no whole number"),
+    (lambda s: s[:s.index('"')+4], r'dev_sent_emo\.csv: damaged.*fetch it again'), (lambda s: '', r'dev_sent_emo\.csv: damaged.*fetch it again'),
+    (lambda s: s.splitlines()[0]+'\n', r'dev_sent_emo\.csv: a header and no rows')])
 def test_bad_csv_is_named(data, tmp_path, change, message):
     root = linked(data/'meld', tmp_path/'meld', 'dev_sent_emo')
     (root/'dev_sent_emo.csv').write_text(change((data/'meld/dev_sent_emo.csv').read_text(encoding='utf-8')), encoding='utf-8')
     with pytest.raises(ValueError, match=message): load_corpus('meld', root=tmp_path)
 
 
+@pytest.mark.parametrize('encoding', ['utf-16', 'utf-16-le', 'latin1'])
+def test_another_encoding_is_refused(tmp_path, encoding):
+    (tmp_path/'x.csv').write_bytes('text,label\nd\xe9j\xe0 vu,1\n'.encode(encoding))
+    with pytest.raises(ValueError, match=r'x\.csv: '): read_table(tmp_path/'x.csv', ('text',))
+
+
+@pytest.mark.parametrize('name', ['iemocap4', 'iemocap4_shapes', 'iemocap6'])
+@pytest.mark.parametrize('column', ['label6', 'label4', 'valence', 'position'])
+def test_a_wrong_cell_of_iemocap_is_named(data, tmp_path, name, column):
+    root = linked(data, tmp_path, corpora.IEMOCAP_TABLE)
+    t = pd.read_csv(data/corpora.IEMOCAP_TABLE, dtype=str, keep_default_na=False)
+    t.loc[7, column] = 'hapy'
+    t.to_csv(root/corpora.IEMOCAP_TABLE, index=False)
+    if column == 'label4' and name != 'iemocap4': assert len(load_corpus(name, root=root))   # it is not read
+    else:
+        message = r"unknown label 'hapy' in row 7" if column.startswith('label') else rf"column '{column}', row 7: 'hapy' is no"
+        with pytest.raises(ValueError, match=r'iemocap_utterances\.csv: '+message): load_corpus(name, root=root)
+
+
+def test_wrong_numbers_of_mosi_are_named(data, tmp_path):
+    root = linked(data, tmp_path, corpora.MOSI_JOINED[0])
+    for column in ('sentiment', 'valence'):
+        t = pd.read_csv(data/corpora.MOSI_JOINED[0], dtype=str, keep_default_na=False)
+        t.loc[3, column] = 'much'
+        t.to_csv(root/corpora.MOSI_JOINED[0], index=False)
+        with pytest.raises(ValueError, match=rf"mosi_utterances\.csv: column '{column}', row 3: 'much'"): load_corpus('mosi', root=root)
+
+
+@pytest.mark.parametrize('change,message', [(lambda x: x[:-1], 'pairs belong to no video'), (lambda x: dict(enumerate(x)), 'a dict, expected a list of pairs'),
+    (lambda x: [p[:2] for p in x], 'pair 0 is not'), (lambda x: [*x[:5], (*x[5][:2], 7)], 'pair 5 is not')])
+def test_bad_pairs_are_named(data, tmp_path, change, message):
+    p = corpora.MOSEI_PAIRS['test']
+    root = linked(data/'shift_pairs', tmp_path/'shift_pairs', 'MOSEI/siamese_data/siamese_test').parent
+    (root/p).write_bytes(pickle.dumps(change(safe_unpickle(data/p))))
+    with pytest.raises(ValueError, match=r'siamese_test\.pickle: .*'+message): load_corpus('mosei', root=root)
+
+
+@pytest.mark.parametrize('name', corpora.PAIR_FILES)
+def test_provenance_of_pairs(data, name):
+    p = corpora.pair_provenance(name, root=data)
+    assert {corpora.PAIR_FILES[name].format(s) for s in ('train', 'test')} <= set(p['files']) and 'CC BY-NC 4.0' in p['licence']
+    assert all(sha256_of(data/f) == h for f, h in p['files'].items()) and p['stands_for'] is None
+
+
+def test_a_damaged_corpus_is_listed_beside_the_others(data, tmp_path):
+    root = linked(data, tmp_path, 'meld/dev_sent_emo', 'mosi/mosi_features')
+    (root/'meld/dev_sent_emo.csv').write_bytes((data/'meld/dev_sent_emo.csv').read_bytes()[:5000]+b'"')
+    (root/'mosi/mosi_features.npz').write_bytes(b'PK')
+    t = listing(root=root).set_index('corpus')
+    assert t['here'].to_dict() == {n: 'damaged' if n in ('meld', 'mosi') else 'yes' for n in CORPORA}
+    assert 'dev_sent_emo.csv' in t.loc['meld', 'missing'] and t.loc['mosi', 'get'] == 'erc data get mosi' and t.loc['meld', 'utterances'] == 13708
+
+
 def test_features_of_other_rows_are_refused(data, tmp_path):
     root = linked(data, tmp_path, 'meld/features_dev', 'mosi/mosi_features')
     z = dict(np.load(data/'meld/features_dev.npz'))
     np.savez(root/'meld/features_dev.npz', **{k: v[:-1] if len(v) == 1109 else v for k, v in z.items()})
+    with pytest.raises(ValueError, match="features_dev.npz: array 'dialogue_id' has shape .*expected 1109 rows"): load_corpus('meld', root=root)
+    np.savez(root/'meld/features_dev.npz', **{**z, 'utterance_id': z['utterance_id'][::-1]})
     with pytest.raises(ValueError, match='features_dev.npz: its rows are not those of'): load_corpus('meld', root=root)
+    np.savez(root/'meld/features_dev.npz', **{**z, 'audio_wav2vec2': z['audio_wav2vec2'][:-1]})
+    with pytest.raises(ValueError, match="features_dev.npz: array 'audio_wav2vec2' has shape .*expected 1109 rows"): load_corpus('meld', root=root)
+    np.savez(root/'meld/features_dev.npz', **{k: v for k, v in z.items() if k != 'has_audio'})
+    with pytest.raises(ValueError, match="features_dev.npz: no array 'has_audio'"): load_corpus('meld', root=root)
     z = dict(np.load(data/'mosi/mosi_features.npz'))
     np.savez(root/'mosi/mosi_features.npz', **{**z, 'audio': z['audio'][:-1]})
-    with pytest.raises(ValueError, match="mosi, features 'audio': shape"): load_corpus('mosi', root=root)
+    with pytest.raises(ValueError, match=r"mosi_features\.npz: array 'audio' has shape \(2198, \d+\), expected 2199 rows"): load_corpus('mosi', root=root)
     np.savez(root/'mosi/mosi_features.npz', **{**z, 'audio': z['audio'].astype(object)})
     with pytest.raises(ValueError, match='member audio.npy: an array of objects'): load_corpus('mosi', root=root)
 
@@ -395,6 +461,7 @@ def test_multiemo(tmp_path):
     (lambda x: x[3]['Ses03F_2'].__setitem__(0, np.zeros(5)), "dialogue 'Ses03F_2' has a text vector of size 5"),
     (lambda x: x[5]['Ses03F_2'][0].__setitem__(0, np.nan), "features 'visual': nan in row"),
     (lambda x: x[2]['Ses03F_2'].__setitem__(0, 9), 'unknown label 9'),
+    (lambda x: x[7].clear(), 'x.pkl: no dialogue in train'), (lambda x: x[8].clear(), 'x.pkl: no dialogue in test'),
     (lambda x: x[8].append('Ses03F_2'), "'Ses03F_2' is in train and in test")])
 def test_bad_family_files(tmp_path, spoil, message):
     x = family('dialoguernn9', (4, 3, 2))
