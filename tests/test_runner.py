@@ -270,6 +270,13 @@ def test_results_in_lines():
 
 # ---- the real shelf
 
+def test_committed_outputs_hold_no_temporary_path():
+    nb = root()/'nbs/35_runner.ipynb'
+    if not nb.exists(): pytest.skip('35_runner is not here')
+    said = json.dumps([c.get('outputs') for c in nbformat.read(nb, 4).cells])
+    assert 'toys/01_bad.ipynb takes no parameters' in said and not re.search(r'/tmp|[\\/]T[\\/]tmp', said)
+
+
 def test_papermill_itself_runs_the_section(tmp_path):
     "`papermill nbs/40_shift.ipynb out.ipynb -p profile demo`, from another folder."
     nb = root()/'nbs/40_shift.ipynb'
