@@ -84,7 +84,7 @@ def from_padded(
     "Pack padded dialogues; `to_padded` gives as many turns as the longest has. Errors: ValueError where shapes disagree."
     lengths = np.asarray(lengths)
     d,t,sizes = packed_order(lengths)
-    x,y,speakers = {k:_tensor(v) for k,v in features.items()},{k:_tensor(v) for k,v in (targets or {}).items()},_tensor(speakers)
+    x,y,speakers = {k:_tensor(v) for k,v in features.items()},{k:_tensor(v) for k,v in (targets or {}).items()},_tensor(speakers).long()
     want = (len(lengths),int(lengths.max()))
     for k,v in {**x,'speakers':speakers,**y}.items():
         if v.ndim<2 or v.shape[0]!=want[0] or v.shape[1]<want[1]: raise ValueError(f'{k} has shape {tuple(v.shape)}, {want} or longer is needed')

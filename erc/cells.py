@@ -72,9 +72,10 @@ def gru(
     h:Tensor,  # (..., H) state
 )->Tensor:     # (..., H)
     "One step of a gated recurrent unit (torch.nn.GRUCell)."
-    (ri,zi,ni),(rh,zh,nh) = gi.chunk(3,-1),gh.chunk(3,-1)
-    n = (ni+(ri+rh).sigmoid()*nh).tanh()
-    return n+(zi+zh).sigmoid()*(h-n)
+    H = h.shape[-1]
+    (i,ni),(k,nh) = gi.split((2*H,H),-1),gh.split((2*H,H),-1)
+    r,z = (i+k).sigmoid().split(H,-1)
+    return torch.lerp((ni+r*nh).tanh(),h,z)
 
 class GRUCell(torch.nn.GRUCell):
     "`torch.nn.GRUCell` in basic operations."

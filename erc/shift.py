@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from .cells import Out
 from .core import choose
-from .corpora import Corpus,load_corpus,shift_pairs,validate
+from .corpora import Corpus,load_corpus,pair_provenance,shift_pairs,validate
 from .metrics import shift_flags
 
 # %% ../nbs/40_shift.ipynb #278dfdb1
@@ -44,7 +44,8 @@ def load_pairs(
     "Shift pairs, as released or rebuilt; errors: ValueError for an unknown name."
     if name in RELEASED:
         t = shift_pairs(RELEASED[name]).reset_index(drop=True)
-        c = Corpus(name,'shift',PAIR_CLASSES,t.assign(speaker='',turn=t.groupby('dialogue',sort=False).cumcount()))
+        t = t.assign(speaker='',turn=t.groupby('dialogue',sort=False).cumcount())
+        c = Corpus(name,'shift',PAIR_CLASSES,t,provenance=pair_provenance(RELEASED[name]))
     else:
         corpus,_,rule = name.partition('@')
         c = rebuild_pairs(load_corpus(corpus), rule or 'polarity_released').replace(name=name)
