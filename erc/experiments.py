@@ -243,6 +243,7 @@ def checkpoints_of(
     which = digest([rec.settings_hash,rec.data_digest,rec.fingerprint,str(Path(home or results_home()).resolve())])
     return cache_home()/'checkpoints'/f'{rec.name}-{which}'
 
+# %% ../nbs/32_experiments.ipynb #b5d15441
 def run_system(
     s:System,
     corpus:str,         # name
