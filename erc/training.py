@@ -201,10 +201,11 @@ class Captured(Steps):
         if self.graphs is None: return super().run(b)
         try:
             if b not in self.graphs: self.graphs[b] = self.capture(b)
-        except torch.OutOfMemoryError: raise
         except RuntimeError as e:
+            cause = e if isinstance(e,torch.OutOfMemoryError) else e.__context__ or e # leaving a failed capture is an error of its own
+            if isinstance(cause,torch.OutOfMemoryError): raise cause
             self.graphs = None
-            warnings.warn(f'the training step cannot be captured, it runs uncaptured: {str(e.__context__ or e).splitlines()[0]}')
+            warnings.warn(f'the training step cannot be captured, it runs uncaptured: {str(cause).splitlines()[0]}')
             return super().run(b)
         self.graphs[b].replay()
 

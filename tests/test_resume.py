@@ -284,11 +284,26 @@ def test_capturing_leaves_no_trace(monkeypatch, refuses):
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_memory_that_runs_out_in_a_capture_is_not_taken_for_a_refusal(monkeypatch):
-    Fake(monkeypatch)
-    captured = T.Captured(Stack(Net, [0, 1, 2]), TRAIN, T.criterion('emotion'), T.complete(SETTINGS))
-    monkeypatch.setattr(Stack, 'loss', lambda *a, small=Small(2): small(*a))
+@pytest.mark.parametrize('when', ['warming up', 'capturing'])
+def test_memory_that_runs_out_in_a_capture_is_not_taken_for_a_refusal(monkeypatch, when):
+    "Leaving a broken capture raises an error of its own, which hides the first."
+    fake = Fake(monkeypatch)
+
+    @contextmanager
+    def broken(*args, **kw):
+        try: yield
+        finally: raise RuntimeError('capture failed due to a previous error')
+    monkeypatch.setattr(torch.cuda, 'graph', broken)
+    captured, small = T.Captured(Stack(Net, [0, 1, 2]), TRAIN, T.criterion('emotion'), T.complete(SETTINGS)), Small(2)
+    small.fits = 2 if when == 'warming up' else 3
+
+    def loss(*args):
+        out = small(*args)
+        small.fits = 2
+        return out
+    monkeypatch.setattr(Stack, 'loss', loss)
     with pytest.raises(torch.OutOfMemoryError): captured(0, 0)
+    assert len(small.tried) == (1 if when == 'warming up' else 2) and fake.batch == 0
 
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
