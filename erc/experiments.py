@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['GRID', 'KINDS', 'RESULT_KEYS', 'PROFILES', 'System', 'papers', 'load_recipe', 'system', 'settings_of', 'grid',
-           'varied', 'prepare', 'class_weights', 'confusions', 'scorer', 'batches_of', 'train_one', 'environment',
-           'run_system', 'toy_batch', 'toy_fingerprint', 'stale', 'wanted', 'missing', 'Section', 'jobs', 'attempt']
+           'varied', 'prepare', 'class_weights', 'confusions', 'scorer', 'batches_of', 'Watch', 'train_one',
+           'environment', 'checkpoints_of', 'run_system', 'toy_batch', 'toy_fingerprint', 'stale', 'wanted', 'missing',
+           'Section', 'jobs', 'attempt']
 
 # %% ../nbs/32_experiments.ipynb #fead2917
-import itertools,os,platform,sys,time,tomllib,warnings
+import itertools,platform,shutil,time,tomllib
 from dataclasses import dataclass,field,fields,replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError,version
@@ -17,7 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 from .batches import from_padded,make_batches,standardise
-from .core import choose,package_file,resolve,results_home,root
+from .core import cache_home,choose,digest,package_file,resolve,results_home,root
 from .features import with_text
 from .metrics import confusion,metric as named_metric
 from .records import Record,find_record,merge,save_record
@@ -171,33 +172,42 @@ def batches_of(s:System, c, setting:dict):
     cut = partial(make_batches, c, features=s.features, targets={s.target:'label'}, unit=s.unit)
     return [cut(split, size=setting['batch'] if split=='train' else 4096) for split in ('train','dev','test')]
 
-def train_one(s:System, c, setting:dict, seeds, device, progress):
-    "One grid point: the fit, its batches and the watched test curves (S, E) or None."
+class Watch:
+    "Test scores of every epoch, (S, E), kept where selection cannot see them."
+    def __init__(self, seeds, epochs:int, judge, batches):
+        self.seeds,self.judge,self.batches = list(seeds),judge,batches
+        self.curves = np.full((len(self.seeds),epochs),np.nan)
+
+    def rows(self, engine): return [self.seeds.index(k) for k in engine.seeds.tolist()]
+    def __call__(self, engine, epoch): self.curves[self.rows(engine),epoch] = self.judge(predict(engine,self.batches))
+    def state(self, engine): return {'test':self.curves[self.rows(engine)]}
+    def load(self, engine, saved): self.curves[self.rows(engine)] = saved['test']
+
+def train_one(s:System, c, setting:dict, seeds, device, progress, checkpoint=None):
+    "One grid point: the fit, its test batches and the watched test curves (S, E) or None."
     train,dev,test = batches_of(s,c,setting)
     sizes = {f:c.features[f].shape[1] for f in s.features}
     make = partial(resolve(s.model), sizes=sizes, classes=len(c.classes), **s.args)
     weight = class_weights(setting['class_weights'], c.table.label.to_numpy()[c.rows('train')], len(c.classes))
-    watched,judge,moved = {},scorer(c,'test',s.metric),[b.to(device,getattr(torch,setting['dtype'])) for b in test]
-    def watch(engine, epoch):
-        for seed,v in zip(engine.seeds.tolist(), judge(predict(engine,moved))): watched.setdefault(seed,[]).append(v)
+    moved = [b.to(device,getattr(torch,setting['dtype'])) for b in test]
+    watch = Watch(seeds,setting['epochs'],scorer(c,'test',s.metric),moved) if s.watch else None
     f = fit(make, train, dev, scorer(c,'dev',s.metric), seeds=list(seeds), settings=setting, target=s.target, weight=weight,
-            device=device, vectorise=s.vectorise, watch=watch if s.watch else None, progress=progress)
-    curves = None
-    if s.watch: curves = np.array([watched[k]+[np.nan]*(setting['epochs']-len(watched[k])) for k in seeds])
-    return f,moved,curves
+            device=device, vectorise=s.vectorise, watch=watch, checkpoint=checkpoint, progress=progress)
+    return f,moved,watch and watch.curves
 
 # %% ../nbs/32_experiments.ipynb #e86b4310
-def _run_model(s:System, c, setting, seeds, device, progress)->dict:
+def _run_model(s:System, c, setting, seeds, device, progress, checkpoints:Path)->dict:
     "Record fields of a trained system."
-    tried,best = [],None
+    tried,best,earlier = [],None,0.
     for point in grid(setting):
-        f,test,curves = train_one(s,c,point,seeds,device,progress)
+        f,test,curves = train_one(s,c,point,seeds,device,progress,checkpoints/f'{digest(point)}.safetensors')
+        earlier += f.earlier
         tried.append({'dev':float(np.nanmax(f.dev,1).mean()), **varied(setting,point)})
         if best is None or tried[-1]['dev']>best[0]: best = (tried[-1]['dev'],f,test,curves,point)
     _,f,test,curves,point = best
     p = f.predict(test)
     watched = {} if curves is None else {'test':curves.astype(np.float32)}
-    return dict(seeds=list(seeds), selected=f.selected.tolist(), dev=np.nanmax(f.dev,1).tolist(), predictions=p,
+    return dict(seeds=list(seeds), selected=f.selected.tolist(), dev=np.nanmax(f.dev,1).tolist(), predictions=p, seconds=earlier,
         curves={'dev':f.dev.astype(np.float32), 'loss':f.losses.astype(np.float32), **watched},
         facts={'chosen':point, 'tried':tried}, probes=resolve(s.probe)(f,c,test) if s.probe else {})
 
@@ -225,6 +235,15 @@ def environment(
     return {'python':platform.python_version(), 'machine':platform.machine(), 'device':gpu or str(device), 'threads':torch.get_num_threads(),
             **{p:of(p) for p in ('erc','torch','numpy','scikit-learn','transformers')}}
 
+def checkpoints_of(
+    rec:Record, # its settings, data and fingerprint
+    home=None,  # where it will lie
+)->Path:
+    "Folder of a run's checkpoints, in the cache."
+    which = digest([rec.settings_hash,rec.data_digest,rec.fingerprint,str(Path(home or results_home()).resolve())])
+    return cache_home()/'checkpoints'/f'{rec.name}-{which}'
+
+# %% ../nbs/32_experiments.ipynb #b5d15441
 def run_system(
     s:System,
     corpus:str,         # name
@@ -235,24 +254,24 @@ def run_system(
     demo=None,          # settings that a demonstration replaces
     progress=True,
 )->Record:
-    "Run one system and write its record; seeds that the record has already are kept."
-    start,c,digest,settings = time.time(),*prepare(s,corpus,device),settings_of(s,setting)
+    "Run one system and write its record; seeds that the record has are kept, an interrupted run goes on where it was."
+    start,c,data,settings = time.time(),*prepare(s,corpus,device),settings_of(s,setting)
     settings['setting'] = {**settings['setting'], **(demo or {})} if s.kind=='model' else settings['setting']
-    new = Record(s.id, corpus, setting, settings, digest, encoders=c.provenance.get('encoders',{}), environment=environment(device),
-                 task=c.task, classes=list(c.classes), metric=s.metric)
+    new = Record(s.id, corpus, setting, settings, data, encoders=c.provenance.get('encoders',{}), environment=environment(device),
+                 task=c.task, classes=list(c.classes), metric=s.metric, fingerprint=toy_fingerprint(s))
     old = find_record(s.id,corpus,setting,home)
-    if old and (old.settings_hash,old.data_digest,old.fingerprint)!=(new.settings_hash,digest,toy_fingerprint(s)): old = None
+    if old and (old.settings_hash,old.data_digest,old.fingerprint)!=(new.settings_hash,data,new.fingerprint): old = None
     seeds = [k for k in seeds if not old or k not in old.seeds] if s.kind=='model' else [0]
     if old and not seeds: return old
-    fill = {'model':_run_model,'baseline':_run_baseline}.get(s.kind)
-    point = settings['setting']
-    if old and s.kind=='model': point = old.facts['chosen'] # further seeds use the grid point that was chosen
-    got = {'facts':resolve(s.model)(c,**s.args)} if fill is None else fill(s,c,point,seeds=seeds,device=device,progress=progress)
+    fill,folder = {'model':_run_model,'baseline':_run_baseline}.get(s.kind),checkpoints_of(new,home)
+    point = old.facts['chosen'] if old and s.kind=='model' else settings['setting'] # further seeds use the grid point that was chosen
+    got = fill(s,c,point,seeds=seeds,device=device,progress=progress,checkpoints=folder) if fill else {'facts':resolve(s.model)(c,**s.args)}
     for k,v in got.items(): setattr(new,k,v)
     if fill: _score(new,s,c)
-    new.fingerprint,new.seconds = toy_fingerprint(s),time.time()-start
+    new.seconds += time.time()-start
     if old and s.kind=='model': new = merge(old,new)
     save_record(new,home)
+    shutil.rmtree(folder,ignore_errors=True)
     return new
 
 # %% ../nbs/32_experiments.ipynb #583c6225

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 import erc.cli
-from erc.cli import app, bench_training, estimate, planned
+from erc.cli import app, bench_training, estimate, lengths_of, planned
 from erc.core import root
 from erc.tables import artefacts
 
@@ -189,8 +189,22 @@ def test_reproduce_without_a_checkout(tmp_path, monkeypatch):
 
 
 def test_bench():
-    t = bench_training(seeds=(1, 2), size=8, batches=2, rows=4, epochs=1)
-    assert t.seeds.tolist() == [1, 2] and (t[['together', 'alone']] > 0).all().all()
+    t = bench_training(seeds=(1, 2), shape=(4, 8, 3), sizes={'sentence': 8, 'previous': 8})
+    assert t.seeds.tolist() == [1, 2] and (t[['alone ms', 'stacked ms', 'product ms', 'best / product']] > 0).all().all() and t['captured ms'].isna().all()
+    assert t.GFLOP[1] == 2*t.GFLOP[0] == 2*8*2*24*2/1e9, 'one logit of 24 numbers for 8 rows: forward, and backward to the weights'
+    assert 'stacked ms' in erc_('bench', '--seeds', '1', '--shape', '2,3,2', '--sizes', 'sentence=4,previous=4')
+    assert 'three numbers' in erc_('bench', '--shape', '2,3', code=2) and "did you mean 'shapes/shift_paper'" in erc_('bench', '--system', 'shapes/shift_papr', code=2)
+
+
+@pytest.mark.parametrize('shape', [(108, 5361, 110), (1, 7, 7), (3, 5, 3), (3, 9, 3), (64, 64, 1), (10, 100, 91), (10, 99, 10)])
+def test_lengths_of_a_toy_batch(shape):
+    n = lengths_of(*shape)
+    assert (len(n), sum(n), max(n)) == shape and min(n) >= 1
+
+
+def test_lengths_that_cannot_be():
+    for shape in ((3, 4, 3), (3, 10, 3)):
+        with pytest.raises(ValueError, match='cannot have'): lengths_of(*shape)
 
 
 def test_commands_of_the_readme_exist():

@@ -57,7 +57,7 @@ def test_five_seeds_together_equal_five_alone(task, dtype, eps, optimiser):
 def test_grouping_does_not_matter(task):
     train, dev, score = task
     a = run(task, [0, 1, 2])
-    b = fit(Net, train, dev, score, seeds=[0, 1, 2], group=2, settings={'epochs': 3, 'lr': 1e-2, 'clip': 1., 'weight_decay': .01, 'warmup': .1, 'decay': True},
+    b = fit(Net, train, dev, score, seeds=[0, 1, 2], seeds_per_group=2, settings={'epochs': 3, 'lr': 1e-2, 'clip': 1., 'weight_decay': .01, 'warmup': .1, 'decay': True},
             target='emotion', progress=False)
     assert np.abs(a.losses-b.losses).max() < 1e-5 and np.array_equal(a.predict(dev), b.predict(dev))
 
