@@ -38,7 +38,11 @@ def complete(
 )->dict:
     "Settings with the defaults filled in; errors: ValueError for a name that is none."
     for k in settings: choose(k, SETTINGS, 'training setting')
-    return {**SETTINGS, **settings}
+    s = {**SETTINGS, **settings}
+    for k in ('epochs','batch'):
+        if not isinstance(s[k],list) and s[k]<1: raise ValueError(f'{k}={s[k]}: at least 1 is needed')
+    choose(s['dtype'], ('float32','float64','float16','bfloat16'), 'dtype')
+    return s
 
 # %% ../nbs/30_training.ipynb #441bb0ea
 def select(
@@ -96,7 +100,8 @@ class Stack:
             own = {**dict(self.model.named_parameters()),**dict(self.model.named_buffers())}
             for k,v in {**self.params,**self.buffers}.items(): own[k].copy_(v[i])
             yield self.model
-            for k,v in self.buffers.items(): v[i].copy_(own[k])
+            now = dict(self.model.named_buffers()) # a hook may have put a new tensor there
+            for k,v in self.buffers.items(): v[i].copy_(now[k])
 
 # %% ../nbs/30_training.ipynb #8144305e
 class Single:
@@ -104,12 +109,16 @@ class Single:
     def __init__(self, make, seeds, dtype=torch.float32, device='cpu'):
         if len(seeds)!=1: raise ValueError(f'this model trains one seed at a time, {len(seeds)} were given')
         self.seeds,self.model = torch.tensor(seeds,device=device),build(make,seeds[0],dtype,device)
-        self.params,self.buffers = dict(self.model.named_parameters()),dict(self.model.named_buffers())
+        self.params = dict(self.model.named_parameters())
+
+    @property
+    def buffers(self): return dict(self.model.named_buffers()) # asked each time: a hook may put a new tensor there
 
     def loss(self, batch, step, criterion): # -> (1,)
         self.model.train()
-        torch.manual_seed(int(self.seeds[0])*1_000_003+int(step)) # dropout inside libraries, keyed by seed and step
-        out = self.model(batch.at(self.seeds[0],step))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(self.seeds[0])*1_000_003+int(step)) # dropout inside libraries, keyed by seed and step
+            out = self.model(batch.at(self.seeds[0],step))
         return (criterion(out,batch) + sum(out.losses.values()))[None]
 
     @torch.no_grad()
@@ -128,6 +137,7 @@ def criterion(
     def loss(out, batch):
         y = batch.targets[target]
         if not y.is_floating_point(): return weighted_nll(out.logits.log_softmax(-1), y, weight)
+        if out.logits.shape!=y.shape: raise ValueError(f'{target!r} has shape {tuple(y.shape)}, the model gives {tuple(out.logits.shape)}: one value a row')
         has = ~y.isnan()
         return ((out.logits-y.nan_to_num())**2*has).sum()/has.sum().clamp(min=1)
     return loss
@@ -153,7 +163,7 @@ def _clip(engine, limit:float):
     "Scale each seed's gradient to a norm of at most `limit`."
     grads = [p.grad for p in engine.params.values() if p.grad is not None]
     if isinstance(engine,Single): return torch.nn.utils.clip_grad_norm_(engine.params.values(), limit)
-    norm = sum(g.flatten(1).pow(2).sum(1) for g in grads).sqrt()
+    norm = sum(g.reshape(len(g),-1).pow(2).sum(1) for g in grads).sqrt()
     scale = (limit/(norm+1e-6)).clamp(max=1)
     for g in grads: g.mul_(scale.view(-1,*[1]*(g.ndim-1)))
 
@@ -316,6 +326,8 @@ def predict(
     batches, # of one split
 )->np.ndarray: # (S, N), rows in corpus order
     "Predicted classes of a split."
+    like = next(iter(engine.params.values()))
+    batches = [b.to(like.device,like.dtype) for b in batches]
     ids = torch.cat([b.ids for b in batches]).argsort()
     return torch.cat([engine.predict(b) for b in batches],1)[:,ids].cpu().numpy()
 
@@ -376,12 +388,13 @@ def _fit_group(run:Run, dev, score, s:dict, bar)->Run:
         losses[:,epoch] = _epoch(run)
         _warn_not_finite(engine,losses,epoch)
         stopped = (epoch-select(devs[:,:epoch+1])>s['patience']) if s['patience'] and epoch else np.zeros(len(devs),bool)
+        losses[stopped,epoch] = np.nan # it trains on beside the others, but no longer counts
         devs[:,epoch] = np.where(stopped|~np.isfinite(losses[:,epoch]), np.nan, score(predict(engine,dev)))
         _keep(engine, run.best, torch.from_numpy(np.isfinite(devs[:,epoch])&(select(devs[:,:epoch+1])==epoch)))
         if run.watch is not None: run.watch(engine,epoch)
         bar.update(len(devs))
-        bar.set_postfix_str(f'loss {losses[:,epoch].mean():.3f}, dev {devs[:,epoch].mean():.3f}')
         if stopped.all(): break
+        bar.set_postfix_str(f'loss {losses[~stopped,epoch].mean():.3f}, dev {devs[~stopped,epoch].mean():.3f}')
         run.at[:2] = epoch+1,0
         run.save()
     _restore(engine,run.best)
@@ -479,6 +492,7 @@ def fit(
 )->Fit:
     "Train seeds and leave each at the epoch that was best on dev; errors: ValueError for unknown settings, RuntimeError if one seed needs too much memory."
     s,start,seeds,dtype = complete(settings),time.time(),list(seeds),getattr(torch,complete(settings)['dtype'])
+    if not seeds: raise ValueError('no seeds to train')
     weight = None if weight is None else torch.as_tensor(weight,dtype=dtype,device=device)
     same = checkpoint and _same(train,dev,weight,s,target,vectorise,torch.device(device).type)
     train,dev = ([b.to(device,dtype) for b in bs] for bs in (train,dev))

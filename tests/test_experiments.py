@@ -64,7 +64,7 @@ def test_unknown_names():
     with pytest.raises(ValueError, match="did you mean 'shapes/shift_paper'"): system('shapes/shift_papr')
     with pytest.raises(ValueError, match='unknown setting of shapes/shift_paper'): settings_of(system('shapes/shift_paper'), 'best')
     with pytest.raises(ValueError, match='unknown corpus of 40_shift'): Section('shapes', '40_shift', corpora='released_mosei,meld')
-    with pytest.raises(ValueError, match='seeds=0'): Section('shapes', '40_shift', seeds=0)
+    with pytest.raises(ValueError, match='seeds=-1'): Section('shapes', '40_shift', seeds=-1)
 
 
 def test_class_weights():
@@ -153,7 +153,15 @@ def test_stale():
     assert 'no recipe' in stale(dataclasses.replace(rec, system='shapes/gone')) and 'no recipe' in stale(dataclasses.replace(rec, setting='gone'))
 
 
-def test_missing(tmp_path):
+@pytest.fixture
+def no_corpora(tmp_path, monkeypatch):
+    "As in a clone without corpora."
+    monkeypatch.setenv('ERC_DATA', str(tmp_path/'none')); X.data_digest.cache_clear()
+    yield
+    X.data_digest.cache_clear()
+
+
+def test_missing(tmp_path, no_corpora):
     want = {(s.id, c, k) for s, c, k in wanted('shapes')}
     find = lambda: {tuple(r[:3]): r[3] for r in missing('shapes', home=tmp_path).itertuples(index=False)}
     assert set(find()) == want and set(find().values()) == {'absent'}
@@ -161,6 +169,54 @@ def test_missing(tmp_path):
     save_record(recorded(seeds=[0]), tmp_path); assert find()[key] == '1 of 5 seeds'
     save_record(recorded(fingerprint=[1., 2., 3.]), tmp_path); assert 'something else' in find()[key]
     save_record(recorded(), tmp_path); assert key not in find() and len(find()) == len(want)-1
+
+
+def test_changed_data_or_encoder_makes_a_record_stale(run, tmp_path, monkeypatch, data):
+    from erc.shift import load_pairs
+    digest = load_pairs('released_iemocap4').digest()
+    rec = recorded(data_digest=digest, corpus='released_iemocap4')
+    assert stale(rec, data=True) is None
+    assert stale(dataclasses.replace(rec, data_digest='0'*64)) is None, 'a quick look does not load corpora'
+    assert stale(dataclasses.replace(rec, data_digest='0'*64), data=True) == 'the corpus changed'
+    monkeypatch.setattr(X, 'encoder_path', lambda name: name); monkeypatch.setattr(X, 'encoder_identity', lambda path: 'b')
+    assert stale(dataclasses.replace(rec, encoders={'sentence': {'files': 'a'}}), data=True) == 'the encoder of sentence changed'
+    assert stale(dataclasses.replace(rec, encoders={'sentence': {'files': 'b'}}), data=True) is None
+
+
+def test_seeds_of_another_encoder_do_not_join(run, tmp_path):
+    rec = dataclasses.replace(run[0], encoders={'sentence': {'files': 'another'}})
+    save_record(rec, tmp_path)
+    new = run_system(demo_system(), 'demo', 'paper', seeds=[0, 1, 2], home=tmp_path, demo=SMALL, progress=False)
+    assert new.encoders == {} and new.seeds == [0, 1, 2], 'all seeds ran again'
+
+
+def test_seeds_another_process_added_meanwhile_are_kept(tmp_path, monkeypatch):
+    first = run_system(demo_system(), 'demo', 'paper', seeds=[0], home=tmp_path/'other', demo=SMALL, progress=False)
+    fill = X._run_model
+    def slow(*a, **k):
+        got = fill(*a, **k); save_record(first, tmp_path)
+        return got
+    monkeypatch.setattr(X, '_run_model', slow)
+    assert run_system(demo_system(), 'demo', 'paper', seeds=[1], home=tmp_path, demo=SMALL, progress=False).seeds == [0, 1]
+
+
+def test_a_seed_without_a_finite_loss_is_named_and_nothing_is_written(tmp_path, monkeypatch):
+    from erc.shift import ShiftNet
+    class Broken(ShiftNet):
+        def forward(self, batch):
+            out = super().forward(batch)
+            return X.replace(out, logits=out.logits*float('nan')) if len(batch) > 20 else out
+    monkeypatch.setattr('erc.shift.Broken', Broken, raising=False)
+    s = dataclasses.replace(demo_system(), model='erc.shift:Broken')
+    with pytest.warns(UserWarning, match='loss is not finite'), pytest.raises(ValueError, match='seeds 0, 1 never had a finite loss'):
+        run_system(s, 'demo', 'paper', seeds=[0, 1], home=tmp_path, demo=SMALL, progress=False)
+    assert not list(tmp_path.rglob('*.json'))
+
+
+def test_seeds_of_a_demonstration():
+    assert len(Section('shapes', '40_shift', profile='demo').seeds) == load_recipe('shapes')['demo']['seeds']
+    assert [len(Section('shapes', '40_shift', profile=p, seeds=3).seeds) for p in ('demo', 'full')] == [3, 3]
+    assert len(Section('shapes', '40_shift', profile='full').seeds) == 5
 
 
 def test_committed_records_hold():

@@ -198,3 +198,52 @@ def test_complete_keeps_defaults_untouched():
     from erc.training import SETTINGS
     before = copy.deepcopy(SETTINGS); complete({'epochs': 1})
     assert SETTINGS == before
+
+
+class Reassigns(Net):
+    "A hook that puts a new tensor into its buffer, persistent or not."
+    def __init__(self):
+        super().__init__()
+        self.register_buffer('centre', torch.zeros(2))
+        self.register_buffer('loose', torch.zeros(2), persistent=False)
+        self.scale = nn.Parameter(torch.tensor(1.))
+
+    def on_epoch_start(self, encode): self.centre, self.loose = self.centre+1, self.loose+1
+    def forward(self, batch): return Out(super().forward(batch).logits*self.scale)
+
+
+@pytest.mark.parametrize('vectorise', [True, False])
+def test_a_hook_may_put_a_new_tensor_into_a_buffer(task, vectorise):
+    "And a scalar parameter can be clipped."
+    train, dev, score = task
+    f = fit(Reassigns, train, dev, score, seeds=[0], settings={'epochs': 4, 'lr': 2e-2, 'clip': 1.}, target='emotion', vectorise=vectorise, progress=False)
+    assert [(int(m.centre[0]), int(m.loose[0])) for m in f.modules()] == [(int(f.selected[0])+1,)*2]
+
+
+def test_stopped_seeds_no_longer_count(task):
+    f = run(task, [0, 1, 2], epochs=30, lr=5e-2, patience=1)
+    assert np.array_equal(np.isnan(f.losses), np.isnan(f.dev)) and np.isnan(f.dev).any()
+    for s in range(3): assert np.array_equal(run(task, [s], epochs=30, lr=5e-2, patience=1).dev[0][:len(f.dev[s])], f.dev[s], equal_nan=True)
+
+
+def test_a_real_valued_target_needs_one_value_a_row(task):
+    train = [b for b in task[0]]
+    for b in train: b.targets['valence'] = b.features['text'][:, 0]
+    with pytest.raises(ValueError, match="'valence' has shape .*, the model gives"):
+        fit(Net, train, task[1], task[2], seeds=[0], settings={'epochs': 1}, target='valence', progress=False)
+
+
+@pytest.mark.parametrize('bad,message', [({'epochs': 0}, 'epochs=0'), ({'batch': 0}, 'batch=0'), ({'dtype': 'float31'}, "unknown dtype 'float31'; did you mean 'float32'")])
+def test_settings_out_of_range(task, bad, message):
+    with pytest.raises(ValueError, match=message): run(task, [0], **bad)
+    with pytest.raises(ValueError, match='no seeds'): run(task, [])
+
+
+def test_predictions_after_a_double_fit(task): assert run(task, [0], dtype='float64').predict(task[1]).shape[0] == 1
+
+
+def test_the_global_random_stream_is_left_alone(task):
+    torch.manual_seed(5); before = torch.get_rng_state()
+    train, dev, score = task
+    fit(Net, train, dev, score, seeds=[0], settings={'epochs': 1}, target='emotion', vectorise=False, progress=False)
+    assert torch.equal(before, torch.get_rng_state())
