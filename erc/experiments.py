@@ -45,6 +45,7 @@ class System:
     standardise:list = field(default_factory=list)
     features:list = field(default_factory=list) # what the model reads
     target:str = 'emotion'                    # the target of the logits: the `label` column
+    targets:dict = field(default_factory=dict) # further targets -> column, for losses that the model adds itself
     metric:str = 'weighted_f1'                # selection and headline
     unit:str = 'dialogue'                     # what a batch counts
     slices:str = ''                           # (corpus) -> {name: (N,) bool} for subsets of the test rows
@@ -104,7 +105,8 @@ def settings_of(
     "Everything that decides a system's result on a corpus, as stored in its record."
     own = dict(s.settings[choose(setting, s.settings, f'setting of {s.id}')])
     if own.pop('grid','')=='common': own = {**GRID,**own}
-    return {**{k:getattr(s,k) for k in RESULT_KEYS}, 'setting':complete(own) if s.kind=='model' else own}
+    more = {'targets':s.targets} if s.targets else {}
+    return {**{k:getattr(s,k) for k in RESULT_KEYS}, **more, 'setting':complete(own) if s.kind=='model' else own}
 
 def grid(
     setting:dict, # lists are choices
@@ -169,7 +171,7 @@ def scorer(
 # %% ../nbs/32_experiments.ipynb #8438d27e
 def batches_of(s:System, c, setting:dict):
     "Training, dev and test batches of a system."
-    cut = partial(make_batches, c, features=s.features, targets={s.target:'label'}, unit=s.unit)
+    cut = partial(make_batches, c, features=s.features, targets={s.target:'label',**s.targets}, unit=s.unit)
     return [cut(split, size=setting['batch'] if split=='train' else 4096) for split in ('train','dev','test')]
 
 class Watch:
@@ -296,7 +298,8 @@ def toy_batch(s:System, size=6, classes=2):
     "A fixed batch with the features and target a system's model reads."
     g = np.random.default_rng(0)
     x = {f:torch.from_numpy(g.standard_normal((3,5,size))) for f in s.features}
-    return from_padded(x, torch.from_numpy(g.integers(0,2,(3,5))), [5,3,1], {s.target:torch.from_numpy(g.integers(0,classes,(3,5)))})
+    speakers,y = g.integers(0,2,(3,5)),{s.target:g.integers(0,classes,(3,5))}
+    return from_padded(x, speakers, [5,3,1], {**y,**{k:g.integers(0,2,(3,5)) for k in s.targets}})
 
 def toy_fingerprint(s:System)->list: # 3 losses; [] for what is not trained, or reads tokens
     "The fingerprint of a system's model as the code is now."

@@ -278,7 +278,7 @@ def printed_cells(ref, artefact:str, row:dict, columns:list)->list:
     "The printed line of a row, one text a column."
     out = []
     for c in columns:
-        at = c.get('printed')
+        at = row.get('printed_as',{}).get(c['name'],c.get('printed'))
         at = {'row':row['row'],'column':at} if isinstance(at,str) else at
         out.append(printed(ref,artefact,at.get('row',row['row']),at['column'],row.get('dataset')) if at else '')
     return out
@@ -320,7 +320,7 @@ def state_of(
     "State of an artefact from the kinds of its lines."
     ours = [k for k in kinds if k!='printed']
     gone = [k for k in ours if k in (NOT_RUN,'needs data')]
-    if not gone: return 'drawn'
+    if not gone: return 'drawn' if ours else NOT_RUN
     if len(gone)<len(ours): return 'partly'
     return NOT_RUN if NOT_RUN in gone else 'needs data'
 

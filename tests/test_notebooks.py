@@ -1,6 +1,8 @@
 "Every notebook runs, as a reader would run it: a clone, no corpus, no network; and what is committed is what comes out."
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -74,3 +76,17 @@ def test_a_missing_record_is_not_run_in_the_section(tmp_path, monkeypatch):
     same = (after.data.system == row.system) & (after.data.corpus == row.corpus) & (after.data.setting == row.setting)
     assert set(after.data[same].state) == {'not run'} and (after.data[~same] == before.data[~same]).all(axis=None)
     assert after.state == 'partly' and len(spec['columns']) == same.sum()
+
+
+def test_a_section_runs_in_demo(tmp_path):
+    "One notebook trains, from nothing: no corpus, no downloaded encoder."
+    env = {k: v for k, v in os.environ.items() if k not in ('ERC_DATA', 'ERC_MINILM')} | {'ERC_DATA': str(tmp_path/'none'), 'HF_HUB_OFFLINE': '1'}
+    run = subprocess.run([sys.executable, '-m', 'papermill', str(root()/'nbs/40_shift.ipynb'), str(tmp_path/'out.ipynb'), '-p', 'profile', 'demo', '-p', 'out', str(tmp_path)],
+                         env=env, cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-2000:]
+    from erc.records import all_records
+    trained = [r for r in all_records(tmp_path) if r.fingerprint]
+    assert trained and all(r.corpus == 'demo' and len(r.seeds) == 2 for r in trained)
+    floor = next(r for r in all_records(tmp_path) if r.system == 'shapes/always_inertia')
+    assert max(r.test[0] for r in trained) > floor.test[0]+.05, 'the network learns what was planted'
+    assert {'shapes_table1.html', 'shapes_table6.tex'} <= {p.name for p in (tmp_path/'tables').iterdir()} and (tmp_path/'figures/shapes_fig1.svg').exists()

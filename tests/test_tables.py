@@ -117,7 +117,7 @@ def test_needs_data(tmp_path):
     assert both.state == 'partly'
 
 
-@pytest.mark.parametrize('kinds,state', [(['printed', 'ours'], 'drawn'), (['printed'], 'drawn'), (['ours', 'not run'], 'partly'), (['stale', 'stale'], 'drawn'),
+@pytest.mark.parametrize('kinds,state', [(['printed', 'ours'], 'drawn'), (['printed'], 'not run'), (['ours', 'not run'], 'partly'), (['stale', 'stale'], 'drawn'),
     (['printed', 'not run'], 'not run'), (['needs data', 'not run'], 'not run'), (['needs data'], 'needs data'), (['needs data', 'ours'], 'partly')])
 def test_state(kinds, state): assert state_of(kinds) == state
 
