@@ -202,7 +202,7 @@ def pair_statistics(c:Corpus)->dict:
 
 # %% ../nbs/40_shift.ipynb #b9966638
 WORDING = {'':'released pairs', 'two_utterances':'released pairs, empty predecessors left out',
-           'polarity_released':'neutral positive, first utterances never shift',
+           'polarity_released':'neutral positive, first utterances never shift; share of all utterances',
            'polarity_released_first':'neutral positive, first utterances compared with class 0',
            'polarity_paper':'neutral never shifts, as the paper words it'}
 
