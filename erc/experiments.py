@@ -312,6 +312,7 @@ def toy_fingerprint(s:System)->list: # 3 losses; [] for what is not trained, or 
         FINGERPRINTS[model,key] = [float(f'{v:.9g}') for v in fingerprint(make,toy_batch(s),s.target)]
     return FINGERPRINTS[model,key]
 
+# %% ../nbs/32_experiments.ipynb #dcf71b6e
 def stale(
     rec:Record,
     data=False, # also compare with the corpus and the encoder, where they are here

@@ -6,8 +6,8 @@
 __all__ = ['STATES', 'NOT_RUN', 'CSS', 'BADGE', 'PAGE', 'HOW', 'DEMO', 'reference', 'artefacts', 'printed', 'Table', 'heading',
            'owed', 'is_text', 'classes_of', 'caption_html', 'styler', 'to_html', 'to_markdown', 'tex', 'to_latex',
            'facts_of', 'save_table', 'recipe_of', 'artefact_spec', 'split_system', 'lines_of', 'cell', 'shown',
-           'printed_cells', 'ask_stale', 'our_line', 'long_form', 'state_of', 'note_stale', 'paper_notes', 'comparison',
-           'sentence', 'say', 'fill_command', 'command_of', 'starts', 'wide', 'facts_table', 'records_of',
+           'printed_cells', 'ask_stale', 'our_line', 'long_form', 'state_of', 'note_stale', 'paper_notes', 'systems_of',
+           'comparison', 'sentence', 'say', 'fill_command', 'command_of', 'starts', 'wide', 'facts_table', 'records_of',
            'drawn_state', 'status_of', 'status']
 
 # %% ../nbs/33_tables.ipynb #5b83da9b
@@ -229,14 +229,15 @@ def artefact_spec(
     return recipe.get('artefacts',{})[choose(artefact, recipe.get('artefacts',{}), f'artefact of {paper}')]
 
 def split_system(
-    entry,     # 'name/setting', or {system='name/setting', label=..., corpus=..., basis=...}
+    entry,     # 'name/setting', or 'baselines/name/setting' of another recipe, or {system=..., label=..., corpus=..., basis=...}
     row:dict,  # the row it stands in
-)->dict:       # system, setting, corpus, basis, label
+)->dict:       # recipe ('' for the table's own), system, setting, corpus, basis, label
     "One of a row's systems, with what it takes from the row."
     own = {'system':entry} if isinstance(entry,str) else dict(entry)
-    name,sep,setting = own['system'].partition('/')
-    if not sep: raise ValueError(f"{own['system']!r} in row {row['row']!r} names no setting: write 'system/setting'")
-    return {'label':None,'corpus':row.get('corpus'),'basis':row.get('basis',''), **own, 'system':name,'setting':setting}
+    parts = own['system'].split('/')
+    if len(parts) not in (2,3): raise ValueError(f"{own['system']!r} in row {row['row']!r} names no setting: write 'system/setting'")
+    recipe,name,setting = ['']*(3-len(parts))+parts
+    return {'label':None,'corpus':row.get('corpus'),'basis':row.get('basis',''), **own, 'recipe':recipe,'system':name,'setting':setting}
 
 def lines_of(
     spec:dict,            # an artefact of a recipe
@@ -251,7 +252,7 @@ def lines_of(
         if row.get('needs') and profile!='demo': out.append({'row':shown,'kind':'needs data','needs':row['needs']})
         for s in (split_system(e,row) for e in row.get('systems',[])):
             if profile!='demo': out.append({'row':shown,'kind':'ours',**s})
-            elif demo_systems is None or s['system'] in demo_systems:
+            elif not s['recipe'] and (demo_systems is None or s['system'] in demo_systems):
                 demo.setdefault((s['system'],s['setting']),{'row':'demo corpus','kind':'ours',**s,'corpus':'demo','basis':'demo'})
     return out+list(demo.values())
 
@@ -297,7 +298,7 @@ def our_line(
     paper:str, line:dict, columns:list, home, stale,
 )->dict: # the line, with kind, seeds, cells and why it is stale
     "One of our lines, from its record."
-    rec = find_record(f"{paper}/{line['system']}",line['corpus'],line['setting'],home)
+    rec = find_record(f"{line.get('recipe') or paper}/{line['system']}",line['corpus'],line['setting'],home)
     if rec is None: return {**line,'kind':NOT_RUN,'cells':[{'state':NOT_RUN} for _ in columns]}
     why = ask_stale(stale,rec)
     return {**line,'kind':'stale' if why else 'ours','why':why,'seeds':len(rec.seeds),'cells':[cell(rec,c) for c in columns]}
@@ -336,6 +337,9 @@ def paper_notes(ref, artefact:str)->list:
     return [f"{r.row}, {r.column}: {r.note}." for r in ref[(ref.artefact==artefact)&(ref.note!='')].itertuples()]
 
 # %% ../nbs/33_tables.ipynb #d854e55d
+def systems_of(recipe:dict)->dict: # name without the paper -> System
+    return {k.partition('/')[2]:s for k,s in recipe['systems'].items()}
+
 def comparison(
     paper:str, artefact:str,
     *, home=None,        # folder that holds `records/`; the project's `results/` if None
@@ -346,13 +350,14 @@ def comparison(
     "A table of scores, the paper's lines beside ours; errors: ValueError for an artefact the recipe does not describe."
     recipe,ref = recipe or recipe_of(paper),reference(paper)
     spec = artefact_spec(recipe,paper,artefact)
-    systems = {k.partition('/')[2]:s for k,s in recipe['systems'].items()}
+    systems = systems_of(recipe)
     stale,columns,lines = False if profile=='demo' else stale,spec['columns'],[]
     for x in lines_of(spec,profile,[k for k,s in systems.items() if s.demo]):
         if x['kind']=='printed': x.update(line='paper prints',cells=printed_cells(ref,artefact,x['of'],columns))
         elif x['kind']=='needs data': x.update(line=f"needs {x['needs']}",cells=[{'state':'needs data'} for _ in columns])
         else:
-            s = systems[choose(x['system'],systems,f'system of {paper}')]
+            known = systems_of(recipe_of(x['recipe'])) if x['recipe'] else systems
+            s = known[choose(x['system'],known,f"system of {x['recipe'] or paper}")]
             x = our_line(paper,{**x,'line':x['label'] or s.label},columns,home,stale)
             if s.kind!='model' and x.get('seeds'): x['shown_seeds'] = '-' # nothing random in it
         lines.append(x)
@@ -419,9 +424,9 @@ def facts_table(
 # %% ../nbs/33_tables.ipynb #11b47e81
 def records_of(
     spec:dict, # an artefact of a recipe
-)->list:       # (system, setting, corpus)
+)->list:       # (system, setting, corpus); a system of another recipe with its name
     "The records an artefact reads."
-    ours = [(x['system'],x['setting'],x['corpus']) for x in lines_of(spec) if x['kind']=='ours'] if 'rows' in spec else []
+    ours = [((x['recipe']+'/' if x['recipe'] else '')+x['system'],x['setting'],x['corpus']) for x in lines_of(spec) if x['kind']=='ours'] if 'rows' in spec else []
     for r in spec.get('records',[]):
         m = re.fullmatch(r'([^/@]+)/([^/@]+)@(.+)', r)
         if not m: raise ValueError(f"{r!r} does not name a record: write 'system/setting@corpus'")
@@ -442,7 +447,7 @@ def status_of(
     spec = (recipe or {}).get('artefacts',{}).get(artefact)
     want,lacks = records_of(spec) if spec else [],any(r.get('needs') for r in (spec or {}).get('rows',[]))
     if not want and not lacks: return {'state':drawn_state(paper,artefact,kind,home),'present':0,'wanted':0,'stale':[],'command':''}
-    have = [r for s,k,c in want if (r:=find_record(f'{paper}/{s}',c,k,home))]
+    have = [r for s,k,c in want if (r:=find_record(s if '/' in s else f'{paper}/{s}',c,k,home))]
     old = [f'{r.name}: {why}' for r in have if (why:=ask_stale(stale,r))]
     state = state_of(['ours']*len(have)+[NOT_RUN]*(len(want)-len(have))+['needs data']*lacks)
     command = '' if state=='drawn' and not old else command_of(spec,paper,state)

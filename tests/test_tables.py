@@ -239,3 +239,14 @@ def test_every_recipe_can_be_drawn_without_records(tmp_path):
     from erc.experiments import load_recipe, papers
     drawn = [comparison(p, k, home=tmp_path, profile=profile) for p in papers() for k, v in load_recipe(p).get('artefacts', {}).items() if 'rows' in v for profile in ('recorded', 'demo')]
     assert drawn and all(t.state in ('not run', 'needs data', 'partly') for t in drawn)
+
+
+def test_floors_of_another_recipe_stand_in_a_table():
+    "Majority and TF-IDF come from the baselines' recipe, and from its records."
+    from erc.experiments import load_recipe
+    t = comparison('shapes', 'table10', stale=False)
+    lines = t.data[t.data.system == 'majority']
+    assert len(lines) and (lines.state == 'drawn').all(), 'the records of the floors are committed'
+    wanted = load_recipe('shapes')['artefacts']['table10']
+    assert ('baselines/majority', 'fixed', 'iemocap6') in records_of(wanted) and ('gruarc', 'tuned', 'iemocap6') in records_of(wanted)
+    with pytest.raises(ValueError, match='names no setting'): records_of({'rows': [{'row': 'a', 'corpus': 'b', 'systems': ['majority']}]})
