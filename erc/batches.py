@@ -7,7 +7,7 @@ __all__ = ['packed_order', 'Batch', 'map_batch', 'from_padded', 'standardised', 
 
 # %% ../nbs/05_batches.ipynb #2ffe027b
 import dataclasses
-from dataclasses import dataclass,field
+from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
