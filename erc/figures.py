@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STYLE', 'MARKERS', 'OURS', 'PAPER', 'figure_style', 'palette', 'lightness', 'confusion_figure', 'curves_figure',
-           'rows_of', 'interval_figure', 'save_figure', 'not_run_figure']
+           'rows_of', 'interval_figure', 'diagram_figure', 'save_figure', 'not_run_figure']
 
 # %% ../nbs/34_figures.ipynb #808fbe47
 import json
@@ -129,6 +129,33 @@ def _dot(ax, r:dict, y:float, end:float):
     elif r['kind'] in ('ours','stale') and r['mean']!='':
         ax.plot([r['low'],r['high']],[y,y],color=OURS,lw=1.6,solid_capstyle='butt')
         ax.plot(r['mean'],y,'o',color=OURS,ms=4.5)
+
+# %% ../nbs/34_figures.ipynb #254a3fed
+def diagram_figure(
+    boxes:dict,      # name -> (x, y, text) or (x, y, text, kind): middle in box widths and rows, y upward; kind 'data' has no frame
+    arrows,          # (from, to), (from, to, '<|-|>') or (from, to, style, bend)
+    unit=(1.25,.62), # inches of one step in x and y
+):                   # the figure
+    "Boxes and arrows; errors: KeyError for an arrow to a box that is not there."
+    xy = np.array([b[:2] for b in boxes.values()],float)
+    low,high = xy.min(0)-.6,xy.max(0)+.6
+    fig,ax = plt.subplots(figsize=(high-low)*unit,layout=None)
+    ax.set(xlim=(low[0],high[0]),ylim=(low[1],high[1])); ax.axis('off'); ax.set_position([0,0,1,1])
+    drawn = {name:_box(ax,*b) for name,b in boxes.items()}
+    for a,b,*how in arrows:
+        style,bend = (*how,*('-|>',0)[len(how):])
+        ax.annotate('',boxes[b][:2],boxes[a][:2],arrowprops=dict(arrowstyle=style,patchA=drawn[a],patchB=drawn[b],shrinkA=1,shrinkB=1,
+            color='.3',lw=1,mutation_scale=8,connectionstyle=f'arc3,rad={bend}'))
+    return fig
+
+def _box(ax, x, y, text, kind='box'):
+    "One box, as wide as a step leaves room for; data stand without a frame."
+    lines,data = text.count('\n')+1,kind=='data'
+    w,h = (.3,.5) if data else (.84,.26+.26*lines)
+    patch = mpl.patches.FancyBboxPatch((x-w/2,y-h/2),w,h,boxstyle='round,pad=0,rounding_size=.08',fc='none' if data else '#eef1f8',ec='none' if data else OURS,lw=1)
+    ax.add_patch(patch)
+    ax.text(x,y,text,ha='center',va='center',fontsize=9,linespacing=1.25)
+    return patch
 
 # %% ../nbs/34_figures.ipynb #c2ebcb5c
 def save_figure(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from erc.figures import (confusion_figure, curves_figure, figure_style, interval_figure, lightness, not_run_figure, palette, rows_of,
+from erc.figures import (confusion_figure, curves_figure, diagram_figure, figure_style, interval_figure, lightness, not_run_figure, palette, rows_of,
                          save_figure)
 from erc.records import Record
 
@@ -126,3 +126,17 @@ def test_failed_save_leaves_nothing(tmp_path):
 def test_a_missing_figure_says_what_to_run():
     assert 'erc run shapes --missing' in not_run_figure('shapes', 'fig1').axes[0].texts[0].get_text()
     assert 'profile demo' in not_run_figure('shapes', 'fig1', 'demo').axes[0].texts[0].get_text()
+
+
+def test_diagram():
+    boxes = {'in': (0, 0, '$x$', 'data'), 'unit': (1.5, 0, 'a unit\nof two lines'), 'out': (3, 1, '$h$', 'data')}
+    fig = diagram_figure(boxes, [('in', 'unit'), ('unit', 'out', '<|-|>', .2)])
+    ax = fig.axes[0]
+    assert {'$x$', '$h$', 'a unit\nof two lines'} <= {t.get_text() for t in ax.texts} and len(ax.patches) == 3
+    fig.canvas.draw()
+    for p in ax.patches:
+        b = p.get_window_extent()
+        assert b.x0 >= 0 and b.y0 >= 0 and b.x1 <= fig.bbox.x1 and b.y1 <= fig.bbox.y1, 'a box is cut off'
+    arrow = ax.texts[-2].arrow_patch.get_window_extent()
+    assert arrow.x0 > ax.patches[0].get_window_extent().x0 and arrow.x1 < ax.patches[1].get_window_extent().x0+3, 'an arrow ends at the frame'
+    with pytest.raises(KeyError): diagram_figure(boxes, [('in', 'nowhere')])
