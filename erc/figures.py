@@ -151,7 +151,7 @@ def diagram_figure(
 def _box(ax, x, y, text, kind='box'):
     "One box, as wide as a step leaves room for; data stand without a frame."
     lines,data = text.count('\n')+1,kind=='data'
-    w,h = (.3,.5) if data else (.84,.26+.26*lines)
+    w,h = (.3 if '$' in text else .1+.09*len(text),.5) if data else (.84,.26+.26*lines)
     patch = mpl.patches.FancyBboxPatch((x-w/2,y-h/2),w,h,boxstyle='round,pad=0,rounding_size=.08',fc='none' if data else '#eef1f8',ec='none' if data else OURS,lw=1)
     ax.add_patch(patch)
     ax.text(x,y,text,ha='center',va='center',fontsize=9,linespacing=1.25)
