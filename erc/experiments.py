@@ -377,7 +377,7 @@ class Section:
         paper:str, notebook:str,
         *, profile='recorded', # 'recorded' draws, 'demo' trains small on the demo corpus, 'full' runs the real corpora
         corpora='',            # names with commas; all of the recipe if empty
-        seeds=0, device='cpu', # 0: as many as the profile has, five or what the recipe's demonstration says
+        seeds=0, device='cpu', # 0: as many as the profile has: what the recipe or its demonstration says, else five
         out='',                # folder of records, tables and figures; `results/` if empty
     ):
         self.paper,self.notebook,self.profile = paper,notebook,choose(profile,PROFILES,'profile')
@@ -386,7 +386,7 @@ class Section:
         known = sorted({c for s in self.systems for c in s.corpora})
         self.corpora = [choose(c.strip(),known,f'corpus of {notebook}') for c in corpora.split(',') if c.strip()]
         if int(seeds)<0: raise ValueError(f'seeds={seeds}: give a number of seeds, or 0 for as many as the profile has')
-        self.seeds,self.device = range(int(seeds) or (self.recipe['demo']['seeds'] if profile=='demo' else SEEDS)),device
+        self.seeds,self.device = range(int(seeds) or (self.recipe['demo']['seeds'] if profile=='demo' else self.recipe.get('seeds',SEEDS))),device
         self.out = Path(out) if out else (root()/'_build'/'demo' if profile=='demo' else results_home())
         self.home = self.out if profile=='demo' else results_home()
 

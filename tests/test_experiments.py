@@ -67,6 +67,14 @@ def test_unknown_names():
     with pytest.raises(ValueError, match='seeds=-1'): Section('shapes', '40_shift', seeds=-1)
 
 
+def test_number_of_seeds():
+    "What was asked for; else what the profile has; else what the paper ran, if its recipe says so; else five."
+    n = lambda paper, notebook, **k: len(Section(paper, notebook, **k).seeds)
+    assert n('shapes', '40_shift', profile='full') == 5 and n('shapes', '40_shift', profile='demo') == load_recipe('shapes')['demo']['seeds']
+    assert n('sagru', '70_sagru', profile='full') == load_recipe('sagru')['seeds'] == 20 and n('sagru', '70_sagru', profile='full', seeds=3) == 3
+    assert n('sagru', '70_sagru', profile='demo') == load_recipe('sagru')['demo']['seeds'] == 2
+
+
 def test_class_weights():
     y = np.array([0, 0, 0, 1, -1])
     assert np.allclose(class_weights('inverse', y, 2), [4/3, 4]) and np.allclose(class_weights('swapped', y, 2), [4, 4/3])
