@@ -382,15 +382,17 @@ def attention_figure(
     "Attention of every turn of one dialogue over all its turns, a panel a head."
     import matplotlib.pyplot as plt
     n = len(next(iter(rows.values())))
-    fig,axs = plt.subplots(len(rows),n,figsize=(1+1.75*n,.5+1.8*len(rows)),sharex=True,sharey=True,squeeze=False)
+    from matplotlib.colors import PowerNorm
+    fig,axs = plt.subplots(len(rows),n,figsize=(1+1.9*n,.3+2.1*len(rows)),sharex=True,sharey=True,squeeze=False)
+    starts = np.flatnonzero(np.r_[True,who[1:]!=who[:-1]])
     for line,(name,a) in zip(axs,rows.items()):
         for i,(ax,w) in enumerate(zip(line,a.astype(float))):
-            im = ax.imshow(w,vmin=0,vmax=1,cmap='Greys')
-            ax.set_yticks(range(len(who)),[chr(65+k) for k in who],fontsize=5); ax.tick_params(length=0)
-            ax.set_title(f'{name}, head {i+1}',fontsize=8)
-        line[0].set_ylabel('turn of speaker')
+            im = ax.imshow(w,cmap='Greys',norm=PowerNorm(.5,0,1))
+            for x in (ax.xaxis,ax.yaxis): x.set_ticks(starts,[chr(65+k) for k in who[starts]])
+            ax.tick_params(length=2,labelsize=6); ax.set_title(f'{name}, head {i+1}',fontsize=8)
+        line[0].set_ylabel('turn')
     for ax in axs[-1]: ax.set_xlabel('looks at turn')
-    fig.colorbar(im,ax=axs,shrink=.6,label='attention')
+    fig.colorbar(im,ax=axs,shrink=.6,label='attention',ticks=[0,.05,.2,.5,1])
     return fig
 
 # %% ../nbs/70_sagru.ipynb #69410688
@@ -421,4 +423,5 @@ def claim_sentence(
     head = f'- **{what[0].upper()+what[1:]}** ({a} over {b}, `{setting}`): '
     if record(a,setting) is None or record(b,setting) is None: return head+'not run.'
     v,plain = (judged(record(a,setting),record(b,setting),round(said[0]-said[1],2),m,basis) for m in ('unweighted_accuracy','accuracy'))
-    return head+f'{v.effect} points of UA ({plain.effect} of accuracy), {v.seeds} seeds, {v.basis}; the paper prints {v.printed}. *{v.call.capitalize()}*, {v.size}.'
+    size = 'the printed size lies within the interval' if v.size=='as printed' else v.size
+    return head+f'{v.effect} points of UA ({plain.effect} of accuracy), {v.seeds} seeds, {v.basis}; the paper prints {v.printed}. *{v.call.capitalize()}*; {size}.'

@@ -1,5 +1,6 @@
 "Every equation against numbers computed apart from it, and what must hold of any model of conversations."
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,9 +8,11 @@ import torch
 import torch.nn.functional as F
 
 import erc.sagru as S
-from erc.batches import from_padded
+from erc.batches import from_padded, make_batches
 from erc.corpora import load_corpus
+from erc.experiments import load_recipe, run_system, system
 from erc.metrics import accuracy, confusion, macro_f1, unweighted_accuracy, weighted_f1
+from erc.records import PROBE_LIMIT, find_record
 from erc.sagru import ADD, SAGRU, SYSTEMS, ATSFusion, SAGRUCell, SelfAttention
 from erc.training import Single, Stack, criterion
 
@@ -282,7 +285,7 @@ def test_four_of_six():
     assert (kept.table.label == of[old]).all() and len(kept.table) == len(c.table)
     assert len(four.table) == (of[old] >= 0).sum() and (four.table.label == of[old][of[old] >= 0]).all()
     assert (four.features['audio'] == c.features['audio'][of[old] >= 0]).all()
-    assert four.table.groupby('dialogue').turn.apply(lambda t: (t == range(len(t))).all()).all()
+    assert four.table.groupby('dialogue').turn.apply(lambda t: (t == np.arange(len(t))).all()).all()
 
 
 def test_iemocap(data):
@@ -319,3 +322,48 @@ def test_a_speaker_feature_of_ones_own(monkeypatch):
     own = np.random.default_rng(0).normal(size=(len(c.table), 5)).astype(np.float32)
     monkeypatch.setattr(S, 'load_corpus', lambda name, **k: c.with_features(speaker=own))
     assert S.load_four('demo').features['speaker'].shape[1] == 5
+
+
+# ---- runs -------------------------------------------------------------------------------------------------
+
+def demo(name, home):
+    s = dataclasses.replace(system(f'sagru/{name}'), encoder='hashing')
+    return run_system(s, 'demo', 'paper', seeds=[0, 1], home=home, demo=load_recipe('sagru')['demo']['settings'], progress=False)
+
+
+@pytest.mark.parametrize('preset', SYSTEM)
+def test_demo_learns_and_keeps_what_figures_draw(preset, tmp_path):
+    rec = demo(preset, tmp_path)
+    assert min(rec.test) > .4 and rec.classes == list(S.FOUR), 'four classes: chance is a quarter'
+    M = len(SYSTEMS[preset]['modalities'])
+    assert set(rec.probes) == {'who'} | ({'alpha_by_seed'} if preset != 'S2' else set()) | ({'attention_by_seed'} if preset != 'S4' else set())
+    assert max(v.nbytes for v in rec.probes.values()) < PROBE_LIMIT
+    if preset != 'S2':
+        a = rec.probes['alpha_by_seed']
+        assert a.shape == (2, 4, M, len(S.LEVELS)) and (np.diff(a, axis=-1) >= 0).all(), 'quantiles, which say nothing about single turns'
+    if preset != 'S4':
+        a, T = rec.probes['attention_by_seed'].astype(float), len(rec.probes['who'])
+        assert a.shape == (2, 4, T, T) and np.abs(a.sum(-1)-1).max() < 2e-3
+
+
+def test_the_dialogue_that_is_drawn_is_seen_as_if_alone():
+    c = S.load_four('demo')
+    m = SAGRU({k: c.features[k].shape[1] for k in ('audio', 'text', 'speaker')}, 4, width=8, units=3)
+    fit = SimpleNamespace(modules=lambda: [m])
+    batches = make_batches(c, 'test', size=5, features=['audio', 'text', 'speaker'], targets={'emotion': 'label'})
+    got = S.look(fit, c, batches)['attention_by_seed'][0]
+    t = c.table.iloc[c.rows('test')]
+    rows = c.rows('test')[S.drawn_dialogue(t)]
+    alone = from_padded({k: c.features[k][rows][None] for k in ('audio', 'text', 'speaker')}, torch.zeros(1, len(rows)), [len(rows)])
+    with torch.no_grad(): close(m(alone).probes['attention'].transpose(0, 1), got.astype(np.float32), 2e-3)
+
+
+def test_a_claim_without_records_says_so():
+    assert S.claim_sentence(S.CLAIMS[0], lambda name, setting: None, 'paper').endswith('(S5 over S1, `paper`): not run.')
+
+
+def test_recorded_runs():
+    "Twenty seeds of each system, as the paper ran, and in the time that was promised."
+    recs = [find_record(f'sagru/{s}', 'iemocap4', 'paper') for s in SYSTEM]
+    if None in recs: pytest.skip('the real runs are not here')
+    assert all(len(r.seeds) == 20 and r.corpus == 'iemocap4' for r in recs) and sum(r.seconds for r in recs) < 1800
