@@ -37,6 +37,7 @@ class Batch:
     turn:Tensor        # (N,) time step
     ids:Tensor         # (N,) row of the corpus
     sizes:tuple        # (T,) rows of each time step, never growing
+    parties:int        # most speakers of a dialogue
     seed:Tensor|None = None # scalar; with `step` it keys all randomness; None = evaluate
     step:Tensor|None = None # scalar
 
@@ -44,7 +45,7 @@ class Batch:
 
     @property
     def lengths(self)->Tensor: # (B,) turns of each dialogue, in the order they were given
-        return torch.bincount(self.dialogue)
+        return torch.zeros(self.sizes[0],dtype=torch.long,device=self.ids.device).index_add(0,self.dialogue,torch.ones_like(self.dialogue))
 
     def steps(self): # one slice of rows a time step
         ends = np.cumsum(self.sizes)
@@ -56,10 +57,17 @@ class Batch:
     def to(self, device=None, dtype=None)->'Batch': # `dtype` is for floating point tensors only
         return map_batch(self, lambda x: x.to(device, dtype if x.is_floating_point() else None))
 
-    def to_padded(self, x:Tensor, fill=0)->Tensor: # (N, ...) -> (B, T, ...), one line a dialogue, in the order they were given
-        where = torch.full((self.sizes[0],len(self.sizes)), len(x), device=x.device)
-        where[self.dialogue,self.turn] = torch.arange(len(x), device=x.device)
-        return torch.cat([x, torch.full_like(x[:1],fill)])[where]
+    def where(self)->Tensor: # (B, T) row of each turn, N where there is none; one line a dialogue, in the order they were given
+        rows = torch.full((self.sizes[0],len(self.sizes)), len(self), device=self.ids.device)
+        rows[self.dialogue,self.turn] = torch.arange(len(self), device=self.ids.device)
+        return rows
+
+    def blocks(self, most=16)->list: # (b, T) rows as `where`, of at most so many dialogues of similar length, padded to their longest
+        longest_first,B = self.where()[self.dialogue[:self.sizes[0]]],self.sizes[0]
+        return [longest_first[i:i+most,:sum(n>i for n in self.sizes)] for i in range(0,B,most)]
+
+    def to_padded(self, x:Tensor, fill=0)->Tensor: # (N, ...) -> (B, T, ...)
+        return torch.cat([x, torch.full_like(x[:1],fill)])[self.where()]
 
 # %% ../nbs/05_batches.ipynb #08454d32
 def map_batch(
@@ -94,7 +102,7 @@ def from_padded(
     if (who<0).any(): raise ValueError('a speaker has a negative number')
     ids = d*next(iter(x.values()),speakers).shape[1]+t
     put = lambda v: v.to(who.device)
-    return Batch({k:pack(v) for k,v in x.items()}, {k:pack(v) for k,v in y.items()}, who, put(d), put(t), put(ids), tuple(int(n) for n in sizes))
+    return Batch({k:pack(v) for k,v in x.items()}, {k:pack(v) for k,v in y.items()}, who, put(d), put(t), put(ids), tuple(int(n) for n in sizes), int(who.max())+1)
 
 # %% ../nbs/05_batches.ipynb #565ddcd1
 def standardised(
@@ -158,4 +166,4 @@ def _gather(corpus, rows, starts, lengths, speakers, cols, features):
     tensor = lambda v: torch.from_numpy(np.ascontiguousarray(v))
     target = lambda v: tensor(v.astype(np.float32 if v.dtype.kind=='f' else np.int64))
     return Batch({k:tensor(corpus.features[k][rows[i]]) for k in features}, {k:target(v[i]) for k,v in cols.items()},
-                 tensor(speakers[i]), tensor(d), tensor(turn), tensor(rows[i]), tuple(int(n) for n in sizes))
+                 tensor(speakers[i]), tensor(d), tensor(turn), tensor(rows[i]), tuple(int(n) for n in sizes), int(speakers[i].max())+1)

@@ -23,15 +23,21 @@ class Out:
 torch.utils._pytree.register_pytree_node(Out, lambda o: ([o.logits,o.losses,o.probes],None), lambda xs,_: Out(*xs))
 
 # %% ../nbs/20_cells.ipynb #57cf4144
-def _shift(x, k:int): return (x>>k) & ((1<<(32-k))-1)
+def _fold(x, k:int): # the high bits onto the low ones
+    h = x>>k
+    h &= (1<<(32-k))-1
+    h ^= x
+    return h
 
 def mix(
     x:Tensor, # int32, any shape
 )->Tensor:
     "Scramble 32-bit integers (lowbias32, nullprogram.com/blog/2018/07/31)."
-    x = (x ^ _shift(x,16)) * 0x7feb352d
-    x = (x ^ _shift(x,15)) * -0x7b935975 # 0x846ca68b as a signed number
-    return x ^ _shift(x,16)
+    x = _fold(x,16)
+    x *= 0x7feb352d
+    x = _fold(x,15)
+    x *= -0x7b935975 # 0x846ca68b as a signed number
+    return _fold(x,16)
 
 def key(
     batch,     # a `Batch` in training

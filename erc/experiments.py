@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['GRID', 'KINDS', 'RESULT_KEYS', 'FINGERPRINTS', 'PROFILES', 'SEEDS', 'System', 'papers', 'load_recipe', 'system',
-           'settings_of', 'grid', 'varied', 'prepare', 'class_weights', 'confusions', 'scorer', 'batches_of', 'Watch',
-           'train_one', 'environment', 'kin', 'checkpoints_of', 'run_system', 'toy_batch', 'toy_fingerprint', 'stale',
-           'changed', 'data_digest', 'wanted', 'missing', 'Section', 'jobs', 'attempt']
+           'first_of', 'settings_of', 'grid', 'distinct', 'varied', 'prepare', 'class_weights', 'confusions', 'scorer',
+           'batches_of', 'Watch', 'train_one', 'best_of', 'pretrained', 'environment', 'kin', 'checkpoints_of',
+           'run_system', 'toy_batch', 'toy_fingerprint', 'stale', 'changed', 'data_digest', 'wanted', 'missing',
+           'Section', 'jobs', 'attempt']
 
 # %% ../nbs/32_experiments.ipynb #fead2917
 import functools,itertools,platform,shutil,time,tomllib
@@ -46,10 +47,13 @@ class System:
     features:list = field(default_factory=list) # what the model reads
     target:str = 'emotion'                    # the target of the logits: the `label` column
     targets:dict = field(default_factory=dict) # further targets -> column, for losses that the model adds itself
+    weights:dict = field(default_factory=dict) # constructor argument -> further target, whose inverse class frequencies it gets
+    pretrain:dict = field(default_factory=dict)# a system of the recipe that is trained first, and `parts`: its submodule -> ours
     metric:str = 'weighted_f1'                # selection and headline
     unit:str = 'dialogue'                     # what a batch counts
     slices:str = ''                           # (corpus) -> {name: (N,) bool} for subsets of the test rows
     probe:str = ''                            # (fit, corpus, batches) -> {name: array} for figures
+    decisions:str = ''                        # (fit, corpus, batches) -> {name: (truth (N,), decided (S, N))} besides the logits, on test
     vectorise:bool = True                     # False: one seed at a time
     watch:bool = True                         # keep test curves for the report on selection
     demo:bool = True                          # take part in a demonstration
@@ -98,6 +102,10 @@ def system(
 RESULT_KEYS = ('model','kind','args','data','data_args','encode','encoder','standardise','features',
                'target','metric','unit','slices','vectorise')
 
+def first_of(s:System)->System:
+    "The system that is trained before this one, with the same encoder."
+    return replace(system(f"{s.id.partition('/')[0]}/{s.pretrain['system']}"),encoder=s.encoder)
+
 def settings_of(
     s:System,
     setting:str, # 'paper', 'tuned', ...
@@ -105,7 +113,8 @@ def settings_of(
     "Everything that decides a system's result on a corpus, as stored in its record."
     own = dict(s.settings[choose(setting, s.settings, f'setting of {s.id}')])
     if own.pop('grid','')=='common': own = {**GRID,**own}
-    more = {'targets':s.targets} if s.targets else {}
+    more = {k:getattr(s,k) for k in ('targets','weights','decisions') if getattr(s,k)}
+    if s.pretrain: more['pretrain'] = {**s.pretrain,'settings':settings_of(first_of(s),setting)}
     return {**{k:getattr(s,k) for k in RESULT_KEYS}, **more, 'setting':complete(own) if s.kind=='model' else own}
 
 def grid(
@@ -114,6 +123,12 @@ def grid(
     "Every combination of a setting's lists; class weights are a list of their own and left alone."
     lists = {k:v for k,v in setting.items() if isinstance(v,list) and k!='class_weights'}
     return [{**setting,**dict(zip(lists,c))} for c in itertools.product(*lists.values())]
+
+def distinct(points:list)->list:
+    "Grid points without those that are the beginning of a longer one: at a constant rate the first ten of thirty epochs are a run of ten."
+    constant = lambda p: not p['decay'] and not p['warmup']
+    longer = lambda p,q: constant(p) and q['epochs']>p['epochs'] and {**q,'epochs':p['epochs']}==p
+    return [p for p in points if not any(longer(p,q) for q in points)]
 
 def varied(setting:dict, point:dict)->dict:
     "What distinguishes a point of a setting's grid."
@@ -134,13 +149,13 @@ def prepare(
 def class_weights(
     how,    # 'none', 'inverse', 'swapped' (inverse, in the wrong order, as one release has it) or C numbers
     labels, # training labels, -1 = none
-    classes:int,
+    classes,# their names
 ):          # (C,) or None
     "Weights of the classes in the loss; errors: ValueError naming a class absent from train."
     if how=='none': return None
     if not isinstance(how,str): return np.asarray(how,float)
-    n = np.bincount(labels[labels>=0], minlength=classes)
-    if (n==0).any(): raise ValueError(f'class {int(n.argmin())} has no training row: inverse class weights are not defined')
+    n = np.bincount(labels[labels>=0], minlength=len(classes))
+    if (n==0).any(): raise ValueError(f'class {classes[n.argmin()]!r} has no training row: inverse class weights are not defined')
     w = n.sum()/n
     return w[::-1].copy() if choose(how,['inverse','swapped'],'class weighting')=='swapped' else w
 
@@ -185,29 +200,43 @@ class Watch:
     def state(self, engine): return {'test':self.curves[self.rows(engine)]}
     def load(self, engine, saved): self.curves[self.rows(engine)] = saved['test']
 
-def train_one(s:System, c, setting:dict, seeds, device, progress, checkpoint=None):
+def train_one(s:System, c, setting:dict, seeds, device, progress, checkpoint=None, begin=None):
     "One grid point: the fit, its test batches and the watched test curves (S, E) or None."
     train,dev,test = batches_of(s,c,setting)
     sizes = {f:c.features[f].shape[1] for f in s.features}
-    make = partial(resolve(s.model), sizes=sizes, classes=len(c.classes), **s.args)
-    weight = class_weights(setting['class_weights'], c.table.label.to_numpy()[c.rows('train')], len(c.classes))
+    labels = c.table.iloc[c.rows('train')]
+    weights = {k:class_weights('inverse',labels[s.targets[target]].to_numpy(),(0,1)).tolist() for k,target in s.weights.items()}
+    make = partial(resolve(s.model), sizes=sizes, classes=len(c.classes), **s.args, **weights)
+    weight = class_weights(setting['class_weights'], labels.label.to_numpy(), c.classes)
     moved = [b.to(device,getattr(torch,setting['dtype'])) for b in test]
     watch = Watch(seeds,setting['epochs'],scorer(c,'test',s.metric),moved) if s.watch else None
-    f = fit(make, train, dev, scorer(c,'dev',s.metric), seeds=list(seeds), settings=setting, target=s.target, weight=weight,
+    f = fit(make, train, dev, scorer(c,'dev',s.metric), seeds=list(seeds), settings=setting, target=s.target, weight=weight, begin=begin,
             device=device, vectorise=s.vectorise, watch=watch, checkpoint=checkpoint, progress=progress)
     return f,moved,watch and watch.curves
 
 # %% ../nbs/32_experiments.ipynb #e86b4310
-def _run_model(s:System, c, setting, seeds, device, progress, checkpoints:Path)->dict:
-    "Record fields of a trained system."
+def best_of(s:System, c, setting:dict, seeds, device, progress, checkpoints:Path, begin=None):
+    "The grid point that is best on dev, as `train_one` gives it, the point, what was tried, and seconds of interrupted calls."
     tried,best,earlier = [],None,0.
-    for point in grid(setting):
-        f,test,curves = train_one(s,c,point,seeds,device,progress,checkpoints/f'{digest(point)}.safetensors')
+    for point in distinct(grid(setting)):
+        f,test,curves = train_one(s,c,point,seeds,device,progress,checkpoints/f'{digest(point)}.safetensors',begin)
         earlier += f.earlier
         score = float(np.nanmax(f.dev,1,initial=-1).mean()) # a seed that never had a finite loss counts as the worst
         tried.append({'dev':score, **varied(setting,point)})
         if best is None or score>best[0]: best = (score,f,test,curves,point)
-    _,f,test,curves,point = best
+    return *best[1:],tried,earlier
+
+def pretrained(s:System, corpus:str, setting:dict, seeds, device, progress, checkpoints:Path):
+    "The parts of a system that another one trains first on the same corpus, seed -> {name: tensor}, and the grid point that was chosen for it."
+    if not s.pretrain: return None,None
+    first = first_of(s)
+    f,_,_,point,*_ = best_of(replace(first,watch=False),prepare(first,corpus,device)[0],setting,seeds,device,progress,checkpoints/'first')
+    parts = lambda m: {f'{ours}.{k}':v.clone() for its,ours in s.pretrain['parts'].items() for k,v in m.get_submodule(its).state_dict().items()}
+    return {k:parts(m) for k,m in zip(f.seeds,f.modules())},point
+
+def _run_model(s:System, c, setting, seeds, device, progress, checkpoints:Path, begin=None)->dict:
+    "Record fields of a trained system."
+    f,test,curves,point,tried,earlier = best_of(s,c,setting,seeds,device,progress,checkpoints,begin)
     broken = [k for k,d in zip(f.seeds,f.dev) if not np.isfinite(d).any()]
     if broken: raise ValueError(f"{s.id}: seeds {', '.join(map(str,broken))} never had a finite loss, with the best setting {varied(setting,point) or point}")
     p = f.predict(test)
@@ -215,7 +244,8 @@ def _run_model(s:System, c, setting, seeds, device, progress, checkpoints:Path)-
     watched = {} if curves is None else {'test':curve(curves)}
     return dict(seeds=list(seeds), selected=f.selected.tolist(), dev=np.nanmax(f.dev,1).tolist(), predictions=p, seconds=earlier,
         curves={'dev':curve(f.dev), 'loss':curve(f.losses), **watched},
-        facts={'chosen':point, 'tried':tried}, probes=resolve(s.probe)(f,c,test) if s.probe else {})
+        facts={'chosen':point, 'tried':tried}, probes=resolve(s.probe)(f,c,test) if s.probe else {},
+        decided=resolve(s.decisions)(f,c,test) if s.decisions else {})
 
 def _run_baseline(s:System, c, setting, **_)->dict:
     "Record fields of a system that has no seeds."
@@ -266,7 +296,8 @@ def run_system(
 )->Record:
     "Run one system and write its record; seeds that the record has are kept, an interrupted run goes on where it was."
     start,c,data,settings = time.time(),*prepare(s,corpus,device),settings_of(s,setting)
-    settings['setting'] = {**settings['setting'], **(demo or {})} if s.kind=='model' else settings['setting']
+    for own in [settings, *([settings['pretrain']['settings']] if s.pretrain else [])]:
+        if s.kind=='model': own['setting'] = {**own['setting'], **(demo or {})}
     new = Record(s.id, corpus, setting, settings, data, encoders=c.provenance.get('encoders',{}), environment=environment(device),
                  task=c.task, classes=list(c.classes), metric=s.metric, fingerprint=toy_fingerprint(s))
     old = kin(new,find_record(s.id,corpus,setting,home))
@@ -274,9 +305,13 @@ def run_system(
     if old and not seeds: return old
     fill,folder = {'model':_run_model,'baseline':_run_baseline}.get(s.kind),checkpoints_of(new,home)
     point = old.facts['chosen'] if old and s.kind=='model' else settings['setting'] # further seeds use the grid point that was chosen
-    got = fill(s,c,point,seeds=seeds,device=device,progress=progress,checkpoints=folder) if fill else {'facts':resolve(s.model)(c,**s.args)}
+    before = old and old.facts.get('pretrained') or (settings['pretrain']['settings']['setting'] if s.pretrain else None)
+    begin,first = pretrained(s,corpus,before,seeds,device,progress,folder)
+    got = fill(s,c,point,seeds=seeds,device=device,progress=progress,checkpoints=folder,begin=begin) if fill else {'facts':resolve(s.model)(c,**s.args)}
+    decided = got.pop('decided',{})
     for k,v in got.items(): setattr(new,k,v)
-    if fill: _score(new,s,c)
+    if first: new.facts['pretrained'] = first
+    if fill: _score(new,s,c,decided)
     new.seconds += time.time()-start
     old = kin(new,find_record(s.id,corpus,setting,home)) # again: another process may have added seeds meanwhile
     if old and s.kind=='model': new = merge(old,new)
@@ -285,10 +320,12 @@ def run_system(
     return new
 
 # %% ../nbs/32_experiments.ipynb #583c6225
-def _score(rec:Record, s:System, c):
+def _score(rec:Record, s:System, c, decided={}):
     "Fill a record's test scores and confusions from its predictions; test is looked at here."
     slices = resolve(s.slices)(c) if s.slices else {}
     rec.confusions = confusions(c,rec.predictions,slices)
+    groups = c.table.dialogue.iloc[c.rows('test')].factorize()[0]
+    rec.confusions |= {name:confusion(y,p,2,groups).astype(np.int16) for name,(y,p) in decided.items()}
     f = named_metric(s.metric,c.classes)
     rec.test = [float(f(m.sum(0))) for m in rec.confusions['all']]
     rec.predictions = rec.predictions.astype(np.int8)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MODALITIES', 'PAIRS', 'PRESETS', 'CHOICES', 'GRUArcCell', 'RunningAttention', 'PastAttention', 'ModalityNet',
            'stacked', 'projected', 'by_step', 'party_states', 'emotion_arcs', 'pairwise_fusion', 'backwards',
-           'padded_out', 'before', 'shift_gate', 'run_nets', 'emotion_states', 'fused', 'options_of', 'GRUArcModel',
-           'forward', 'released_name', 'from_released', 'load_arcs']
+           'padded_out', 'before', 'shift_gate', 'run_nets', 'emotion_states', 'pair_scores', 'fused', 'options_of',
+           'GRUArcModel', 'forward', 'released_name', 'from_released', 'load_arcs', 'shift_decisions']
 
 # %% ../nbs/41_gruarc.ipynb #33728a26
 from dataclasses import replace
@@ -41,14 +41,17 @@ class RunningAttention:
     "Query-free attention over what was seen, in constant memory (Shapes of Emotions, released code)."
     def __init__(self, weights): self.w,self.sums = weights,None # (M, 1, H)
 
-    def look(self, n, query=None): # the first n dialogues -> (M, n, H), or None before the first turn
-        return None if self.sums is None else self.sums[0][:,:n]/self.sums[1][:,:n]
+    def keep(self, n): # the first n dialogues
+        if self.sums is not None: self.sums = [x[:,:n] for x in self.sums]
+
+    def look(self, query=None): # -> (M, n, H), or None before the first turn
+        return None if self.sums is None else self.sums[0]/self.sums[1]
 
     def add(self, c): # (M, n, H)
         score = c@self.w.mT                                        # (M, n, 1)
         total,norm,high = 0,0,score.detach()                       # the maximum only keeps exp in range
         if self.sums is not None:
-            total,norm,top = (x[:,:c.shape[1]] for x in self.sums)
+            total,norm,top = self.sums
             high = torch.maximum(top,high)
             total,norm = total*(top-high).exp(),norm*(top-high).exp()
         new = (score-high).exp()
@@ -58,13 +61,15 @@ class PastAttention:
     "Attention of a query over what was seen (Shapes of Emotions, Eq. 5 and 6)."
     def __init__(self): self.past = None
 
-    def look(self, n, query): # query (M, n, H) -> (M, n, H), or None before the first turn
-        if self.past is None: return None
-        past = self.past = self.past[:,:n]                         # (M, n, t, H)
-        alpha = (past@query[...,None])[...,0].softmax(-1)
-        return (alpha[...,None,:]@past)[...,0,:]
+    def keep(self, n): # the first n dialogues
+        if self.past is not None: self.past = self.past[:,:n]      # (M, n, t, H)
 
-    def add(self, c): self.past = c[:,:,None] if self.past is None else torch.cat([self.past[:,:c.shape[1]],c[:,:,None]],2)
+    def look(self, query): # (M, n, H) -> (M, n, H), or None before the first turn
+        if self.past is None: return None
+        alpha = (self.past*query[...,None,:]).sum(-1).softmax(-1)   # products of vectors: a matrix product would copy the past
+        return (alpha[...,None]*self.past).sum(-2)
+
+    def add(self, c): self.past = c[:,:,None] if self.past is None else torch.cat([self.past,c[:,:,None]],2)
 
 # %% ../nbs/41_gruarc.ipynb #03a3bba1
 class ModalityNet(nn.Module):
@@ -115,16 +120,17 @@ def party_states(
 ):                      # party state of the speaker (M, N, H) and context (M, N, H) after each turn
     "The recurrences of Eq. 1, 2, 5 and 6 for all modalities at once."
     gx,g_of_s,g_of_g,sx,s_of_x,s_of_s = projected(nets,x,context)
-    M,B,P = len(nets),batch.sizes[0],int(batch.speakers.max())+1
+    M,B,P = len(nets),batch.sizes[0],batch.parties
     party,state = gx.new_zeros(M,B,P,nets[0].p_cell.hidden_size),gx.new_zeros(M,B,nets[0].g_cell.hidden_size)
     eq5 = nets[0].attention.out_features>1
     past = PastAttention() if eq5 else RunningAttention(stacked(nets,lambda n:n.attention.weight))
     query = torch.stack([n.attention(m) for n,m in zip(nets,x)]) if eq5 else None
-    speaks,states,contexts = nn.functional.one_hot(batch.speakers,P).bool()[...,None],[],[]
+    speaks,states,contexts = (batch.speakers[:,None]==torch.arange(P,device=gx.device))[...,None],[],[]
     for gx,sx,query,on,quiet,drop_g,drop_s in zip(*(by_step(batch,x,d) for x,d in ((gx,1),(sx,1),(query,1),(speaks,0),(nobody,0),(drop[0],1),(drop[1],1)))):
-        n = len(on)
-        party,state = party[:,:n],state[:,:n]
-        s,looked = (party*on).sum(2),past.look(n,query)
+        if len(on)<state.shape[1]: # dialogues have ended
+            party,state = party[:,:len(on)],state[:,:len(on)]
+            past.keep(len(on))
+        s,looked = (party*on).sum(2),past.look(query)
         if order=='before': state = gru(gx+g_of_s(s),g_of_g(state),state)*drop_g
         spoken = gru(sx if looked is None else sx+s_of_x(looked),s_of_s(s),s)*drop_s
         s = spoken if quiet is None else torch.where(quiet[:,None],s,spoken)
@@ -150,7 +156,7 @@ def emotion_arcs(
     b = 0 if own[0][1] is None else torch.stack([b for _,b in own])[:,None]
     e,out = into.new_zeros(len(nets),batch.sizes[0],u.shape[1]),[]
     for x,r,keep in zip(by_step(batch,into,1),by_step(batch,1-p[:,None],0),by_step(batch,drop,1)):
-        e = e[:,:len(r)]
+        if len(r)<e.shape[1]: e = e[:,:len(r)]
         e = (r*e+(1-r)*(x+(r*e)@u+b).tanh() if arc else gru(x,e@u+b,e))*keep
         out.append(e)
     return torch.cat(out,1)
@@ -162,18 +168,18 @@ def pairwise_fusion(
 )->Tensor:              # (B, T, 2H)
     "Each modality attends the other over the conversation (Shapes of Emotions, Eq. 4; Ghosal et al. 2018)."
     c = x@y.mT                                                      # (B, T, T)
-    gone = None if real is None else ~real[:,None]
-    soft = lambda c: (c if gone is None else c.masked_fill(gone,-torch.inf)).softmax(-1)
-    return torch.cat([(soft(c)@y)*x,(soft(c.mT)@x)*y],-1)
+    hide = lambda c,dim: c if real is None else c.masked_fill(~real.unsqueeze(dim),-torch.inf)
+    return torch.cat([(hide(c,1).softmax(2)@y)*x,(hide(c,2).softmax(1).mT@x)*y],-1)
 
 # %% ../nbs/41_gruarc.ipynb #5c4d97a0
 MODALITIES = ('text','audio','visual')
 PAIRS = (('text','audio'),('visual','audio'),('text','visual')) # in the order of the released output layer
-PRESETS = {'paper':{}, 'released_iemocap':dict(context_order='before',context_input='text',attention='query_free',direction='released',first='released',reading='released'),
+PRESETS = {'paper':{}, 'released_iemocap':dict(context_order='before',context_input='text',attention='query_free',direction='released',first='released',reading='released',bias='released'),
            'without_shift':dict(gate='gru')}
 PRESETS['released_mosei'] = PRESETS['released_iemocap']
 CHOICES = dict(context_order=('updated','before'),context_input=('own','text'),attention=('eq5','query_free'),
-               direction=('forward','released','repaired'),gate=('shift','gru'),first=('fresh','released'),padding=('masked','released'),reading=('paper','released'))
+               direction=('forward','released','repaired'),gate=('shift','gru'),first=('fresh','released'),reading=('paper','released'),
+               bias=('none','released'),padding=('masked','released'))
 
 # %% ../nbs/41_gruarc.ipynb #766438b6
 def backwards(batch:Batch)->Tensor: # (N,) the row that stands where each row would if dialogues ran backwards
@@ -205,7 +211,7 @@ def shift_gate(
 ):  # probability of a shift (N,) and the head's scores (N, 2), None without a head
     "What gates each turn."
     if model.shift is None: return batch.turn.new_ones(len(batch),dtype=model.smax_fc.weight.dtype),None
-    current = batch.features['sentence']
+    current = torch.cat([batch.features[f] for f in model.head],-1)
     scores = model.shift(batch.features.get('previous',before(batch,current)),current)
     p = p_shift(scores)
     return (torch.where(batch.turn==0,torch.ones_like(p),p) if model.options['first']=='fresh' else p),scores
@@ -239,17 +245,32 @@ def emotion_states(
     back = run_nets(model,list(model.backward_nets.values()),flipped,gate[rev],'backward')
     return torch.cat([e,back[:,rev]],-1)
 
+def pair_scores(
+    model, batch:Batch,
+    h,      # (M, N, H) hidden layer
+    weight, # (C, 2H * pairs) of the output layer
+)->Tensor:  # (N, C)
+    "What all pairs of modalities add to the scores, block by block of dialogues of similar length."
+    blocks,out = batch.blocks(),[]
+    rows = torch.cat([r.flatten() for r in blocks])
+    padded = torch.cat([h,torch.zeros_like(h[:,:1])],1)[:,rows].split([r.numel() for r in blocks],1)
+    for r,x in zip(blocks,padded):
+        x = dict(zip(model.modalities,x.unflatten(1,r.shape)))
+        z = torch.cat([pairwise_fusion(x[a],x[b],r<len(batch)) for a,b in model.pairs],-1)
+        out.append((z@weight.mT).flatten(0,1))
+    back = rows.new_zeros(len(batch)+1).scatter(0,rows,torch.arange(len(rows),device=rows.device))
+    return torch.cat(out)[back[:-1]]
+
 def fused(
     model, batch:Batch,
     e,          # (M, N, H) emotion states
-    real=None,  # (B, T) turns that exist; None: the padding takes part, as released
 )->Tensor:      # (N, C) scores
     "Hidden layer, pairwise fusion and output of the model."
     flat = lambda x,p,place: dropout(x.transpose(0,1),p,batch,place).transpose(0,1)
     h = flat(model.linear(flat(e,model.rates[1] and model.rates[1]+.15,'emotion')).relu(),model.rates[1],'hidden')
-    x = {m:batch.to_padded(v) for m,v in zip(model.modalities,h)}
-    pairs = [pairwise_fusion(x[a],x[b],real)[batch.dialogue,batch.turn] for a,b in model.pairs]
-    return model.smax_fc(torch.cat([*pairs,*h],-1))
+    of_pairs,own = model.smax_fc.weight.split([2*h.shape[-1]*len(model.pairs),h.shape[-1]*len(h)],1)
+    scores = nn.functional.linear(torch.cat([*h],-1),own,model.smax_fc.bias)
+    return scores+pair_scores(model,batch,h,of_pairs) if model.pairs else scores
 
 # %% ../nbs/41_gruarc.ipynb #ee6db593
 def options_of(preset:str, options:dict)->dict:
@@ -264,19 +285,19 @@ class GRUArcModel(nn.Module):
         classes:int,
         *, preset='paper', party=150, context=150, emotion=100, hidden=100,
         rec_dropout=.1, dropout=.5, # of the recurrent states; of the hidden layer, and .15 more of the emotion states
-        bias=True,    # of the arc cell
+        head=('sentence',), # features the shift network reads
         shift_weights=None, # (2,) weights of shift and inertia in the shift loss; equal if None
         **options):   # see the table above
         super().__init__()
         o = self.options = options_of(preset,options)
-        self.rates,self.emotion,self.modalities = (rec_dropout,dropout),emotion,[m for m in MODALITIES if m in sizes]
+        self.rates,self.emotion,self.head,self.modalities = (rec_dropout,dropout),emotion,list(head),[m for m in MODALITIES if m in sizes]
         lacks = ['text'] if o['context_input']=='text' else MODALITIES[:1] if not self.modalities else []
         if [m for m in lacks if m not in sizes]: raise ValueError(f"the model needs {lacks[0]!r}; it was given {', '.join(sizes)}")
         own = lambda m: sizes['text' if o['context_input']=='text' else m]
-        net = lambda m: ModalityNet(sizes[m],own(m),party,context,emotion,o['attention'],o['gate'],bias)
+        net = lambda m: ModalityNet(sizes[m],own(m),party,context,emotion,o['attention'],o['gate'],o['bias']=='released')
         self.forward_nets = nn.ModuleDict({m:net(m) for m in self.modalities})
         self.backward_nets = nn.ModuleDict({m:net(m) for m in self.modalities} if o['direction']!='forward' else {})
-        self.shift = ShiftHead(sizes['sentence'],o['reading']) if o['gate']=='shift' else None
+        self.shift = ShiftHead(sum(sizes[f] for f in self.head),o['reading']) if o['gate']=='shift' else None
         self.linear = nn.Linear(emotion*(1 if o['direction']=='forward' else 2),2*hidden)
         self.pairs = [(a,b) for a,b in PAIRS if a in sizes and b in sizes]
         self.smax_fc = nn.Linear(2*hidden*(2*len(self.pairs)+len(self.modalities)),classes)
@@ -297,8 +318,7 @@ def forward(model, batch:Batch)->Out:
         logits,p,scores = (wide.to_padded(x)[batch.dialogue,batch.turn] for x in (logits,p,scores))
     else:
         p,scores = shift_gate(model,batch)
-        real = batch.to_padded(torch.ones_like(batch.turn))>0
-        logits = fused(model,batch,emotion_states(model,batch,p),real)
+        logits = fused(model,batch,emotion_states(model,batch,p))
     losses = {}
     if scores is not None and 'shift' in batch.targets:
         y = batch.targets['shift']
@@ -334,3 +354,16 @@ def load_arcs(
     "A corpus of dialogues whose turns say whether the emotion stayed; errors: ValueError for real-valued labels."
     c = load_corpus(name)
     return validate(c.replace(table=c.table.assign(inertia=1-shift_flags(c,rule).astype('int64'))))
+
+# %% ../nbs/41_gruarc.ipynb #22a7967b
+@torch.no_grad()
+def shift_decisions(
+    fit,     # trained seeds, as `erc.training.fit` gives them
+    corpus,  # of `load_arcs`
+    batches, # of its test split
+)->dict:     # 'shift_network': truth (N,), -1 at a first turn, and decided (S, N); classes as in `erc.shift.PAIR_CLASSES`
+    "What the shift network inside the model decides about each test turn that has a predecessor (Shapes of Emotions, Table 7)."
+    t = corpus.table.iloc[corpus.rows('test')]
+    order = torch.cat([b.ids for b in batches]).argsort()
+    decided = [torch.cat([m(b).probes['p_shift'] for b in batches])[order]<=.5 for m in fit.modules()]
+    return {'shift_network':(t.inertia.where((t.turn>0)&(t.label>=0),-1).to_numpy(),torch.stack(decided).long().cpu().numpy())}

@@ -64,11 +64,16 @@ class _Predictor(torch.nn.Module):
     def __init__(self, model): super().__init__(); self.model = model
     def forward(self, batch): return _predict(self.model,batch)
 
-def build(make, seed:int, dtype, device):
+def build(
+    make, seed:int, dtype, device,
+    begin=None, # seed -> {name: tensor} of parts that were trained before
+):
     "A module with the initial weights of one seed; the global random stream is left as it was."
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return make().to(device=device, dtype=dtype)
+        module = make()
+    if begin: module.load_state_dict({**module.state_dict(),**begin[seed]})
+    return module.to(device=device, dtype=dtype)
 
 # %% ../nbs/30_training.ipynb #1e78dd22
 class Stack:
@@ -76,8 +81,8 @@ class Stack:
     def __init__(self,
         make,              # () -> nn.Module
         seeds,             # S integers
-        dtype=torch.float32, device='cpu'):
-        models = [build(make,s,dtype,device) for s in seeds]
+        dtype=torch.float32, device='cpu', begin=None): # see `build`
+        models = [build(make,s,dtype,device,begin) for s in seeds]
         self.seeds,self.model = torch.tensor(seeds,device=device),models[0]
         self.params,self.buffers = stack_module_state(models)
         self.predictor = _Predictor(self.model)
@@ -106,9 +111,9 @@ class Stack:
 # %% ../nbs/30_training.ipynb #8144305e
 class Single:
     "One seed of any module, with the interface of a `Stack` of one."
-    def __init__(self, make, seeds, dtype=torch.float32, device='cpu'):
+    def __init__(self, make, seeds, dtype=torch.float32, device='cpu', begin=None):
         if len(seeds)!=1: raise ValueError(f'this model trains one seed at a time, {len(seeds)} were given')
-        self.seeds,self.model = torch.tensor(seeds,device=device),build(make,seeds[0],dtype,device)
+        self.seeds,self.model = torch.tensor(seeds,device=device),build(make,seeds[0],dtype,device,begin)
         self.params = dict(self.model.named_parameters())
 
     @property
@@ -481,6 +486,7 @@ def fit(
     settings:dict,      # some of SETTINGS
     target:str,         # the target the logits predict
     weight=None,        # (C,) class weights
+    begin=None,         # seed -> {name: tensor} of parts that were trained before
     device='cpu',
     seeds_per_group='auto', # seeds trained at once: a number, or as many as fit into memory
     vectorise=True,     # False: one seed at a time, for fine-tuned encoders
@@ -498,7 +504,7 @@ def fit(
     train,dev = ([b.to(device,dtype) for b in bs] for bs in (train,dev))
     loss_of = criterion(target,weight)
     def run(group):
-        engine = (Stack if vectorise else Single)(make,group,dtype,device)
+        engine = (Stack if vectorise else Single)(make,group,dtype,device,begin)
         steps = (Captured if capture and vectorise and engine.seeds.is_cuda else Steps)(engine,train,loss_of,s)
         return _fit_group(Run(steps,s['epochs'],watch,_saved(checkpoint,same,engine,seeds,every)),dev,score,s,bar)
     size = _group_size(seeds_per_group,make,seeds,train,loss_of,s,device) if vectorise else 1

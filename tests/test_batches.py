@@ -124,3 +124,17 @@ def test_plain_numbers_key_a_batch():
     b = from_padded(x, s, n)
     assert torch.equal(dropout(b.features['text'], .5, b.at(1, 2), 'p'), dropout(b.features['text'], .5, b.at(torch.tensor(1), torch.tensor(2)), 'p'))
     assert dropout(torch.ones(0, 4), .5, b.at(0, 0), 'p', rows=slice(0, 0)).shape == (0, 4)
+
+
+@pytest.mark.parametrize('most', [1, 2, 3, 16])
+def test_blocks_hold_every_turn_once(most):
+    lengths = [3, 1, 5, 2, 5, 4]
+    b = from_padded({'x': torch.arange(30.).view(6, 5, 1)}, torch.zeros(6, 5), lengths)
+    blocks = b.blocks(most)
+    assert all(len(r) <= most for r in blocks) and sum(map(len, blocks)) == 6
+    for r in blocks:                                                                    # as wide as its longest, and no dialogue torn apart
+        real = r < len(b)
+        assert real.sum(1).max() == r.shape[1] and all(len(set(b.dialogue[x[k]].tolist())) == 1 for x, k in zip(r, real))
+        assert all(b.turn[x[k]].tolist() == list(range(int(k.sum()))) for x, k in zip(r, real))
+    assert sorted(torch.cat([r[r < len(b)] for r in blocks]).tolist()) == list(range(20))
+    assert b.parties == 1 and b.lengths.tolist() == lengths

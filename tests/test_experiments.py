@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import erc.experiments as X
 from erc.experiments import (GRID, Section, class_weights, grid, load_recipe, missing, papers, run_system, settings_of, stale, system, toy_fingerprint,
@@ -77,9 +78,40 @@ def test_number_of_seeds():
 
 def test_class_weights():
     y = np.array([0, 0, 0, 1, -1])
-    assert np.allclose(class_weights('inverse', y, 2), [4/3, 4]) and np.allclose(class_weights('swapped', y, 2), [4, 4/3])
-    assert class_weights('none', y, 2) is None and list(class_weights([1, 2], y, 2)) == [1, 2]
-    with pytest.raises(ValueError, match='class 2 has no training row'): class_weights('inverse', y, 3)
+    assert np.allclose(class_weights('inverse', y, 'ab'), [4/3, 4]) and np.allclose(class_weights('swapped', y, 'ab'), [4, 4/3])
+    assert class_weights('none', y, 'ab') is None and list(class_weights([1, 2], y, 'ab')) == [1, 2]
+    with pytest.raises(ValueError, match="class 'c' has no training row"): class_weights('inverse', y, 'abc')
+
+
+# ---- one system trained before another ---------------------------------------------------------------------
+
+def test_what_another_system_trains_first_is_where_it_begins(tmp_path, monkeypatch):
+    "The parts are those of the first system alone, under the same demonstration; the record says which grid point it took."
+    s, began = demo_system('shapes/gruarc'), []
+    fitted = X.fit
+    def watched(*args, begin=None, **k):
+        f = fitted(*args, begin=begin, **k)
+        began.append((begin, [m.head.classifier.weight.clone() if hasattr(m, 'head') and hasattr(m.head, 'classifier') else None for m in f.modules()]))
+        return f
+    monkeypatch.setattr(X, 'fit', watched)
+    rec = run_system(s, 'demo', 'tuned', seeds=[0, 1], home=tmp_path, demo={**SMALL, 'lr': [1e-3, 1e-2]}, progress=False)
+    assert [b is None for b, _ in began] == [True, True, False, False], 'two grid points each, the shift network first'
+    first = began[[1e-3, 1e-2].index(rec.facts['pretrained']['lr'])][1]
+    for seed in (0, 1): assert torch.equal(began[2][0][seed]['shift.classifier.weight'], first[seed])
+    assert rec.settings['pretrain']['settings']['setting']['epochs'] == SMALL['epochs']
+    n = rec.confusions['shift_network'].sum((1, 2, 3)).tolist()
+    assert n == [int(rec.confusions['all'][0].sum())-rec.confusions['all'].shape[1]]*2, 'every turn but the first of each dialogue'
+    assert settings_of(s, 'tuned') != settings_of(dataclasses.replace(s, pretrain={}), 'tuned')
+
+
+def test_weights_of_a_further_target(monkeypatch):
+    s = demo_system('shapes/gruarc_released')
+    c, _ = X.prepare(s, 'demo')
+    made = []
+    monkeypatch.setattr(X, 'fit', lambda make, *a, **k: made.append(make()))
+    X.train_one(s, c, X.complete({}), [0], 'cpu', False)
+    y = c.table.inertia[c.table.split == 'train']
+    assert np.allclose(made[0].shift_weights, [len(y)/(y == 0).sum(), len(y)/(y == 1).sum()])
 
 
 # ---- records ----------------------------------------------------------------------------------------------

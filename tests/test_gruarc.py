@@ -65,7 +65,7 @@ def test_attention(golden, name):
     w = T(next(v for k, v in g.items() if k.startswith('param.'))).requires_grad_()
     past = RunningAttention(w[None]) if name == 'simple_attention' else PastAttention()
     for c in history: past.add(c[None])
-    x = past.look(3, None if name == 'simple_attention' else (T(g['in.m_t'])@w.T)[None])[0]
+    x = past.look(None if name == "simple_attention" else (T(g["in.m_t"])@w.T)[None])[0]
     close(x, g['out.x'])
     (x*T(g['in.cotangent'])).sum().backward()
     close(history.grad, g['grad_in.history'])
@@ -170,7 +170,7 @@ def test_parameter_counts():
 # ---- what must hold of any of them ------------------------------------------------------------------------
 
 OPTIONS = [{}, dict(preset='released_iemocap'), dict(preset='without_shift'), dict(direction='repaired'), dict(attention='query_free'), dict(context_order='before'),
-           dict(context_input='text'), dict(first='released'), dict(bias=False)]
+           dict(context_input='text'), dict(first='released'), dict(bias="released")]
 name = lambda o: '-'.join(map(str, o.values())) or 'paper'
 
 

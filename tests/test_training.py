@@ -113,6 +113,24 @@ def test_select_is_given_dev_alone():
     assert select([.1, .4, .4]) == 1 and list(select([[np.nan, .2], [.5, np.nan]])) == [1, 0]
 
 
+def test_a_short_run_is_the_beginning_of_a_longer_one(task):
+    "At a constant rate; that is why a grid over epochs trains the longest alone."
+    short, long = (run(task, [0, 1], epochs=n, warmup=0., decay=False) for n in (3, 7))
+    assert np.array_equal(short.dev, long.dev[:, :3]) and np.array_equal(short.losses, long.losses[:, :3])
+    assert not np.array_equal(run(task, [0], epochs=3).losses, run(task, [0], epochs=7).losses[:, :3])   # not where the rate falls
+
+
+def test_a_part_that_was_trained_before_is_where_training_begins(task):
+    train, dev, score = task
+    begin = {s: {'b.bias': torch.full((3,), float(s))} for s in (0, 1)}
+    go = lambda **k: fit(Net, train, dev, score, seeds=[0, 1], settings={'epochs': 1, 'lr': 0., 'optimiser': 'adam'}, target='emotion', progress=False, **k)
+    for vectorise in (True, False):
+        assert [m.b.bias[0].item() for m in go(begin=begin, vectorise=vectorise).modules()] == [0., 1.]
+    (a, *_), (b, *_) = ([m.a.weight.clone() for m in f.modules()] for f in (go(begin=begin), go()))
+    assert torch.equal(a, b)                                                                          # the rest begins as always
+    with pytest.raises(RuntimeError, match='nonsense'): go(begin={0: {'nonsense': torch.zeros(1)}, 1: {}})
+
+
 def test_patience_stops_a_seed(task):
     f = run(task, [0, 1, 2], epochs=40, lr=5e-2, patience=2)
     for curve, chosen in zip(f.dev, f.selected):
