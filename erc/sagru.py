@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FORMS', 'SYSTEMS', 'CHOICES', 'FOUR', 'LEVELS', 'CLAIMS', 'Columns', 'ATSFusion', 'ADD', 'sagru_step', 'SAGRUCell',
-           'run_units', 'mirrored', 'both_ways', 'SelfAttention', 'blocks', 'over_dialogues', 'options_of', 'SAGRU',
-           'from_paper', 'four_classes', 'speaker_statistics', 'bounded', 'load_four', 'drawn_dialogue', 'by_class',
-           'look', 'alpha_figure', 'attention_figure', 'judged', 'claim_sentence']
+           'run_units', 'mirrored', 'both_ways', 'SelfAttention', 'over_dialogues', 'options_of', 'SAGRU', 'from_paper',
+           'four_classes', 'speaker_statistics', 'bounded', 'load_four', 'drawn_dialogue', 'by_class', 'look',
+           'alpha_figure', 'attention_figure', 'judged', 'claim_sentence']
 
 # %% ../nbs/70_sagru.ipynb #d1758f6a
 from functools import lru_cache
@@ -153,38 +153,22 @@ class SelfAttention(nn.Module):
         return self.attend(self.qkv(h),real)
 
 # %% ../nbs/70_sagru.ipynb #1db16ee2
-@lru_cache(maxsize=256)
-def blocks(
-    sizes:tuple,  # rows of each time step
-    per:int,      # dialogues of a block
-    device='cpu',
-):                # rows (b, T) and whether they exist (b, T) of each block; where each packed row went (N,)
-    "A packed batch as padded blocks of similar length; what does not exist points at row 0."
-    starts,length = np.r_[0,np.cumsum(sizes)],(np.array(sizes)[:,None]>np.arange(sizes[0])).sum(0)
-    out,went,done = [],np.empty(starts[-1],int),0
-    for first in range(0,sizes[0],per):
-        who = np.arange(first,min(first+per,sizes[0]))
-        turn = np.arange(length[first])
-        real = turn<length[who,None]
-        rows = np.where(real,starts[turn]+who[:,None],0)
-        went[rows[real]] = done+np.flatnonzero(real)
-        done += real.size
-        out.append((torch.from_numpy(rows).to(device),torch.from_numpy(real).to(device)))
-    return out,torch.from_numpy(went).to(device)
-
 def over_dialogues(
     attention:SelfAttention,
     h:Tensor,     # (N, D) packed
-    sizes:tuple,  # rows of each time step
+    batch:Batch,
     per:int=5,    # dialogues at a time
     keep=False,   # also return the weights
 ):                # (N, width) and weights over the turns of the dialogue (N, heads, T), or None
     "Self-attention within each dialogue of a packed batch."
-    qkv,(parts,went) = attention.qkv(h),blocks(sizes,per,h.device)
-    done = [attention.attend(qkv.index_select(0,rows.flatten()).unflatten(0,rows.shape),real) for rows,real in parts]
+    qkv,parts,N = attention.qkv(h),batch.blocks(per),len(h)
+    rows = torch.cat([p.flatten() for p in parts])                # N where there is no turn
+    went = rows.argsort()[:N]
+    laid = qkv.index_select(0,rows.clamp(max=N-1)).split([p.numel() for p in parts])
+    done = [attention.attend(x.unflatten(0,p.shape),p<N) for x,p in zip(laid,parts)]
     r = torch.cat([r.flatten(0,1) for r,_ in done]).index_select(0,went)
     if not keep: return r,None
-    wide = [F.pad(a,(0,len(sizes)-a.shape[-1])).transpose(1,2).flatten(0,1) for _,a in done]
+    wide = [F.pad(a,(0,len(batch.sizes)-a.shape[-1])).transpose(1,2).flatten(0,1) for _,a in done]
     return r,torch.cat(wide).index_select(0,went)
 
 # %% ../nbs/70_sagru.ipynb #4340b5b0
@@ -232,7 +216,7 @@ class SAGRU(nn.Module):
         if self.cells: h = both_ways(self.cells,h,batch.sizes)
         if self.cells and self.attention: h = drop(h,'states')
         if self.attention:
-            h,weights = over_dialogues(self.attention,h,batch.sizes,keep=batch.seed is None)
+            h,weights = over_dialogues(self.attention,h,batch,keep=batch.seed is None)
             if weights is not None: probes['attention'] = weights
         return Out(self.out(drop(h,'last')),probes=probes)
 

@@ -200,8 +200,8 @@ def test_backward_pass_starts_at_the_last_real_turn():
 def test_blocks_change_nothing(per):
     b = toy((5, 3, 1, 4, 4, 2, 6))
     a = SelfAttention(6, 8, 4).double()
-    r, w = S.over_dialogues(a, b.features['audio'], b.sizes, per, keep=True)
-    r1, w1 = S.over_dialogues(a, b.features['audio'], b.sizes, 7, keep=True)
+    r, w = S.over_dialogues(a, b.features['audio'], b, per, keep=True)
+    r1, w1 = S.over_dialogues(a, b.features['audio'], b, 7, keep=True)
     close(r, r1.detach(), 1e-12); close(w, w1.detach(), 1e-12)
     close(w.sum(-1), np.ones(w.shape[:2]), 1e-12)
     for row in range(len(b)): assert (w[row, :, b.lengths[b.dialogue[row]]:] == 0).all()
