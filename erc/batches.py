@@ -63,8 +63,7 @@ class Batch:
         return rows
 
     def blocks(self, most=16)->list: # (b, T) rows as `where`, of at most so many dialogues of similar length, padded to their longest
-        longest_first,B = self.where()[self.dialogue[:self.sizes[0]]],self.sizes[0]
-        return [longest_first[i:i+most,:sum(n>i for n in self.sizes)] for i in range(0,B,most)]
+        return [self.where()[self.dialogue[i:min(i+most,self.sizes[0])],:sum(n>i for n in self.sizes)] for i in range(0,self.sizes[0],most)]
 
     def to_padded(self, x:Tensor, fill=0)->Tensor: # (N, ...) -> (B, T, ...)
         return torch.cat([x, torch.full_like(x[:1],fill)])[self.where()]

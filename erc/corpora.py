@@ -564,13 +564,14 @@ def provenance(
     return dict(files={f: sha256_of(root/f) for f in read}, licence=s.licence, notes=list(s.notes), stands_for=None)
 
 def load_corpus(
-    name:str,              # one of CORPORA
+    name:str,              # one of CORPORA, or the name of a folder that `convert` wrote there
     *,
     root=None,             # folder of corpora, `data_home()` if not said
     keep_unlabelled=False, # keep turns without a label as context (label -1)
 )->Corpus: # FileNotFoundError says which file and how to get it
     "A corpus by name, validated."
     root = Path(root) if root is not None else data_home()
+    if (root/name/'corpus.json').exists(): return load_converted(root/name)
     c = CORPORA[choose(name, CORPORA, 'corpus')].load(root, name, keep_unlabelled=keep_unlabelled)
     return validate(c.replace(provenance=provenance(name,root)))
 

@@ -6,8 +6,8 @@
 __all__ = ['GRID', 'KINDS', 'RESULT_KEYS', 'FINGERPRINTS', 'PROFILES', 'SEEDS', 'System', 'papers', 'load_recipe', 'system',
            'first_of', 'settings_of', 'grid', 'distinct', 'varied', 'prepare', 'class_weights', 'confusions', 'scorer',
            'batches_of', 'Watch', 'train_one', 'best_of', 'pretrained', 'environment', 'kin', 'checkpoints_of',
-           'run_system', 'toy_batch', 'toy_fingerprint', 'stale', 'changed', 'data_digest', 'wanted', 'missing',
-           'Section', 'jobs', 'attempt']
+           'replaced', 'run_system', 'toy_batch', 'toy_fingerprint', 'stale', 'changed', 'data_digest', 'wanted',
+           'missing', 'Section', 'jobs', 'attempt']
 
 # %% ../nbs/32_experiments.ipynb #fead2917
 import functools,itertools,platform,shutil,time,tomllib
@@ -234,8 +234,10 @@ def pretrained(s:System, corpus:str, setting:dict, seeds, device, progress, chec
     parts = lambda m: {f'{ours}.{k}':v.clone() for its,ours in s.pretrain['parts'].items() for k,v in m.get_submodule(its).state_dict().items()}
     return {k:parts(m) for k,m in zip(f.seeds,f.modules())},point
 
-def _run_model(s:System, c, setting, seeds, device, progress, checkpoints:Path, begin=None)->dict:
-    "Record fields of a trained system."
+# %% ../nbs/32_experiments.ipynb #180ec341
+def _run_model(s:System, c, setting, corpus, first, seeds, device, progress, checkpoints:Path)->dict:
+    "Record fields of a trained system, and what it decided besides."
+    begin,taken = pretrained(s,corpus,first,seeds,device,progress,checkpoints)
     f,test,curves,point,tried,earlier = best_of(s,c,setting,seeds,device,progress,checkpoints,begin)
     broken = [k for k,d in zip(f.seeds,f.dev) if not np.isfinite(d).any()]
     if broken: raise ValueError(f"{s.id}: seeds {', '.join(map(str,broken))} never had a finite loss, with the best setting {varied(setting,point) or point}")
@@ -244,7 +246,7 @@ def _run_model(s:System, c, setting, seeds, device, progress, checkpoints:Path, 
     watched = {} if curves is None else {'test':curve(curves)}
     return dict(seeds=list(seeds), selected=f.selected.tolist(), dev=np.nanmax(f.dev,1).tolist(), predictions=p, seconds=earlier,
         curves={'dev':curve(f.dev), 'loss':curve(f.losses), **watched},
-        facts={'chosen':point, 'tried':tried}, probes=resolve(s.probe)(f,c,test) if s.probe else {},
+        facts={'chosen':point, 'tried':tried, **({'pretrained':taken} if taken else {})}, probes=resolve(s.probe)(f,c,test) if s.probe else {},
         decided=resolve(s.decisions)(f,c,test) if s.decisions else {})
 
 def _run_baseline(s:System, c, setting, **_)->dict:
@@ -284,6 +286,15 @@ def checkpoints_of(
     return cache_home()/'checkpoints'/f'{rec.name}-{which}'
 
 # %% ../nbs/32_experiments.ipynb #b5d15441
+def replaced(
+    settings:dict, # of `settings_of`
+    demo,          # settings that a demonstration replaces, or None
+)->dict:
+    "What a demonstration trains under, and what is trained before it."
+    own = {**settings, 'setting':{**settings['setting'],**(demo or {})}}
+    return {**own,'pretrain':{**own['pretrain'],'settings':replaced(own['pretrain']['settings'],demo)}} if 'pretrain' in own else own
+
+# %% ../nbs/32_experiments.ipynb #c0c719f6
 def run_system(
     s:System,
     corpus:str,         # name
@@ -295,9 +306,7 @@ def run_system(
     progress=True,
 )->Record:
     "Run one system and write its record; seeds that the record has are kept, an interrupted run goes on where it was."
-    start,c,data,settings = time.time(),*prepare(s,corpus,device),settings_of(s,setting)
-    for own in [settings, *([settings['pretrain']['settings']] if s.pretrain else [])]:
-        if s.kind=='model': own['setting'] = {**own['setting'], **(demo or {})}
+    start,c,data,settings = time.time(),*prepare(s,corpus,device),replaced(settings_of(s,setting),demo if s.kind=='model' else None)
     new = Record(s.id, corpus, setting, settings, data, encoders=c.provenance.get('encoders',{}), environment=environment(device),
                  task=c.task, classes=list(c.classes), metric=s.metric, fingerprint=toy_fingerprint(s))
     old = kin(new,find_record(s.id,corpus,setting,home))
@@ -305,12 +314,10 @@ def run_system(
     if old and not seeds: return old
     fill,folder = {'model':_run_model,'baseline':_run_baseline}.get(s.kind),checkpoints_of(new,home)
     point = old.facts['chosen'] if old and s.kind=='model' else settings['setting'] # further seeds use the grid point that was chosen
-    before = old and old.facts.get('pretrained') or (settings['pretrain']['settings']['setting'] if s.pretrain else None)
-    begin,first = pretrained(s,corpus,before,seeds,device,progress,folder)
-    got = fill(s,c,point,seeds=seeds,device=device,progress=progress,checkpoints=folder,begin=begin) if fill else {'facts':resolve(s.model)(c,**s.args)}
+    first = old and old.facts.get('pretrained') or settings.get('pretrain',{}).get('settings',{}).get('setting')
+    got = fill(s,c,point,corpus=corpus,first=first,seeds=seeds,device=device,progress=progress,checkpoints=folder) if fill else {'facts':resolve(s.model)(c,**s.args)}
     decided = got.pop('decided',{})
     for k,v in got.items(): setattr(new,k,v)
-    if first: new.facts['pretrained'] = first
     if fill: _score(new,s,c,decided)
     new.seconds += time.time()-start
     old = kin(new,find_record(s.id,corpus,setting,home)) # again: another process may have added seeds meanwhile

@@ -6,10 +6,11 @@
 __all__ = ['MODALITIES', 'PAIRS', 'PRESETS', 'CHOICES', 'GRUArcCell', 'RunningAttention', 'PastAttention', 'ModalityNet',
            'stacked', 'projected', 'by_step', 'party_states', 'emotion_arcs', 'pairwise_fusion', 'backwards',
            'padded_out', 'before', 'shift_gate', 'run_nets', 'emotion_states', 'pair_scores', 'fused', 'options_of',
-           'GRUArcModel', 'forward', 'released_name', 'from_released', 'load_arcs', 'shift_decisions']
+           'GRUArcModel', 'forward', 'released_name', 'from_released', 'load_arcs', 'shift_decisions', 'leak_probe']
 
 # %% ../nbs/41_gruarc.ipynb #33728a26
 from dataclasses import replace
+import numpy as np
 import torch
 from torch import Tensor,nn
 from .batches import Batch,from_padded
@@ -245,6 +246,7 @@ def emotion_states(
     back = run_nets(model,list(model.backward_nets.values()),flipped,gate[rev],'backward')
     return torch.cat([e,back[:,rev]],-1)
 
+# %% ../nbs/41_gruarc.ipynb #aa7caf68
 def pair_scores(
     model, batch:Batch,
     h,      # (M, N, H) hidden layer
@@ -367,3 +369,21 @@ def shift_decisions(
     order = torch.cat([b.ids for b in batches]).argsort()
     decided = [torch.cat([m(b).probes['p_shift'] for b in batches])[order]<=.5 for m in fit.modules()]
     return {'shift_network':(t.inertia.where((t.turn>0)&(t.label>=0),-1).to_numpy(),torch.stack(decided).long().cpu().numpy())}
+
+# %% ../nbs/41_gruarc.ipynb #81db87c1
+@torch.no_grad()
+def leak_probe(
+    fit,     # trained seeds
+    corpus,
+    batches, # of the test split, each as large as the authors'
+)->dict:     # (S,) each
+    "How far test predictions move when padding takes part in the fusion, as released: share of classes that change, largest change of a probability."
+    changed,largest = [],[]
+    for m in fit.modules():
+        own,p = m.options,{}
+        for padding in CHOICES['padding']:
+            m.options = {**own,'padding':padding}
+            p[padding] = torch.cat([m(b).logits.softmax(-1) for b in batches])
+        m.options,(a,b) = own,p.values()
+        changed.append((a.argmax(-1)!=b.argmax(-1)).float().mean().item()); largest.append((a-b).abs().max().item())
+    return {'leak_changed_by_seed':np.array(changed,np.float32),'leak_largest_by_seed':np.array(largest,np.float32)}

@@ -1,13 +1,16 @@
 "The whole model against the authors' numbers, and what must hold of any model of conversations."
 import dataclasses
+import pickle
 
 import numpy as np
 import pytest
 import torch
 
 import erc.gruarc as G
-from erc.batches import Batch, from_padded
+from erc.batches import Batch, from_padded, make_batches
 from erc.cells import weighted_nll
+from erc.corpora import convert
+from erc.experiments import batches_of, prepare, run_system, system
 from erc.gruarc import GRUArcCell, GRUArcModel, ModalityNet, PastAttention, RunningAttention, emotion_arcs, pairwise_fusion, party_states
 from erc.training import Single, Stack, criterion
 
@@ -251,3 +254,87 @@ def test_running_attention_does_not_overflow():
     for v in (-2000., 0., 3000., 2999.): past.add(torch.full((1, 1, 1), v, dtype=torch.float64))
     weight = np.exp(-1)
     close(past.look(1)[0, 0], [(3000+2999*weight)/(1+weight)], 1e-9)
+
+
+def test_scores_do_not_depend_on_the_blocks():
+    m, b = model(), toy(lengths=tuple(range(1, 20)))
+    whole = m(b).logits
+    blocks = Batch.blocks
+    for most in (1, 4, 100):
+        b.blocks = lambda most=most: blocks(b, most)
+        close(m(b).logits, whole.detach(), 1e-12)
+
+
+def test_the_printed_equations_have_no_biases_and_the_released_code_has():
+    assert model().forward_nets['text'].e_cell.w_hi.bias is None
+    assert model(preset='released_iemocap').forward_nets['text'].e_cell.w_hi.bias is not None
+
+
+def test_a_shift_network_that_reads_other_modalities():
+    narrow, wide = model(), model(head=['sentence', 'audio', 'visual'])
+    assert wide.shift.classifier.weight.shape[1] == 3*(7+5+4) and narrow.shift.classifier.weight.shape[1] == 3*7
+    b, other = toy(), toy()
+    other.features['audio'] = other.features['audio']+1
+    for b_ in (b, other): del b_.features['previous']
+    p = lambda m, x: m(x).probes['p_shift']
+    assert torch.equal(p(narrow, b), p(narrow, other)) and not torch.equal(p(wide, b), p(wide, other))
+
+
+class Trained:
+    "What `fit` gives, of models that were not trained."
+    def __init__(self, *models): self.models = models
+    def modules(self): yield from self.models
+
+
+def demo_test(seed=0):
+    s = dataclasses.replace(system('shapes/gruarc_released'), encoder='hashing')
+    c, _ = prepare(s, 'demo')
+    sizes = {f: c.features[f].shape[1] for f in s.features}
+    made = []
+    for k in (0, 1):
+        torch.manual_seed(k)
+        made.append(GRUArcModel(sizes, len(c.classes), preset='released_iemocap').eval())
+    return c, [b.to(dtype=torch.float32) for b in batches_of(s, c, {'batch': 16})[2]], Trained(*made)
+
+
+def test_decisions_of_the_shift_network_stand_in_corpus_order():
+    c, test, fit = demo_test()
+    t = c.table.iloc[c.rows('test')].reset_index(drop=True)
+    y, decided = G.shift_decisions(fit, c, test)['shift_network']
+    assert decided.shape == (2, len(t)) and (y[t.turn == 0] == -1).all() and (y[t.turn > 0] == t.inertia[t.turn > 0]).all()
+    one = test[0]
+    at = {int(i): k for k, i in enumerate(c.rows('test'))}
+    p = fit.models[1](one).probes['p_shift']
+    assert all(decided[1, at[int(i)]] == int(v <= .5) for i, v in zip(one.ids, p))
+
+
+def test_leak_probe_counts_what_padding_changes():
+    c, test, fit = demo_test()
+    probe = G.leak_probe(fit, c, test)
+    m = fit.models[0]
+    assert m.options['padding'] == 'masked', 'the model is left as it was'
+    a = torch.cat([m(b).logits for b in test]).detach()
+    m.options = {**m.options, 'padding': 'released'}
+    b = torch.cat([m(b).logits for b in test]).detach()
+    assert np.isclose(probe['leak_changed_by_seed'][0], (a.argmax(-1) != b.argmax(-1)).float().mean())
+    assert np.isclose(probe['leak_largest_by_seed'][0], (a.softmax(-1)-b.softmax(-1)).abs().max()) and probe['leak_largest_by_seed'][0] > 0
+    alone = G.leak_probe(fit, c, batches_of_one(c))
+    assert alone['leak_largest_by_seed'].max() < 1e-6, 'a dialogue alone has no padding'
+
+
+def batches_of_one(c):
+    cut = make_batches(c, 'test', size=1, features=['text', 'audio', 'sentence'], targets={'emotion': 'label'})
+    return [b.to(dtype=torch.float32) for b in cut]
+
+
+@pytest.mark.parametrize('structure', ['multilogue9', 'mmgcn9'])
+def test_a_converted_pickle_with_three_modalities_runs(tmp_path, monkeypatch, structure):
+    "What rows without data would take: the pickle of the family, converted, under a recipe's system, from training to record."
+    from test_corpora import KINDS, family
+    (tmp_path/'x.pkl').write_bytes(pickle.dumps(family(structure, KINDS[structure]), protocol=4))
+    convert(tmp_path/'x.pkl', tmp_path/'data'/'fetched', name='fetched')
+    monkeypatch.setenv('ERC_DATA', str(tmp_path/'data'))
+    s = dataclasses.replace(system('shapes/gruarc_mosi'), encoder='hashing')
+    rec = run_system(s, 'fetched', 'paper', seeds=[0, 1], home=tmp_path, demo={'epochs': 1, 'class_weights': 'none'}, progress=False)
+    assert rec.corpus == 'fetched' and rec.task == ('sentiment' if structure == 'multilogue9' else 'emotion') and len(rec.test) == 2
+    assert 'shift_network' in rec.confusions
