@@ -59,11 +59,11 @@ class Batch:
 
     def where(self)->Tensor: # (B, T) row of each turn, N where there is none; one line a dialogue, in the order they were given
         rows = torch.full((self.sizes[0],len(self.sizes)), len(self), device=self.ids.device)
-        rows[self.dialogue,self.turn] = torch.arange(len(self), device=self.ids.device)
-        return rows
+        return rows.index_put((self.dialogue,self.turn), torch.arange(len(self), device=self.ids.device))
 
     def blocks(self, most=16)->list: # (b, T) rows as `where`, of at most so many dialogues of similar length, padded to their longest
-        return [self.where()[self.dialogue[i:min(i+most,self.sizes[0])],:sum(n>i for n in self.sizes)] for i in range(0,self.sizes[0],most)]
+        rows,B = self.where(),self.sizes[0]
+        return [rows[self.dialogue[i:min(i+most,B)],:sum(n>i for n in self.sizes)] for i in range(0,B,most)]
 
     def to_padded(self, x:Tensor, fill=0)->Tensor: # (N, ...) -> (B, T, ...)
         return torch.cat([x, torch.full_like(x[:1],fill)])[self.where()]
