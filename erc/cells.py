@@ -81,7 +81,7 @@ def gru(
     H = h.shape[-1]
     (i,ni),(k,nh) = gi.split((2*H,H),-1),gh.split((2*H,H),-1)
     r,z = (i+k).sigmoid().split(H,-1)
-    return torch.lerp((ni+r*nh).tanh(),h,z)
+    return torch.lerp(torch.addcmul(ni,r,nh).tanh(),h,z)
 
 class GRUCell(torch.nn.GRUCell):
     "`torch.nn.GRUCell` in basic operations."

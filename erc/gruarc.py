@@ -4,16 +4,16 @@
 
 # %% auto #0
 __all__ = ['MODALITIES', 'PAIRS', 'PRESETS', 'CHOICES', 'GRUArcCell', 'RunningAttention', 'PastAttention', 'ModalityNet',
-           'stacked', 'projected', 'by_step', 'party_states', 'emotion_arcs', 'pairwise_fusion', 'backwards',
-           'padded_out', 'before', 'shift_gate', 'run_nets', 'emotion_states', 'pair_scores', 'fused', 'options_of',
-           'GRUArcModel', 'forward', 'released_name', 'from_released', 'load_arcs', 'shift_decisions', 'leak_probe']
+           'stacked', 'projected', 'by_step', 'party_states', 'emotion_arcs', 'pairwise_fusion', 'padded_out', 'before',
+           'shift_gate', 'run_nets', 'emotion_states', 'pair_scores', 'fused', 'options_of', 'GRUArcModel', 'forward',
+           'released_name', 'from_released', 'load_arcs', 'shift_decisions', 'leak_probe']
 
 # %% ../nbs/41_gruarc.ipynb #33728a26
 from dataclasses import replace
 import numpy as np
 import torch
 from torch import Tensor,nn
-from .batches import Batch,from_padded
+from .batches import Batch,from_padded,mirrored
 from .cells import GRUCell,Out,dropout,dropout_mask,gru,weighted_nll
 from .core import choose
 from .corpora import Corpus,load_corpus,validate
@@ -93,12 +93,12 @@ def stacked(nets, f): # f(net) of every modality, (M, ...)
 def projected(
     nets, x, context, # modality and context inputs, lists of (N, D)
 ):
-    "Input parts of the context and the party unit for all turns, (M, N, 3H) each, and the state parts as functions of (M, n, H)."
+    "Input parts of the context and the party unit for all turns, (M, N, 3H) each; what each state adds, functions of it (M, n, H) and of what it is added to."
     gx = torch.stack([nn.functional.linear(c,n.g_cell.weight_ih[:,:n.context_size],n.g_cell.bias_ih) for n,c in zip(nets,context)])
     sx = torch.stack([nn.functional.linear(m,n.p_cell.weight_ih[:,:n.size],n.p_cell.bias_ih) for n,m in zip(nets,x)])
     def product(weight, bias=None):
         w,b = stacked(nets,weight).mT,None if bias is None else stacked(nets,bias)[:,None]
-        return (lambda h: h@w) if b is None else (lambda h: torch.baddbmm(b,h,w))
+        return lambda h,to=b: torch.baddbmm(to,h,w)
     return (gx, product(lambda n:n.g_cell.weight_ih[:,n.context_size:]), product(lambda n:n.g_cell.weight_hh,lambda n:n.g_cell.bias_hh),
             sx, product(lambda n:n.p_cell.weight_ih[:,n.size:]), product(lambda n:n.p_cell.weight_hh,lambda n:n.p_cell.bias_hh))
 
@@ -132,10 +132,10 @@ def party_states(
             party,state = party[:,:len(on)],state[:,:len(on)]
             past.keep(len(on))
         s,looked = (party*on).sum(2),past.look(query)
-        if order=='before': state = gru(gx+g_of_s(s),g_of_g(state),state)*drop_g
-        spoken = gru(sx if looked is None else sx+s_of_x(looked),s_of_s(s),s)*drop_s
+        if order=='before': state = gru(g_of_s(s,gx),g_of_g(state),state)*drop_g
+        spoken = gru(sx if looked is None else s_of_x(looked,sx),s_of_s(s),s)*drop_s
         s = spoken if quiet is None else torch.where(quiet[:,None],s,spoken)
-        if order!='before': state = gru(gx+g_of_s(s),g_of_g(state),state)*drop_g
+        if order!='before': state = gru(g_of_s(s,gx),g_of_g(state),state)*drop_g
         past.add(state)
         party = torch.where(on,s[:,:,None],party)
         states.append(s); contexts.append(state)
@@ -154,11 +154,12 @@ def emotion_arcs(
     else: inward,own = [(c.weight_ih,c.bias_ih) for c in cells],[(c.weight_hh,c.bias_hh) for c in cells]
     into = torch.stack([nn.functional.linear(x,*w) for x,w in zip(s,inward)])
     u = torch.stack([w for w,_ in own]).mT
-    b = 0 if own[0][1] is None else torch.stack([b for _,b in own])[:,None]
+    b = into.new_zeros(1) if own[0][1] is None else torch.stack([b for _,b in own])[:,None]
+    if arc: into = into+b
     e,out = into.new_zeros(len(nets),batch.sizes[0],u.shape[1]),[]
     for x,r,keep in zip(by_step(batch,into,1),by_step(batch,1-p[:,None],0),by_step(batch,drop,1)):
         if len(r)<e.shape[1]: e = e[:,:len(r)]
-        e = (r*e+(1-r)*(x+(r*e)@u+b).tanh() if arc else gru(x,e@u+b,e))*keep
+        e = (torch.lerp(torch.baddbmm(x,r*e,u).tanh(),e,r) if arc else gru(x,torch.baddbmm(b,e,u),e))*keep
         out.append(e)
     return torch.cat(out,1)
 
@@ -183,11 +184,6 @@ CHOICES = dict(context_order=('updated','before'),context_input=('own','text'),a
                bias=('none','released'),padding=('masked','released'))
 
 # %% ../nbs/41_gruarc.ipynb #766438b6
-def backwards(batch:Batch)->Tensor: # (N,) the row that stands where each row would if dialogues ran backwards
-    "Which row to read instead, to run each dialogue from its end; its own inverse."
-    where = batch.to_padded(torch.arange(len(batch),device=batch.ids.device))
-    return where[batch.dialogue,batch.lengths[batch.dialogue]-1-batch.turn]
-
 def padded_out(batch:Batch)->Batch:
     "The batch as the released code sees it: every dialogue as long as the longest, with zero features and the first speaker."
     full = {k:batch.to_padded(x) for k,x in batch.features.items()}
@@ -239,7 +235,7 @@ def emotion_states(
     e = run_nets(model,list(model.forward_nets.values()),batch,p,'forward')
     if model.options['direction']=='forward': return e
     if model.options['direction']=='released': return torch.cat([e,torch.zeros_like(e)],-1) # gated by 1: it never leaves 0
-    rev,L = backwards(batch),batch.lengths[batch.dialogue]
+    rev,L = mirrored(batch.sizes,batch.ids.device),batch.lengths[batch.dialogue]
     after = batch.to_padded(p)[batch.dialogue,(batch.turn+1).minimum(L-1)]
     gate = torch.where(batch.turn==L-1,torch.ones_like(p),after)
     flipped = replace(batch,features={k:v[rev] for k,v in batch.features.items()},speakers=batch.speakers[rev],ids=batch.ids[rev])

@@ -4,17 +4,16 @@
 
 # %% auto #0
 __all__ = ['FORMS', 'SYSTEMS', 'CHOICES', 'FOUR', 'LEVELS', 'CLAIMS', 'Columns', 'ATSFusion', 'ADD', 'sagru_step', 'SAGRUCell',
-           'run_units', 'mirrored', 'both_ways', 'SelfAttention', 'over_dialogues', 'options_of', 'SAGRU', 'from_paper',
+           'run_units', 'both_ways', 'SelfAttention', 'over_dialogues', 'options_of', 'SAGRU', 'from_paper',
            'four_classes', 'speaker_statistics', 'bounded', 'load_four', 'drawn_dialogue', 'by_class', 'look',
            'alpha_figure', 'attention_figure', 'judged', 'claim_sentence']
 
 # %% ../nbs/70_sagru.ipynb #d1758f6a
-from functools import lru_cache
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor,nn
-from .batches import Batch,standardised
+from .batches import Batch,mirrored,standardised
 from .cells import Out,dropout,gru
 from .core import choose
 from .corpora import Corpus,load_corpus,validate
@@ -104,16 +103,6 @@ def run_units(
     return torch.cat(states,1)
 
 # %% ../nbs/70_sagru.ipynb #39771207
-@lru_cache(maxsize=256)
-def mirrored(
-    sizes:tuple,  # rows of each time step
-    device='cpu',
-)->Tensor:        # (N,) its own inverse
-    "The row that stands where each row would if dialogues ran backwards."
-    starts,length = np.r_[0,np.cumsum(sizes)],(np.array(sizes)[:,None]>np.arange(sizes[0])).sum(0)
-    rows = [starts[length[:n]-1-t]+np.arange(n) for t,n in enumerate(sizes)]
-    return torch.from_numpy(np.concatenate(rows)).to(device)
-
 def both_ways(
     cells,        # a forward and a backward `SAGRUCell`
     x:Tensor,     # (N, D) packed
