@@ -162,7 +162,7 @@ def estimate(
 def planned(
     target:str,   # a paper or a system 'paper/name'
     only_missing=False,
-    corpora=(), setting=None, seeds=5, home=None,
+    corpora=(), setting=None, seeds=None, home=None,
 ):                # DataFrame: system, corpus, setting, why, seconds
     "What `erc run` would run."
     import pandas as pd
@@ -186,12 +186,14 @@ def run(
     missing: Annotated[bool, typer.Option('--missing',help='Only what has no record, a stale one, or too few seeds.')] = False,
     corpora: Annotated[str, typer.Option(help='Names with commas; all of the recipe if not said.')] = '',
     setting: Annotated[Optional[str], typer.Option(help="'paper', 'tuned', ...; all if not said.")] = None,
-    seeds: Annotated[int, typer.Option(min=1,help='Seeds of trained systems.')] = 5,
+    seeds: Annotated[Optional[int], typer.Option(min=1,help='Seeds of trained systems; what the recipe says, else five.')] = None,
     device: Device = 'cpu',
     dry_run: Annotated[bool, typer.Option('--dry-run',help='Only say what would run.')] = False,
 ):
     "Run systems and write their records."
+    from erc.experiments import seeds_of
     plan = planned(target,missing,names(corpora),setting,seeds)
+    seeds = seeds or seeds_of(target.partition('/')[0])
     if not len(plan): return typer.echo(f'{target}: nothing is missing')
     known = plan.seconds.dropna()
     show(plan.assign(seconds=[f'{s:.0f}' if s==s and s is not None else '?' for s in plan.seconds]))

@@ -212,3 +212,15 @@ def test_commands_of_the_readme_exist():
     said = re.findall(r'erc (\w+)(?: (\w+))?', '\n'.join(re.findall(r'```bash\n(.*?)```', (root()/'README.md').read_text(), re.S)))
     known = set(erc_('--help').split()) | set(erc_('data', '--help').split())
     assert said and all(a in known and (a != 'data' or b in known) for a, b in said)
+
+
+def test_a_run_takes_as_many_seeds_as_its_recipe_says(monkeypatch):
+    import erc.experiments as X
+    asked = []
+    def fake(s, corpus, setting, *, seeds, device):
+        asked.append(len(seeds))
+        return SimpleNamespace(name='x', metric='accuracy', test=[.5], seeds=list(seeds), seconds=3)
+    monkeypatch.setattr(X, 'run_system', fake)
+    for target, more in (('sagru/S3', ()), ('shapes/gruarc', ()), ('sagru/S3', ('--seeds', '2'))):
+        erc_('run', target, '--setting', 'paper', '--corpora', 'iemocap4' if 'sagru' in target else 'iemocap6', *more)
+    assert asked == [X.load_recipe('sagru')['seeds'], X.SEEDS, 2]
