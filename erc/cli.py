@@ -293,11 +293,11 @@ def toy_dialogues(features:dict, target:str, shape, classes=2):
 
 # %% ../nbs/99_cli.ipynb #ef0d9f96
 def bench_training(
-    system='shapes/shift_paper',
+    system='shapes/gruarc_mosi', # three modalities
     seeds=(1,5,20), # numbers of seeds to try
     shape=None,     # dialogues, utterances, longest of the batch
-    sizes=None,     # feature -> numbers, where not SIZES
-    classes=2, device='cpu',
+    sizes=None,     # feature -> numbers, where not SIZES; may name features that the recipe leaves out
+    classes=6, device='cpu',
 ):                  # DataFrame, a line for each number of seeds: milliseconds of a step, and ratios
     "What a training step costs, and how much of that its matrix products are."
     import warnings
@@ -308,7 +308,7 @@ def bench_training(
     from erc.experiments import system as find
     from erc.training import operations,product_seconds,step_seconds
     s = find(system)
-    sizes = {f:{**SIZES,**(sizes or {})}[f] for f in s.features}
+    sizes = {f:{**SIZES,**(sizes or {})}[f] for f in dict.fromkeys([*s.features,*(sizes or {})])}
     make = partial(resolve(s.model),sizes=sizes,classes=classes,**s.args)
     batch = toy_dialogues(sizes,s.target,shape or SHAPES[s.unit],classes).to(device)
     time,work,rows = partial(step_seconds,make,batch,s.target,device=device),operations(make,batch,s.target),[]
@@ -325,11 +325,11 @@ def bench_training(
 @app.command()
 def bench(
     what: Annotated[str, typer.Argument(help='training')] = 'training',
-    system: Annotated[str, typer.Option(help='A trained system of a recipe.')] = 'shapes/shift_paper',
+    system: Annotated[str, typer.Option(help='A trained system of a recipe.')] = 'shapes/gruarc_mosi',
     seeds: Annotated[str, typer.Option(help='Numbers of seeds, with commas.')] = '1,5,20',
     shape: Annotated[str, typer.Option(help='dialogues,utterances,longest of the batch; IEMOCAP if not said, 64 rows for pairs.')] = '',
     sizes: Annotated[str, typer.Option(help='Sizes of features, such as text=768,audio=100.')] = '',
-    classes: Annotated[int, typer.Option(min=2)] = 2,
+    classes: Annotated[int, typer.Option(min=2)] = 6,
     device: Device = 'cpu', json: AsJson = False,
 ):
     "Measure a training step against a matrix product of the same work."

@@ -62,13 +62,17 @@ def test_cell(golden):
 
 
 @pytest.mark.parametrize('name', ['simple_attention', 'general_attention_eq5'])
-def test_attention(golden, name):
+@pytest.mark.parametrize('chunk', [1, 2, 100])
+def test_attention(golden, name, chunk):
     g = golden(f'shapes/{name}')
     history = T(g['in.history']).requires_grad_()                    # (t, B, H)
     w = T(next(v for k, v in g.items() if k.startswith('param.'))).requires_grad_()
-    past = RunningAttention(w[None]) if name == 'simple_attention' else PastAttention()
-    for c in history: past.add(c[None])
-    x = past.look(None if name == "simple_attention" else (T(g["in.m_t"])@w.T)[None])[0]
+    asked = [torch.zeros_like(history[:1])]*len(history)
+    past = RunningAttention(w[None]) if name == 'simple_attention' else PastAttention([*asked, (T(g['in.m_t'])@w.T)[None]], chunk)
+    for c in history:
+        past.look()
+        past.add(c[None])
+    x = past.look()[0]
     close(x, g['out.x'])
     (x*T(g['in.cotangent'])).sum().backward()
     close(history.grad, g['grad_in.history'])
@@ -253,7 +257,7 @@ def test_running_attention_does_not_overflow():
     past = RunningAttention(w)
     for v in (-2000., 0., 3000., 2999.): past.add(torch.full((1, 1, 1), v, dtype=torch.float64))
     weight = np.exp(-1)
-    close(past.look(1)[0, 0], [(3000+2999*weight)/(1+weight)], 1e-9)
+    close(past.look()[0, 0], [(3000+2999*weight)/(1+weight)], 1e-9)
 
 
 def test_scores_do_not_depend_on_the_blocks():
