@@ -75,6 +75,7 @@ def join(a, b): # two of `weigh`
     a,b = ([x*(part[2]-high).exp() for x in part[:2]] for part in (a,b))
     return a[0]+b[0],a[1]+b[1],high
 
+# %% ../nbs/41_gruarc.ipynb #06c86800
 class PastAttention:
     "Attention of each turn's query over what was seen (Shapes of Emotions, Eq. 5 and 6); what lies further back is asked once for a whole chunk of turns."
     def __init__(self, queries, chunk=16): # one (M, n, H) a time step
