@@ -1,0 +1,260 @@
+"MultiAttn and MultiEMO against the authors' numbers, and what must hold of any model of conversations."
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from erc.batches import from_padded
+from erc.cells import weighted_nll
+from erc.experiments import load_recipe, run_system, system, toy_fingerprint
+from erc.multiattn import MODALITIES, PRESETS, MultiAttn, MultiEMO, load_one_stage, own_weights, run_streams
+from erc.tables import comparison, reference
+from erc.training import Single, Stack, criterion
+from test_dialoguernn import T, close, unpack
+
+SHORT = dict(zip('tav', MODALITIES))
+
+
+def packed(g):
+    "The (T, B, .) inputs of the golden file, packed."
+    first = lambda k: T(g[k]).transpose(0, 1)
+    return from_padded({'text': first('texts'), 'audio': first('audios'), 'visual': first('visuals')}, T(g['qmask']).argmax(-1).T, g['lengths'], {'emotion': T(g['labels'])})
+
+
+def in_order(g, b, x): # packed rows in (dialogue, time) order
+    return b.to_padded(x)[T(g['umask']) > 0]
+
+
+def model_of(g, **options):
+    how = dict(mu=[float(g[f'mu_{k}']) for k in ('swfc', 'hgr', 'ce')], **{k: float(g[k]) for k in ('tau', 'gamma', 'alpha')})
+    return MultiEMO.from_released(unpack(g, 'sd'), preset='released_iemocap', class_counts=g['class_counts'], **how, **options)
+
+
+# ---- the authors' numbers ---------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('padding', ['released', 'masked'])
+def test_multiattn(golden, padding):
+    "Made with TaoShi1998/MultiEMO@e96458b in float64."
+    g = golden('multiemo/c_multiattn_h4')
+    net, truth = MultiAttn(8, 4, 2, ffn=12).double(), padding == 'masked'
+    net.load_state_dict({k: v for k, v in own_weights(unpack(g, 'sd')).items()})
+    c = {n: T(g[f'C_{k}']).clone().requires_grad_() for k, n in SHORT.items()}
+    real = torch.arange(5) < T(g['lengths'])[:, None]
+    out = net.padded(c, g['lengths'] if truth else None)
+    used = real if truth else torch.ones_like(real)
+    for k, n in SHORT.items(): close(out[n][used], T(g[('truth_' if truth else '')+f'F_{k}'])[used])
+    sum((out[n]*T(g[f'cot_{k}']))[used].sum() for k, n in SHORT.items()).backward()
+    at = 'truth_' if truth else ''
+    for k, n in SHORT.items(): close(c[n].grad[used], T(g[f'{at}dC_{k}'])[used])
+    theirs = own_weights(unpack(g, f'{at}grad'))
+    assert set(theirs) == {k for k, _ in net.named_parameters()}
+    for k, v in net.named_parameters(): close(v.grad, theirs[k])
+
+
+def test_every_sublayer(golden):
+    "Eq. 5, 9 and 12 of both layers."
+    g = golden('multiemo/c_multiattn_h4')
+    net, steps = MultiAttn(8, 4, 2, ffn=12).double(), []
+    net.load_state_dict(own_weights(unpack(g, 'sd')))
+    run_streams(net, {n: T(g[f'C_{k}']).flatten(0, 1) for k, n in SHORT.items()}, [torch.arange(15).view(3, 5)], steps=steps)
+    for i, name in enumerate(f'text_F_{k}_layer{l}' for l in (1, 2) for k in ('ta', 'tav', 't')): close(steps[i][0], g[name].reshape(15, 8))
+
+
+def test_packed_equals_padded(golden):
+    g = golden('multiemo/c_multiattn_h4')
+    net = MultiAttn(8, 4, 2, ffn=12).double()
+    net.load_state_dict(own_weights(unpack(g, 'sd')))
+    c = {n: T(g[f'C_{k}']) for k, n in SHORT.items()}
+    b = from_padded(c, torch.zeros(3, 5), g['lengths'])
+    out, real = net(b.features, b), torch.arange(5) < T(g['lengths'])[:, None]
+    for k, n in SHORT.items(): close(b.to_padded(out[n])[real], T(g[f'truth_F_{k}'])[real])
+
+
+@pytest.mark.parametrize('padding', ['masked', 'released'])
+def test_full_model(golden, padding):
+    "Each dialogue alone by default; the padded batch with its leak by choice: features, scores, three losses, gradients."
+    g = golden('multiemo/e_multiemo_iemocap')
+    m, b, at = model_of(g, padding=padding), packed(g), 'truth_' if padding == 'masked' else ''
+    out = m(b)
+    close(in_order(g, b, out.logits), g[f'{at}logits']); close(in_order(g, b, out.probes['z']), g[f'{at}z'])
+    for i, k in enumerate('tav'): close(in_order(g, b, out.probes['fused'][:, i]), g[f'{at}F_{k}'])
+    swfc, hgr, ce = (float(g[f'mu_{k}']) for k in ('swfc', 'hgr', 'ce'))
+    close(out.losses['swfc']/swfc, g[f'{at}loss_swfc']); close(out.losses['soft_hgr']/hgr, g[f'{at}loss_hgr'])
+    entropy = weighted_nll(out.logits.log_softmax(-1), b.targets['emotion'])
+    close(entropy, g[f'{at}loss_ce']); close(out.losses['cross_entropy']/(ce-1), g[f'{at}loss_ce'])
+    loss = entropy+sum(out.losses.values())
+    close(loss, g[f'{at}loss_total'])
+    loss.backward()
+    theirs = own_weights(unpack(g, f'{at}grad'))
+    assert set(theirs) == {k for k, _ in m.named_parameters()}
+    for k, v in m.named_parameters(): close(v.grad, theirs[k])
+
+
+def test_four_adam_steps(golden):
+    "The padded model, as trained by the released code."
+    g = golden('multiemo/e_multiemo_iemocap')
+    m, b, trace = model_of(g, padding='released'), packed(g), []
+    opt = torch.optim.Adam(m.parameters(), float(g['adam_lr']), weight_decay=float(g['adam_weight_decay']))
+    swfc, hgr, _ = (float(g[f'mu_{k}']) for k in ('swfc', 'hgr', 'ce'))
+    for _ in range(4):
+        opt.zero_grad()
+        out = m(b)
+        entropy = weighted_nll(out.logits.log_softmax(-1), b.targets['emotion'])
+        loss = entropy+sum(out.losses.values())
+        trace.append([(out.losses['soft_hgr']/hgr).item(), (out.losses['swfc']/swfc).item(), entropy.item(), loss.item()])
+        loss.backward(); opt.step()
+    close(torch.tensor(trace, dtype=torch.float64), g['adam_trace'])
+    own = dict(m.named_parameters())
+    for k, v in own_weights(unpack(g, 'adam_after')).items(): close(own[k], v)
+
+
+def test_meld_drops_what_never_learns(golden):
+    "The same weights read as MELD's model: what has no gradient there is not made."
+    g = golden('multiemo/e_multiemo_iemocap')
+    m, b = MultiEMO.from_released(unpack(g, 'sd'), preset='released_meld', class_counts=g['class_counts']), packed(g)
+    assert set(m.rnns) == {'audio', 'visual'} and not hasattr(m.rnns['audio'], 'back')
+    out = m(b)
+    (out.logits.sum()+sum(out.losses.values())).backward()
+    assert all(v.grad is not None for v in m.parameters())
+
+
+def test_parameter_counts():
+    "Counted from the official class: 29.67 million for IEMOCAP; 10.39 of 17.10 million used for MELD."
+    sizes = dict(text=768, audio=512, visual=1000)
+    count = lambda p, k: round(sum(v.numel() for v in MultiEMO(sizes, k, preset=p).parameters())/1e6, 2)
+    assert count('released_iemocap', 6) == 29.67 and count('released_meld', 7) == 10.39
+
+
+# ---- what must hold of any of them ------------------------------------------------------------------------
+
+SIZES = {'text': 6, 'audio': 5, 'visual': 4}
+OPTIONS = [dict(preset=p) for p in PRESETS]+[dict(fusion='concat'), dict(direction='forward'), dict(text_context=True), dict(mu=(0, .3, .7)), dict(mu=(.4, 0, .6))]
+name = lambda o: '-'.join(map(str, o.values()))
+
+
+def toy(lengths=(5, 3, 1, 4), seed=0, speakers=3):
+    g = torch.Generator().manual_seed(seed)
+    B, L = len(lengths), max(lengths)
+    x = {k: torch.randn(B, L, d, generator=g, dtype=torch.float64) for k, d in SIZES.items()}
+    return from_padded(x, torch.randint(0, speakers, (B, L), generator=g), lengths, {'emotion': torch.randint(-1, 4, (B, L), generator=g)})
+
+
+def made(sizes=SIZES, **o):
+    torch.manual_seed(3)
+    return MultiEMO(sizes, 4, width=8, heads=2, ffn=12, **o).double()
+
+
+def alone(b, d, n):
+    return from_padded({k: b.to_padded(v)[d:d+1, :n] for k, v in b.features.items()}, b.to_padded(b.speakers)[d:d+1, :n], [n])
+
+
+@pytest.mark.parametrize('o', OPTIONS, ids=name)
+def test_a_dialogue_does_not_see_its_neighbours(o):
+    b, m = toy(), made(**o)
+    together = b.to_padded(m(b).logits)
+    for d, n in enumerate(b.lengths.tolist()):
+        one = alone(b, d, n)
+        close(one.to_padded(m(one).logits)[0], together[d, :n].detach(), 1e-12)
+
+
+@pytest.mark.parametrize('preset', ['released_iemocap', 'released_meld'])
+def test_released_padding_leaks_and_a_lone_dialogue_has_none(preset):
+    b, leaky, ours = toy(), made(preset=preset, padding='released'), made(preset=preset)
+    one = alone(b, 1, 3)
+    assert (b.to_padded(leaky(b).logits)[1, :3]-leaky(one).logits).abs().max() > 1e-6
+    close(leaky(one).logits, ours(one).logits.detach(), 1e-12)
+
+
+@pytest.mark.parametrize('o', [*OPTIONS, dict(padding='released'), dict(preset='released_meld', padding='released')], ids=name)
+def test_seeds_stack(o):
+    "vmap over seeds equals the plain module, dropout included."
+    b, loss = toy(), criterion('emotion')
+    make = lambda: MultiEMO(SIZES, 4, width=8, heads=2, ffn=12, **{'dropout': .2, **o})
+    stack, single = Stack(make, [0, 7], torch.float64), Single(make, [7], torch.float64)
+    a, c = stack.loss(b, torch.tensor(2), loss), single.loss(b, torch.tensor(2), loss)
+    assert abs(a[1]-c[0]) < 1e-12
+    a.sum().backward(); c.sum().backward()
+    for k, v in single.model.named_parameters():
+        if v.grad is not None: close(stack.params[k].grad[1], v.grad, 1e-12)
+
+
+@pytest.mark.parametrize('some', [('text',), ('audio',), ('visual',), ('text', 'audio'), ('text', 'visual'), ('audio', 'visual')])
+@pytest.mark.parametrize('preset', PRESETS)
+def test_fewer_modalities(some, preset):
+    m, b = made({k: SIZES[k] for k in some}, preset=preset), toy()
+    out = m(b)
+    assert out.logits.shape == (13, 4) and ('soft_hgr' in out.losses) == (len(some) > 1)
+    (out.logits.sum()+sum(out.losses.values())).backward()
+    assert all(v.grad is not None for v in m.parameters())
+
+
+def test_keys_and_values_are_made_of_contexts_alone():
+    "Text hears of a change in visual through visual's context, never by way of audio."
+    torch.manual_seed(0)
+    net = MultiAttn(8, 2, 4, ffn=12).double()
+    for l in net.streams['text']: torch.nn.init.zeros_(l.attn[1].out.weight)
+    c = {m: torch.randn(2, 4, 8, dtype=torch.float64) for m in MODALITIES}
+    a, b = net.padded(c), net.padded({**c, 'visual': c['visual']+1})
+    close(b['text'], a['text'].detach(), 1e-12)
+    assert (a['audio']-b['audio']).abs().max() > 1e-3
+
+
+def test_class_counts_are_those_of_training():
+    b = toy()
+    m = made(preset='released_meld')
+    m.on_epoch_start(lambda: [(m(b), b), (m(b), b)])
+    y = b.targets['emotion']
+    assert m.class_counts.tolist() == (2*torch.bincount(y[y >= 0], minlength=4)).tolist()
+    before = m.class_counts.clone()
+    m.on_epoch_start(lambda: pytest.fail('counted twice'))
+    given = made(preset='released_meld', class_counts=before.tolist())
+    close(sum(m(b).losses.values()), sum(given(b).losses.values()).item(), 1e-12)
+    with torch.no_grad(): assert m(b).losses == {}, 'no loss is computed where none is needed'
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match='3 heads do not divide a width of 8'): MultiEMO(SIZES, 4, width=8, heads=3)
+    with pytest.raises(ValueError, match='2 entries for 4 classes'): made(class_counts=[1, 2])
+    with pytest.raises(ValueError, match="unknown preset 'papr'; did you mean 'paper'"): made(preset='papr')
+    with pytest.raises(ValueError, match="unknown option 'layer'"): made(layer=2)
+    with pytest.raises(ValueError, match="unknown padding 'mask'"): made(padding='mask')
+    with pytest.raises(ValueError, match="unknown losses"): made(losses='papers')
+    with pytest.raises(ValueError, match='three coefficients'): made(mu=(.4, .6))
+    with pytest.raises(ValueError, match='unknown modality'): made({'texts': 3})
+    with pytest.raises(ValueError, match='no modality'): made({})
+    b = toy()
+    b.features['audio'] = b.features['audio'][:-1]
+    with pytest.raises(ValueError, match="'audio' has 12 rows, the batch 13"): made()(b)
+    with pytest.raises(ValueError, match='audio'): from_padded({'text': torch.randn(2, 4, 3), 'audio': torch.randn(2, 3, 3)}, torch.zeros(2, 4), [4, 2])
+    b = toy()
+    b.targets['emotion'] = b.targets['emotion'].clamp(min=0)+4
+    with pytest.raises(ValueError, match='label 6 is outside the 4 classes'): made(mu=(0, 0, 1))(b)
+    with pytest.raises(ValueError, match='unknown preset'): MultiEMO.from_released({}, preset='mine')
+
+
+def test_one_stage_input():
+    c = load_one_stage('demo', window=2)
+    t = c.table
+    d = t[t.dialogue == t.dialogue.iloc[0]].reset_index(drop=True)
+    assert d.in_context[2] == f"{d.text[0]} {d.text[1]} [SEP] {d.speaker[2].upper()}: {d.text[2]} [SEP] {d.text[3]} {d.text[4]}"
+    assert d.in_context[0].startswith('[SEP] ') and d.in_context.iloc[-1].endswith('[SEP]')
+
+
+def test_recipe_is_whole():
+    "Every system of the recipe can be made, and every printed row of the tables is there."
+    r, ref = load_recipe('multiemo'), reference('multiemo')
+    for s in r['systems'].values():
+        if s.kind == 'model': assert toy_fingerprint(s)
+    for t in ('table1', 'table2'):
+        rows = r['artefacts'][t]['rows']
+        assert [x['row'] for x in rows if x.get('printed', True)] == list(dict.fromkeys(ref[ref.artefact == t].row))
+    shown = {(x['row'], x['dataset']) for x in r['artefacts']['table3']['rows'] if x.get('printed', True)}
+    assert shown == {(x.row, x.dataset) for x in ref[ref.artefact == 'table3'].itertuples()}
+    for t in ('table1', 'table2', 'table3'): assert comparison('multiemo', t, stale=False).kinds
+
+
+def test_a_system_runs_from_training_to_record(tmp_path):
+    s = dataclasses.replace(system('multiemo/multiemo_released'), encoder='hashing', args={'preset': 'released_iemocap', 'layers': 1, 'width': 16, 'ffn': 16, 'heads': 2})
+    rec = run_system(s, 'demo', 'paper', seeds=[0, 1], home=tmp_path, demo={'epochs': 2, 'lr': 1e-2}, progress=False)
+    assert len(rec.test) == 2 and 'test' in rec.curves and np.isfinite(rec.curves['loss']).all()
