@@ -99,9 +99,12 @@ class MultiAttn(nn.Module):
         lengths=None, # (B,); every row is a key if None, as in the released code
         batch=None,   # keys dropout, rows in the order of x flattened
     )->dict:          # name -> (B, T, D), rows beyond a dialogue's end are of no meaning
-        B,T = next(iter(x.values())).shape[:2]
-        rows = torch.arange(B*T).view(B,T) if lengths is None else torch.where(torch.arange(T)<torch.as_tensor(lengths)[:,None],torch.arange(B*T).view(B,T),B*T)
-        out = run_streams(self,{m:v.flatten(0,1) for m,v in x.items()},[rows.to(next(iter(x.values())).device)],batch)
+        (B,T),device = next(iter(x.values())).shape[:2],next(iter(x.values())).device
+        for m,v in x.items():
+            if v.shape[:2]!=(B,T): raise ValueError(f'{m!r} has shape {tuple(v.shape)}, the others ({B}, {T}, ...)')
+        rows = torch.arange(B*T,device=device).view(B,T)
+        if lengths is not None: rows = rows.masked_fill(torch.arange(T,device=device)>=torch.as_tensor(lengths,device=device)[:,None],B*T)
+        out = run_streams(self,{m:v.flatten(0,1) for m,v in x.items()},[rows],batch)
         return {m:v.view(B,T,-1) for m,v in out.items()}
 
 # %% ../nbs/61_multiattn.ipynb #e747c959
