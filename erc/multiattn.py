@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['MODALITIES', 'PRESETS', 'CHOICES', 'sources_of', 'Attention', 'Layer', 'affine', 'normed', 'look', 'MultiAttn',
            'answers', 'run_streams', 'options_of', 'MultiEMO', 'fused', 'forward', 'extra_losses', 'own_weights',
-           'from_released', 'load_one_stage']
+           'from_released', 'leak_probe', 'load_one_stage']
 
 # %% ../nbs/61_multiattn.ipynb #876f27ac
 from dataclasses import replace
 import re
+import numpy as np
 import torch
 from torch import Tensor,nn
 import torch.nn.functional as F
@@ -257,6 +258,24 @@ def from_released(cls, state:dict, preset='released_iemocap', **options):
     wanted = model.state_dict()
     model.load_state_dict({**{k:v for k,v in own.items() if k in wanted},'class_counts':wanted['class_counts']})
     return model
+
+# %% ../nbs/61_multiattn.ipynb #fda7866e
+@torch.no_grad()
+def leak_probe(
+    fit,     # trained seeds, as `erc.training.fit` gives them
+    corpus,
+    batches, # of its test split
+)->dict:     # (S,) each
+    "How far test predictions move when padding is attended to, as released: share of classes that change, largest change of a probability."
+    changed,largest = [],[]
+    for m in fit.modules():
+        own,p = m.options,{}
+        for padding in CHOICES['padding']:
+            m.options = {**own,'padding':padding}
+            p[padding] = torch.cat([m(b).logits.softmax(-1) for b in batches])
+        m.options,(a,b) = own,p.values()
+        changed.append((a.argmax(-1)!=b.argmax(-1)).float().mean().item()); largest.append((a-b).abs().max().item())
+    return {'leak_changed_by_seed':np.array(changed,np.float32),'leak_largest_by_seed':np.array(largest,np.float32)}
 
 # %% ../nbs/61_multiattn.ipynb #d2dc92bf
 def load_one_stage(

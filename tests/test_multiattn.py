@@ -9,7 +9,7 @@ import torch
 from erc.batches import from_padded
 from erc.cells import weighted_nll
 from erc.experiments import load_recipe, run_system, system, toy_fingerprint
-from erc.multiattn import MODALITIES, PRESETS, MultiAttn, MultiEMO, load_one_stage, own_weights, run_streams
+from erc.multiattn import MODALITIES, PRESETS, MultiAttn, MultiEMO, leak_probe, load_one_stage, own_weights, run_streams
 from erc.tables import comparison, reference
 from erc.training import Single, Stack, Steps, complete, criterion, operations
 from test_dialoguernn import T, close, unpack
@@ -280,3 +280,16 @@ def test_a_step_is_little_more_than_its_products():
         took = [(seconds(lambda: step(0, 0)), seconds(lambda: p@q)) for _ in range(4)]
         assert min(a for a, _ in took) <= 3*min(c for _, c in took), took
     finally: torch.set_num_threads(threads)
+
+
+def test_leak_probe_counts_what_padding_changes():
+    class Trained:
+        def __init__(self, *models): self.models = models
+        def modules(self): yield from self.models
+    b, m = toy((9, 3, 1, 4)), made(preset='released_iemocap')
+    probe = leak_probe(Trained(m), None, [b])
+    assert m.options['padding'] == 'masked', 'the model is left as it was'
+    a, c = m(b).logits.softmax(-1), made(preset='released_iemocap', padding='released')(b).logits.softmax(-1)
+    assert np.isclose(probe['leak_largest_by_seed'][0], (a-c).abs().max().item()) and probe['leak_largest_by_seed'][0] > 0
+    assert np.isclose(probe['leak_changed_by_seed'][0], (a.argmax(-1) != c.argmax(-1)).double().mean().item())
+    assert leak_probe(Trained(m), None, [alone(b, 1, 3)])['leak_largest_by_seed'].max() < 1e-12, 'a dialogue alone has no padding'
