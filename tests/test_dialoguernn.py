@@ -122,7 +122,7 @@ def test_simple_attention_keeps_its_ranking_and_does_not_overflow():
     past = RunningAttention(w)
     for v in (-2000., 0., 3000., 2999.): past.add(torch.full((1, 1, 1), v, dtype=torch.float64))
     close(past.look()[0, 0], [(3000+2999*np.exp(-1))/(1+np.exp(-1))])
-    assert PastAttention().look(None) is None
+    assert PastAttention([]).look() is None
 
 
 def test_bad_input():

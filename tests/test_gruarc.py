@@ -10,8 +10,9 @@ import erc.gruarc as G
 from erc.batches import Batch, from_padded, make_batches
 from erc.cells import weighted_nll
 from erc.corpora import convert
+from erc.dialoguernn import PastAttention, RunningAttention, party_states
 from erc.experiments import batches_of, prepare, run_system, system
-from erc.gruarc import GRUArcCell, GRUArcModel, ModalityNet, PastAttention, RunningAttention, emotion_arcs, pairwise_fusion, party_states
+from erc.gruarc import GRUArcCell, GRUArcModel, ModalityNet, emotion_arcs, pairwise_fusion
 from erc.training import Single, Stack, criterion
 
 T = torch.from_numpy
@@ -250,14 +251,6 @@ def test_bad_options():
     with pytest.raises(ValueError, match="unknown option 'gates'; did you mean 'gate'"): model(gates='gru')
     with pytest.raises(ValueError, match='unknown preset'): model(preset='mine')
     with pytest.raises(ValueError, match="needs 'text'; it was given audio"): GRUArcModel({'audio': 3, 'sentence': 4, 'previous': 4}, 2, context_input='text')
-
-
-def test_running_attention_does_not_overflow():
-    w = torch.ones(1, 1, 1, dtype=torch.float64)
-    past = RunningAttention(w)
-    for v in (-2000., 0., 3000., 2999.): past.add(torch.full((1, 1, 1), v, dtype=torch.float64))
-    weight = np.exp(-1)
-    close(past.look()[0, 0], [(3000+2999*weight)/(1+weight)], 1e-9)
 
 
 def test_scores_do_not_depend_on_the_blocks():
