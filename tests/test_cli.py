@@ -189,7 +189,7 @@ def test_reproduce_without_a_checkout(tmp_path, monkeypatch):
 
 
 def test_bench():
-    t = bench_training('shapes/shift_paper', seeds=(1, 2), shape=(4, 8, 3), sizes={'sentence': 8, 'previous': 8})
+    t = bench_training('shapes/shift_paper', seeds=(1, 2), shape=(4, 8, 3), sizes={'sentence': 8, 'previous': 8}, classes=2)
     assert t.seeds.tolist() == [1, 2] and (t[['alone ms', 'stacked ms', 'product ms', 'best / product']] > 0).all().all() and t['captured ms'].isna().all()
     assert t.GFLOP[1] == 2*t.GFLOP[0] == 2*8*2*24*2/1e9, 'one logit of 24 numbers for 8 rows: forward, and backward to the weights'
     assert 'stacked ms' in erc_('bench', '--seeds', '1', '--shape', '2,3,2', '--sizes', 'text=4,audio=3,visual=3,sentence=4')
