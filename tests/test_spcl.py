@@ -1,0 +1,419 @@
+"SPCL against numbers of the authors' module, and what must hold of queues, curriculum and prompts."
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import erc.spcl as S
+from erc.batches import from_padded, make_batches
+from erc.corpora import load_corpus
+from erc.experiments import scorer
+from erc.spcl import SPCL, Curriculum, PrototypeQueues, Words, build_prompts, curriculum_keep_prob, spcl_anchors, spcl_loss, supcon_loss
+from erc.training import Single, Stack, criterion, fit
+
+T = torch.from_numpy
+CASES = ('caseA', 'caseB', 'caseC')
+
+
+def close(a, b, eps=1e-9): assert np.abs(np.asarray(a.detach() if isinstance(a, torch.Tensor) else a)-np.asarray(b)).max() < eps
+
+
+@pytest.fixture(scope='session')
+def g(golden): return golden('mmspcl/spcl_loss')
+
+
+def loss_and_grad(reps, *a, **k):
+    x = T(reps).clone().requires_grad_()
+    loss = spcl_loss(x, *a, **k)
+    loss.backward()
+    return loss, x.grad
+
+
+# ---- golden numbers ---------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('case', CASES)
+def test_loss(g, case):
+    reps, y, P = g['reps'], T(g['labels']), T(g[f'{case}_prototypes'])
+    for variant in ('coupled', 'decoupled'):
+        loss, grad = loss_and_grad(reps, y, P, tau=.08, variant=variant)
+        close(loss, g[f'{case}_{variant}_loss']); close(grad, g[f'{case}_{variant}_grad'])
+        close(spcl_anchors(T(reps), y, P, tau=.08, variant=variant)[0], g[f'{case}_{variant}_per_sample'])
+    close(spcl_anchors(T(reps), y, P, tau=.08)[1], g['n_pos_incl_prototype'])
+    per = spcl_anchors(T(reps), y, P, tau=.08, denominator='paper')[0]
+    close(per, g[f'{case}_paper_eq_per_sample'])
+    close(spcl_loss(T(reps), y, P, tau=.08, denominator='paper'), g[f'{case}_paper_eq_mean'], 1e-7)
+
+
+def test_easy_and_filtered(g):
+    y = T(g['easy_labels'])
+    P = T(g['easy_queues']).mean(1)
+    loss, grad = loss_and_grad(g['easy_reps'], y, P, tau=.08)
+    close(loss, g['easy_coupled_loss_thr0.3']); close(grad, g['easy_coupled_grad_thr0.3'])
+    close(spcl_loss(T(g['easy_reps']), y, P, tau=.08, threshold=0), g['easy_coupled_loss_thr0'])
+    per = spcl_anchors(T(g['easy_reps']), y, P, tau=.08)[0]
+    close(per, g['easy_per_sample']); close(per.mean(), g['easy_coupled_loss_mean_nofilter'])
+    loss, grad = loss_and_grad(g['easy_reps'], y, P, tau=.08, variant='decoupled')
+    close(loss, g['easy_decoupled_loss_thr0']); close(grad, g['easy_decoupled_grad_thr0'])
+    y = T(g['filter_labels'])
+    loss, grad = loss_and_grad(g['filter_reps'], y, P, tau=.08)
+    close(loss, g['filter_loss_thr03']); close(grad, g['filter_grad_thr03'])
+    per = spcl_anchors(T(g['filter_reps']), y, P, tau=.08)[0]
+    close(per, g['filter_per_sample']); assert ((per > .3) == T(g['filter_kept']).bool()).all()
+    close(spcl_anchors(T(g['filter_reps']), y, P, tau=.08, denominator='paper')[0], g['filter_paper_eq_per_sample'])
+
+
+def test_a_batch_without_in_batch_positives(g):
+    P = T(g['queues']).mean(1)
+    loss, grad = loss_and_grad(g['reps'][:3], T(g['single_labels']), P, tau=.08)
+    close(loss, g['single_coupled_loss']); close(grad, g['single_coupled_grad'])
+    close(spcl_anchors(T(g['reps'][:3]), T(g['single_labels']), P, tau=.08)[0], g['single_per_sample'])
+
+
+def test_without_prototypes_it_is_eq_6(g):
+    per, n = spcl_anchors(T(g['reps']), T(g['labels']), torch.zeros(3, 5), tau=.08, denominator='paper')
+    want = g['sup_per_sample_nan_if_no_positive']
+    has = ~np.isnan(want)
+    close(per[has], want[has]); assert (n.numpy() > 0).tolist() == has.tolist()
+
+
+def filled(g, vectors, **how):
+    "Queues that hold just these vectors."
+    q = PrototypeQueues(3, 5, **{'length': 16, 'support': 4, **how}).double()
+    q.restart(T(g['centers']))
+    q.arrived.fill_(-1)
+    for k, v in enumerate(vectors): q.push(T(v), torch.full((len(v),), k))
+    return q
+
+
+def test_prototypes_and_lengths(g):
+    q = filled(g, g['queues'])
+    P, few = q.prototypes()
+    close(P, g['caseA_prototypes']); assert not few.any()
+    q.push(T(g['reps']), T(g['labels']))
+    assert q.counts().tolist() == g['caseA_queue_len_after'].tolist()
+    q = filled(g, g['long_queues'])
+    draws = torch.zeros(3, 16, dtype=torch.long)
+    for k, own in enumerate(g['support_idx']): draws[k, own] = torch.arange(1, 5)
+    close(q.prototypes(draws)[0], g['caseB_prototypes'])
+    q.push(T(g['reps']), T(g['labels']))
+    assert q.counts().tolist() == g['caseB_queue_len_after'].tolist()
+    q = filled(g, [g['queues'][0], g['queues'][1][:3], g['queues'][2]])
+    P, few = q.prototypes()
+    close(P, g['caseC_prototypes']); assert few.tolist() == [False, True, False] and q.fallen.tolist() == [0, 1, 0]
+    q.push(T(g['reps']), T(g['labels']))
+    assert q.counts().tolist() == g['caseC_queue_len_after'].tolist()
+
+
+def test_prediction(g):
+    s = S.similarity(T(g['reps']), T(g['caseA_prototypes']))
+    close(s, g['eval_similarity_caseA']); assert s.argmax(1).tolist() == g['eval_pred_caseA'].tolist()
+
+
+def test_curriculum(golden):
+    c = golden('mmspcl/spcl_curriculum')
+    z, y = T(c['reps']), T(c['labels'])
+    centres, n = S.class_means(z, y, 3)
+    close(centres, c['centers']); assert n.tolist() == np.bincount(c['labels']).tolist()
+    close(S.distance(z, centres), c['distance']); close(S.difficulty(z, y, centres), c['difficulty'])
+    assert S.difficulty(z, y, centres).argsort().tolist() == c['order_easy_to_hard'].tolist()
+    for e, p in enumerate(c['keep_prob_by_rank']): close(curriculum_keep_prob(11, e, 4), p); close(p.sum(), c['expected_size'][e])
+
+
+def turns(lines):
+    who, text, label = zip(*(str(x).rsplit('|', 2) if x.count('|') == 2 else x.split('|') for x in lines))
+    return pd.DataFrame(dict(dialogue='d', turn=range(len(who)), speaker=who, text=text, label=[int(k) for k in label], split='train'))
+
+
+def padded(prompts, width): return np.array([[*k, *[1]*(width-len(k))] for k in prompts.ids])
+
+
+def test_prompts(golden):
+    p = golden('mmspcl/spcl_prompt')
+    t, words = turns(p['dialogue']), Words(p['vocab'].tolist())
+    for kind, n in (('short', 64), ('tight', 40)):
+        made = build_prompts(t, words, max_len=n)
+        assert (padded(made, n) == p[f'{kind}_input_ids']).all() and t.label[made.row].tolist() == p[f'{kind}_labels'].tolist()
+    w = p['window_input_ids']
+    made = build_prompts(turns(p['window_dialogue']), words)
+    assert (padded(made, w.shape[1]) == w).all() and (made['at']-made['first']).max() == 8
+
+
+# ---- the loss ---------------------------------------------------------------------------------------------
+
+def toy(n=9, d=4, classes=3, seed=0):
+    r = torch.Generator().manual_seed(seed)
+    return torch.randn(n, d, generator=r, dtype=torch.float64), torch.randint(0, classes, (n,), generator=r), torch.randn(classes, d, generator=r, dtype=torch.float64)
+
+
+def test_own_prototype_stands_on_both_sides():
+    "A lone anchor with its own prototype: the ratio stays below one, and pulling the prototype closer lowers the loss to 0, not below."
+    z, _, P = toy(1)
+    y = torch.tensor([1])
+    for a in (.5, .9, .999):
+        P[1] = a*z[0]/z[0].norm()+(1-a)*P[1]
+        assert spcl_anchors(z, y, P)[0] >= 0
+    P[1] = z[0]
+    assert spcl_anchors(z, y, P, denominator='paper')[0] < 0 <= spcl_anchors(z, y, P)[0]
+    s = (S.similarity(z, P)/.05).exp()[0]
+    close(spcl_anchors(z, y, P)[0], -(s[1]/s.sum()).log(), 1e-6)
+
+
+@pytest.mark.parametrize('denominator', S.DENOMINATORS)
+@pytest.mark.parametrize('variant', S.VARIANTS)
+@pytest.mark.parametrize('labels', [[0]*5, [2], [-1]*4, [0, -1, -1], [0, 1, 2]])
+@pytest.mark.parametrize('known', ['all', 'none', 'one'])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+def test_never_nan(labels, known, denominator, variant, dtype):
+    z, _, P = toy(len(labels))
+    P = P*{'all': torch.ones(3), 'none': torch.zeros(3), 'one': torch.tensor([1., 0, 0])}[known][:, None]
+    for tau in (.05, 1e-3):
+        x = z.to(dtype).requires_grad_()
+        for loss in (spcl_loss(x, torch.tensor(labels), P.to(dtype), tau=tau, denominator=denominator, variant=variant), supcon_loss(x, torch.tensor(labels), tau=tau)):
+            x.grad = None
+            loss.backward()
+            assert loss.isfinite() and x.grad.isfinite().all()
+
+
+def test_rows_of_zeros():
+    z, y, P = toy()
+    z[0] = 0
+    x = z.requires_grad_()
+    loss = spcl_loss(x, y, P)
+    loss.backward()
+    assert loss.isfinite() and x.grad.isfinite().all()
+
+
+def test_unlabelled_rows_are_as_if_absent():
+    z, y, P = toy(12)
+    gone = torch.arange(12) % 3 == 0
+    close(spcl_loss(z, torch.where(gone, -1, y), P), spcl_loss(z[~gone], y[~gone], P), 1e-12)
+    close(supcon_loss(z, torch.where(gone, -1, y)), supcon_loss(z[~gone], y[~gone]), 1e-12)
+
+
+def test_no_gradient_reaches_prototypes():
+    z, y, P = toy()
+    P.requires_grad_()
+    spcl_loss(z.requires_grad_(), y, P).backward()
+    assert P.grad is None
+
+
+def test_the_constant_has_no_gradient_and_keeps_anchors():
+    "log(positives): one in-batch positive is enough to stay above the threshold."
+    z = torch.eye(3, dtype=torch.float64)[[0, 0, 1, 1]]
+    per, n = spcl_anchors(z, torch.tensor([0, 0, 1, 1]), torch.eye(3, dtype=torch.float64), tau=.01)
+    close(per, n.double().log(), 1e-6); assert (per > .3).all()
+
+
+def test_supcon_against_its_definition():
+    z, y, _ = toy(8)
+    s = (S.similarity(z, z)/.05)
+    want = []
+    for i in range(8):
+        others = [j for j in range(8) if j != i]
+        P = [j for j in others if y[j] == y[i]]
+        if P: want.append(-np.mean([float(s[i, j]-s[i, others].logsumexp(0)) for j in P]))
+    close(supcon_loss(z, y), np.mean(want), 1e-9)
+
+
+# ---- queues -----------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('evict', S.EVICTION)
+def test_queue_against_lists(evict):
+    "The same as lists of vectors: who stays (oldest out), how many, nobody twice."
+    g, q, lists = np.random.default_rng(0), PrototypeQueues(3, 1, length=7, support=3, evict=evict), [[-1.], [-2.], [-3.]]
+    q.restart(torch.tensor([[-1.], [-2.], [-3.]]))
+    for step in range(40):
+        y = g.integers(-1, 3 if step % 5 else 1, g.integers(1, 20))
+        z = np.arange(len(y))+100.*step
+        q.push(torch.from_numpy(z[:, None]).float(), torch.from_numpy(y))
+        for k in range(3):
+            lists[k] += z[y == k].tolist()
+            have = q.vectors[:-1].view(3, 7)[k][q.arrivals[k] >= 0].tolist()
+            assert len(have) == len(set(have)) == min(7, len(lists[k])) and set(have) <= set(lists[k])
+            lists[k] = lists[k][-7:] if evict == 'fifo' else have
+            assert set(have) == set(lists[k])
+
+
+def test_random_eviction_is_even():
+    "Old and new leave with one probability."
+    stayed = np.zeros(12)
+    torch.manual_seed(0)
+    for _ in range(3000):
+        q = PrototypeQueues(1, 1, length=6, support=2, evict='random')
+        q.push(torch.arange(6.)[:, None], torch.zeros(6, dtype=torch.long))
+        q.push(torch.arange(6., 12)[:, None], torch.zeros(6, dtype=torch.long))
+        stayed[q.vectors[:-1, 0].long()] += 1
+    assert np.abs(stayed/3000-.5).max() < .04
+
+
+def test_support_is_drawn_without_replacement():
+    q, seen = PrototypeQueues(1, 8, length=8, support=3), np.zeros(8)
+    q.push(torch.eye(8), torch.zeros(8, dtype=torch.long))
+    torch.manual_seed(0)
+    for _ in range(2000):
+        P = q.prototypes()[0][0]
+        assert sorted(P.tolist()) == pytest.approx([0]*5+[1/3]*3)
+        seen += P.numpy()
+    assert np.abs(seen/2000-1/8).max() < .02
+
+
+def test_queues_and_predictor_are_detached():
+    m, b = model(), batch()
+    out = m(b.at(0, 0))
+    out.logits.logsumexp(-1).sum().backward()
+    assert all(p.grad is None or not p.grad.any() for p in m.encoder.parameters()) and m.predictor.weight.grad.any()
+    m.zero_grad()
+    m(b.at(0, 1)).losses['spcl'].backward()
+    assert m.encoder.outer.weight.grad.any() and (m.predictor.weight.grad is None or not m.predictor.weight.grad.any())
+    assert not m.queues.vectors.requires_grad and m.queues.counts().sum() > 3
+
+
+def test_prototypes_are_drawn_before_the_push():
+    m, b = model(), batch()
+    with torch.no_grad(): m.on_epoch_start(lambda: [(m(b), b)])
+    want = spcl_loss(m(b).probes['z'], torch.where(m.curriculum.keep[b.ids], b.targets['emotion'], -1), m.queues.centres, **m.how) # a new epoch: class means
+    m.encoder.rate = 0
+    close(m(b.at(0, 0)).losses['spcl'], want.detach(), 1e-9)
+    assert not m.queues.centres[3].any(), 'the fourth class has no member'
+
+
+def test_a_rare_class_falls_back_and_is_reported():
+    q = PrototypeQueues(3, 2, length=32, support=8)
+    centres = torch.tensor([[1., 0], [0, 1], [0, 0]])
+    q.restart(centres, torch.tensor([100, 100, 0]))
+    for _ in range(10): P, few = q.prototypes(); q.push(torch.randn(4, 2), torch.zeros(4, dtype=torch.long))
+    assert q.calls == 10 and q.fallen[1] == 10 and 1 < q.fallen[0] < 4 and (P[1] == centres[1]).all() and not P[2].any()
+
+
+def test_the_support_set_of_a_small_class():
+    q = PrototypeQueues(4, 2)
+    q.restart(torch.ones(4, 2), torch.tensor([271, 40, 3, 0]))
+    assert q.least.tolist() == [64, 10, 1, 1]
+
+
+# ---- the model and the engine -----------------------------------------------------------------------------
+
+def batch(n=24, classes=3, seed=0, extra=None, dtype=torch.float64):
+    r = torch.Generator().manual_seed(seed)
+    y = torch.randint(0, classes, (1, n), generator=r)
+    x = torch.randn(1, n, 6, generator=r, dtype=dtype)+2*torch.eye(6, dtype=dtype)[y]
+    return from_padded({'text': x}, torch.zeros(1, n), [n], {'emotion': y, **({} if extra is None else {'extra': extra[None]})})
+
+
+def model(classes=4, dtype=torch.float64, seed=0, **how):
+    torch.manual_seed(seed)
+    return SPCL({'text': 6}, classes, **{'width': 8, 'length': 16, 'support': 4, 'rows': 100, **how}).to(dtype)
+
+
+@pytest.mark.parametrize('loss', S.LOSSES)
+@pytest.mark.parametrize('evict', S.EVICTION)
+def test_stacked_seeds_equal_lone_ones(loss, evict):
+    b, make = batch(), lambda: model(loss=loss, evict=evict)
+    stack = Stack(make, [3, 5], torch.float64)
+    alone = [Single(make, [k], torch.float64) for k in (3, 5)]
+    for step in range(6):
+        want = torch.cat([e.loss(b, torch.tensor(step), criterion('emotion')) for e in alone])
+        close(stack.loss(b, torch.tensor(step), criterion('emotion')), want.detach(), 1e-9)
+    for k, v in stack.buffers.items():
+        for i, e in enumerate(alone): close(v[i].double(), e.buffers[k].double(), 1e-9)
+
+
+def test_rows_that_take_no_part():
+    "Neither loss has a gradient from them."
+    m, b = model(rate=0.), batch()
+    m.curriculum.keep[b.ids[::2]] = False
+    x = b.features['text'].requires_grad_()
+    out = m(b.at(0, 0))
+    (criterion('emotion')(out, b)+sum(out.losses.values())).backward()
+    assert not x.grad[::2].any() and x.grad[1::2].any()
+    assert m.queues.counts().sum() == len(b)//2
+
+
+def test_extra_queries_take_part_at_random():
+    extra = torch.arange(60) % 2
+    m, b = model(curriculum='all'), batch(60, extra=extra)
+    shares = []
+    for _ in range(200):
+        with torch.no_grad(): m.on_epoch_end(lambda: [(m(b), b)]); m.on_epoch_start(lambda: [(m(b), b)])
+        on = m.curriculum.keep[b.ids]
+        assert on[extra == 0].all()
+        shares.append(float(on[extra == 1].double().mean()))
+    assert abs(np.mean(shares)-.5) < .03
+
+
+def test_centres_are_the_means_of_rows_that_take_part():
+    y = torch.randint(0, 3, (60,), generator=torch.Generator().manual_seed(1))
+    m, b = model(), batch(60, extra=torch.arange(60) % 2)
+    with torch.no_grad(): m.on_epoch_end(lambda: [(m(b), b)])
+    use, z = m.curriculum.hard[b.ids] >= 0, m(b).probes['z']
+    for k in range(3): close(m.centres[k], z[use&(b.targets['emotion'] == k)].mean(0).detach(), 1e-9)
+    assert not m.centres[3].any() and (m.predict(m(b)) < 3).all(), 'a class without training rows is never predicted'
+
+
+def test_curriculum_past_its_end_and_of_one():
+    close(curriculum_keep_prob(5, 9, 4), np.full(5, .5)); close(curriculum_keep_prob(1, 0, 4), [.5]); assert len(curriculum_keep_prob(0, 0, 4)) == 0
+
+
+# ---- bad input --------------------------------------------------------------------------------------------
+
+def test_bad_input():
+    class NoMask: cls_token_id = sep_token_id = 1; mask_token_id = None
+    with pytest.raises(ValueError, match='no mask token'): build_prompts(load_corpus('demo').table, NoMask())
+    with pytest.raises(ValueError, match='support=64, length=10'): SPCL({'text': 6}, 3, length=10)
+    with pytest.raises(ValueError, match="unknown denominator 'both'"): SPCL({'text': 6}, 3, denominator='both')
+    with pytest.raises(ValueError, match="unknown denominator 'both'"): spcl_loss(*toy(), denominator='both')
+    with pytest.raises(ValueError, match="unknown loss 'triplet'"): SPCL({'text': 6}, 3, loss='triplet')
+    with pytest.raises(ValueError, match="unknown curriculum 'hard'"): SPCL({'text': 6}, 3, curriculum='hard')
+    with pytest.raises(ValueError, match="unknown eviction 'lifo'"): PrototypeQueues(3, 4, evict='lifo')
+    with pytest.raises(ValueError, match='epochs=0'): curriculum_keep_prob(3, 0, 0)
+    m, b = model(rows=10), batch()
+    with pytest.raises(ValueError, match='row 23 of the corpus, but rows=10'): m.on_epoch_start(lambda: [(m(b), b)])
+    t = load_corpus('demo').table
+    with pytest.raises(ValueError, match='speakers, 1 names'): build_prompts(t, Words(), pool=('Roy',))
+
+
+# ---- prompts ----------------------------------------------------------------------------------------------
+
+def test_extra_queries():
+    "Of training alone, after the fourth turn, about a fifth; they ask about an earlier turn of their window."
+    t = load_corpus('demo').table
+    p = build_prompts(t, Words(), extra=.2)
+    own, more = p[p.extra == 0], p[p.extra == 1]
+    assert (own.row == own['at']).all() and own.row.tolist() == t.index[t.label >= 0].tolist()
+    at = more['at'].to_numpy()
+    assert (t.split[at] == 'train').all() and (t.turn[at] > 3).all() and (more.row < more['at']).all() and (more.row >= more['first']).all()
+    assert (t.dialogue[more.row].to_numpy() == t.dialogue[at].to_numpy()).all()
+    can = ((t.split == 'train')&(t.turn > 3)&(t.label >= 0)).sum()
+    assert abs(len(more)/can-.2) < .05
+
+
+def test_no_prompt_but_an_extra_one_sees_the_future():
+    c = S.load_prompts('demo')
+    t = c.table[(c.table.extra == 0)&(c.table.split != 'train')]
+    later = t.text.groupby(t.dialogue).shift(-1)
+    unique = ~t.text.duplicated(keep=False)&~later.duplicated(keep=False)&later.notna()
+    assert unique.sum() > 5 and not any(S.cleaned(b) in a for a, b in zip(t.prompt[unique], later[unique]))
+
+
+def test_speakers_and_cleaning():
+    t = turns(['F|It’s "fine".|0', 'M|ok|1', 'F|so|0'])
+    p = build_prompts(t, Words(), pool=S.NAMES)
+    assert p.text[1] == "Roy:It's fine. </s> Weldon:ok </s> For utterance:Weldon:ok </s> Weldon feels <mask>"
+    assert p.text[2].endswith('Roy feels <mask>')
+
+
+def test_text_and_ids_are_the_same_prompt(data):
+    "The text of a prompt, through the sentence encoder's own tokenizer, gives the ids."
+    from erc.features import encoder_path
+    transformers = pytest.importorskip('transformers')
+    try: tok = transformers.AutoTokenizer.from_pretrained(encoder_path('minilm'))
+    except ValueError: pytest.skip('MiniLM is not installed')
+    p = build_prompts(load_corpus('meld').table[:200], tok)
+    for ids, text in zip(p.ids, p.text): assert tok(text)['input_ids'] == ids
+
+
+def test_meld(data):
+    c = S.load_prompts('meld')
+    own = c.table.extra == 0
+    assert own.sum() == 9989+1109+2610 and abs((~own).sum()/6221-.4) < .03 and (c.table.split[~own] == 'train').all()
