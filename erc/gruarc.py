@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor,nn
 from .batches import Batch,from_padded,mirrored
-from .cells import GRUCell,Out,dropout,dropout_mask,gru,weighted_nll
+from .cells import GRUCell,Out,Products,dropout,dropout_mask,weighted_nll
 from .core import choose
 from .corpora import Corpus,load_corpus,validate
-from .dialoguernn import by_step,party_states
+from .dialoguernn import by_step,emotion_states as plain_states,party_states,stacked
 from .metrics import shift_flags
 from .shift import ShiftHead,p_shift
 
@@ -58,18 +58,13 @@ def emotion_arcs(
     batch:Batch, drop=1, # mask of the emotion state, (M, N, H) or 1
 )->Tensor:     # (M, N, H)
     "The emotion state of every turn (Eq. 10 and 11), or of a plain GRU where the nets have one."
-    cells = [n.e_cell for n in nets]
-    arc = isinstance(cells[0],GRUArcCell)
-    if arc: inward,own = [(c.w_hi.weight,c.w_hi.bias) for c in cells],[(c.u_hh.weight,c.u_hh.bias) for c in cells]
-    else: inward,own = [(c.weight_ih,c.bias_ih) for c in cells],[(c.weight_hh,c.bias_hh) for c in cells]
-    into = torch.stack([nn.functional.linear(x,*w) for x,w in zip(s,inward)])
-    u = torch.stack([w for w,_ in own]).mT
-    b = into.new_zeros(1) if own[0][1] is None else torch.stack([b for _,b in own])[:,None]
-    if arc: into = into+b
-    e,out = into.new_zeros(len(nets),batch.sizes[0],u.shape[1]),[]
-    for x,r,keep in zip(by_step(batch,into,1),by_step(batch,1-p[:,None],0),by_step(batch,drop,1)):
+    cells,out = [n.e_cell for n in nets],[]
+    if not isinstance(cells[0],GRUArcCell): return plain_states(nets,s,batch,drop)
+    into = stacked(range(len(nets)),lambda i:cells[i].w_hi(s[i])+(0 if cells[i].u_hh.bias is None else cells[i].u_hh.bias))
+    inward,e = Products(into,stacked(cells,lambda c:c.u_hh.weight).mT,batch.sizes),into.new_zeros(len(nets),batch.sizes[0],into.shape[2])
+    for r,keep in zip(by_step(batch,1-p[:,None],0),by_step(batch,drop,1)):
         if len(r)<e.shape[1]: e = e[:,:len(r)]
-        e = (torch.lerp(torch.baddbmm(x,r*e,u).tanh(),e,r) if arc else gru(x,torch.baddbmm(b,e,u),e))*keep
+        e = torch.lerp(inward(r*e).tanh(),e,r)*keep
         out.append(e)
     return torch.cat(out,1)
 
@@ -108,9 +103,8 @@ def before(
     x, # (N, D)
 ):     # (N, D), zeros at a first turn
     "What stood one turn earlier."
-    padded = batch.to_padded(x)
-    earlier = torch.cat([torch.zeros_like(padded[:,:1]),padded[:,:-1]],1)
-    return earlier[batch.dialogue,batch.turn]
+    rows = batch.where()[batch.dialogue,(batch.turn-1).clamp(min=0)]
+    return x.index_select(0,rows).masked_fill((batch.turn==0)[:,None],0)
 
 # %% ../nbs/41_gruarc.ipynb #ea2363d7
 def shift_gate(
@@ -161,11 +155,11 @@ def pair_scores(
     "What all pairs of modalities add to the scores, block by block of dialogues of similar length."
     blocks,out = batch.blocks(),[]
     rows = torch.cat([r.flatten() for r in blocks])
-    padded = torch.cat([h,torch.zeros_like(h[:,:1])],1)[:,rows].split([r.numel() for r in blocks],1)
+    padded = h.index_select(1,rows.clamp(max=len(batch)-1)).split([r.numel() for r in blocks],1) # any row where there is none: nobody sees it
     for r,x in zip(blocks,padded):
         x = dict(zip(model.modalities,x.unflatten(1,r.shape)))
-        z = torch.cat([pairwise_fusion(x[a],x[b],r<len(batch)) for a,b in model.pairs],-1)
-        out.append((z@weight.mT).flatten(0,1))
+        pairs = zip(model.pairs,weight.split(2*h.shape[-1],1))
+        out.append(sum(pairwise_fusion(x[a],x[b],r<len(batch))@w.mT for (a,b),w in pairs).flatten(0,1))
     back = rows.new_zeros(len(batch)+1).scatter(0,rows,torch.arange(len(rows),device=rows.device))
     return torch.cat(out)[back[:-1]]
 
@@ -177,7 +171,7 @@ def fused(
     flat = lambda x,p,place: dropout(x.transpose(0,1),p,batch,place).transpose(0,1)
     h = flat(model.linear(flat(e,model.rates[1] and model.rates[1]+.15,'emotion')).relu(),model.rates[1],'hidden')
     of_pairs,own = model.smax_fc.weight.split([2*h.shape[-1]*len(model.pairs),h.shape[-1]*len(h)],1)
-    scores = nn.functional.linear(torch.cat([*h],-1),own,model.smax_fc.bias)
+    scores = model.smax_fc.bias+(h@own.unflatten(1,(len(h),-1)).permute(1,2,0)).sum(0)
     return scores+pair_scores(model,batch,h,of_pairs) if model.pairs else scores
 
 # %% ../nbs/41_gruarc.ipynb #ee6db593

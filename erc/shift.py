@@ -67,9 +67,9 @@ READINGS = ('paper','released')
 def pair_features(
     previous, # (N, D) sentence vectors of the utterances before
     current,  # (N, D)
-):            # (N, 3D)
-    "What the head sees of two utterances (Shapes of Emotions, Eq. 9)."
-    return torch.cat([previous,current,(current-previous).abs()],-1)
+):            # three of (N, D)
+    "What the head sees of two utterances, side by side (Shapes of Emotions, Eq. 9)."
+    return previous,current,(current-previous).abs()
 
 class ShiftHead(nn.Module):
     "Two scores of a pair, shift and inertia (Shapes of Emotions, Eq. 8 and 9)."
@@ -81,7 +81,8 @@ class ShiftHead(nn.Module):
         self.classifier = nn.Linear(3*size, 1 if self.one else 2, bias=not self.one)
 
     def forward(self, previous, current): # -> (N, 2) scores
-        h = self.classifier(pair_features(previous,current))
+        h = sum(x@w.mT for x,w in zip(pair_features(previous,current),self.classifier.weight.chunk(3,1)))
+        if self.classifier.bias is not None: h = h+self.classifier.bias
         return torch.cat([torch.zeros_like(h),h],-1) if self.one else h
 
 def p_shift(

@@ -24,7 +24,7 @@ def test_siamese_head_matches_authors(golden):
     prev, cur = (T(g[f'in.{k}']).requires_grad_() for k in ('prev', 'cur'))
     mask = T(g['in.umask']).T.bool()
     flat = lambda x: x.flatten(0, 1)
-    close(pair_features(prev, cur)[mask].detach(), g['out.features'][mask], 1e-12)
+    close(torch.cat(pair_features(prev, cur), -1)[mask].detach(), g['out.features'][mask], 1e-12)
     scores = net.head(flat(prev), flat(cur))
     close(scores.detach().view(5, 3, 2)[mask], g['out.logits'][mask])
     close(p_shift(scores).detach().view(5, 3)[mask], g['out.p_shift'][mask])
