@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ATTENTIONS', 'RunningAttention', 'weigh', 'weigh_few', 'join', 'PastAttention', 'DialogueCell', 'stacked', 'Unit',
            'by_step', 'party_states', 'emotion_states', 'DialogueRNN', 'lanes', 'contexts', 'widened',
-           'padded_contexts', 'own_name', 'load_released', 'DialogueRNNClassifier']
+           'padded_contexts', 'own_name', 'load_released', 'DialogueRNNClassifier', 'ContextGRU']
 
 # %% ../nbs/21_dialoguernn.ipynb #8cc4e430
 from dataclasses import replace
@@ -300,3 +300,24 @@ class DialogueRNNClassifier(nn.Module):
         self.out = nn.Linear(hidden,classes)
 
     def forward(self, batch:Batch)->Out: return Out(self.out(self.rnn(batch,torch.cat([batch.features[k] for k in self.names],-1))))
+
+# %% ../nbs/21_dialoguernn.ipynb #7f7487bd
+class ContextGRU(nn.Module):
+    "A bidirectional GRU over the conversation with a linear output (after BC-LSTM, Poria et al. 2017)."
+    def __init__(self,
+        sizes:dict,  # feature -> D
+        classes:int, # C
+        *, hidden=100, # of each direction
+        dropout=.1): # of the states, on the way out
+        super().__init__()
+        self.names,self.rate = list(sizes),dropout
+        self.ahead,self.back = (GRUCell(sum(sizes.values()),hidden) for _ in range(2))
+        self.out = nn.Linear(2*hidden,classes)
+
+    def forward(self, batch:Batch)->Out:
+        x,rev,steps = torch.cat([batch.features[k] for k in self.names],-1),mirrored(batch.sizes,batch.ids.device),[]
+        unit = Unit([self.ahead,self.back],[x,x[rev]],batch)
+        h = x.new_zeros(2,batch.sizes[0],self.ahead.hidden_size)
+        for n in batch.sizes: steps.append(h := unit(None,h[:,:n]))
+        ahead,back = torch.cat(steps,1)
+        return Out(self.out(dropout(torch.cat([ahead,back[rev]],-1),self.rate,batch,'context')))

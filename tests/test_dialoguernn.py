@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from erc.batches import from_padded
-from erc.dialoguernn import DialogueRNN, DialogueRNNClassifier, PastAttention, RunningAttention, contexts, own_name, padded_contexts, party_states
+from erc.dialoguernn import ContextGRU, DialogueRNN, DialogueRNNClassifier, PastAttention, RunningAttention, contexts, own_name, padded_contexts, party_states
 from erc.training import Single, Stack, criterion
 
 T = torch.from_numpy
@@ -130,3 +130,14 @@ def test_bad_input():
     with pytest.raises(ValueError, match='3 rows for a batch of 13'): DialogueRNN(4).double()(b, b.features['text'][:3])
     with pytest.raises(ValueError, match="unknown attention 'generl'"): DialogueRNN(4, attention='generl')
     with pytest.raises(ValueError, match='forward and bidirectional'): contexts([DialogueRNN(4), DialogueRNN(4, bidirectional=False)], [b.features['text']]*2, b)
+
+
+def test_context_gru_is_a_packed_bidirectional_one():
+    torch.manual_seed(0)
+    b, net = toy(), ContextGRU({'text': 4}, 3, hidden=5).double()
+    ref = torch.nn.GRU(4, 5, bidirectional=True, batch_first=True).double()
+    ref.load_state_dict({f'{k}_l0{end}': v for end, c in (('', net.ahead), ('_reverse', net.back)) for k, v in c.state_dict().items()})
+    x = torch.nn.utils.rnn.pack_padded_sequence(b.to_padded(b.features['text']), b.lengths.tolist(), batch_first=True, enforce_sorted=False)
+    want = net.out(torch.nn.utils.rnn.pad_packed_sequence(ref(x)[0], batch_first=True)[0])
+    got, real = b.to_padded(net(b).logits), torch.arange(5)[None] < b.lengths[:, None]
+    close(got[real], want[real].detach(), 1e-12)
