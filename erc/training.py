@@ -27,7 +27,7 @@ SETTINGS = dict(
     epochs=20, batch=32,        # batch counts dialogues, or turns where a model reads single turns
     optimiser='adamw', lr=1e-3, # 'adam' couples weight decay with the gradient, 'adamw' does not
     weight_decay=0.,            # on matrices; biases and norms go without, unless optimiser is 'adam'
-    warmup=0., decay=False,     # share of steps with rising rate; linear decay to 0 after it
+    warmup=0., decay=False,     # share of steps with rising rate; linear decay to 0 after it, or along a cosine in every epoch ('epochs')
     clip=0.,                    # gradient norm of each seed; 0 = none
     patience=0,                 # epochs without a better dev score before a seed stops; 0 = never
     class_weights='none',       # 'none', 'inverse' (1/frequency on train), or a list
@@ -41,6 +41,7 @@ def complete(
     s = {**SETTINGS, **settings}
     for k in ('epochs','batch'):
         if not isinstance(s[k],list) and s[k]<1: raise ValueError(f'{k}={s[k]}: at least 1 is needed')
+    if not isinstance(s['decay'],list): choose(str(s['decay']), ('False','True','epochs'), 'decay')
     choose(s['dtype'], ('float32','float64','float16','bfloat16'), 'dtype')
     return s
 
@@ -147,10 +148,18 @@ def criterion(
         return ((out.logits-y.nan_to_num())**2*has).sum()/has.sum().clamp(min=1)
     return loss
 
-def rate(step:int, steps:int, warmup:float, decay:bool)->float:
-    "Factor on the learning rate: linear warm-up over a share of the steps, then constant or linear to 0."
+def rate(
+    step:int, steps:int, warmup:float,
+    decay,        # False, True, or 'epochs'
+    epoch:int=1,  # steps of an epoch
+)->float:
+    "Factor on the learning rate: linear warm-up over a share of the steps, then constant, linear to 0, or a cosine to 0 in each epoch."
     up = warmup*steps
     if step<up: return (step+1)/up
+    if decay=='epochs':
+        end = (step//epoch+1)*epoch
+        start = max(up,end-epoch)
+        return .5+.5*float(np.cos(np.pi*(step-start)/(end-start)))
     return (steps-step)/max(1,steps-up) if decay else 1.
 
 # %% ../nbs/30_training.ipynb #a9384adf
@@ -185,7 +194,7 @@ class Steps:
     def __call__(self, b:int, step:int):
         "Train on batch `b`; `step` counts from the first epoch on."
         self.step.fill_(step)
-        lr = self.s['lr']*rate(step,self.s['epochs']*len(self.batches),self.s['warmup'],self.s['decay'])
+        lr = self.s['lr']*rate(step,self.s['epochs']*len(self.batches),self.s['warmup'],self.s['decay'],len(self.batches))
         for g in self.opt.param_groups:
             if torch.is_tensor(g['lr']): g['lr'].fill_(lr)
             else: g['lr'] = lr
@@ -324,6 +333,7 @@ def _epoch(run:Run):
         run.steps(int(b),epoch*n+i)
         run.at[1] = i+1
         run.save()
+    _hook(run.engine,run.steps.batches,epoch,'on_epoch_end')
     return (run.steps.total/n).cpu().numpy()
 
 def predict(
@@ -357,13 +367,13 @@ class Fit:
         for e in self.engines: yield from e.modules()
 
 # %% ../nbs/30_training.ipynb #d8818461
-def _hook(engine, batches, epoch:int):
-    "`on_epoch_start` of every seed, with a function that runs the training batches; what it draws is keyed by the epoch."
-    if not hasattr(engine.model,'on_epoch_start'): return
+def _hook(engine, batches, epoch:int, name='on_epoch_start'):
+    "A hook of every seed, with a function that runs the training batches; what it draws is keyed by the epoch."
+    if not hasattr(engine.model,name): return
     with torch.random.fork_rng(devices=[]):
         for m in engine.modules():
-            torch.manual_seed(epoch)
-            m.on_epoch_start(lambda m=m: [(m(b),b) for b in batches])
+            torch.manual_seed(epoch if name=='on_epoch_start' else -1-epoch)
+            getattr(m,name)(lambda m=m: [(m(b),b) for b in batches])
 
 def _keep(engine, best, better):
     "Copy the weights of the seeds that got better, (S,) bool, into `best`."

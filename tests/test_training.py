@@ -204,6 +204,31 @@ def test_hooks_are_called_for_every_seed(task):
     assert calls == [int(e)+1 for e in both.selected], 'buffers are restored with the weights'
 
 
+class After(Centres):
+    "Centres of the epoch's last weights."
+    def on_epoch_start(self, encode): pass
+    on_epoch_end = Centres.on_epoch_start
+
+
+@pytest.mark.parametrize('vectorise', [True, False])
+def test_the_hook_at_the_end_sees_the_weights_that_are_scored(task, vectorise):
+    train, dev, score = task
+    f = fit(After, train, dev, score, seeds=[0, 1], settings={'epochs': 3, 'lr': 1e-2}, target='emotion', progress=False, vectorise=vectorise)
+    for m, epoch in zip(f.modules(), f.selected):
+        before, calls = m.centres.clone(), int(m.calls)
+        with torch.no_grad(): m.on_epoch_end(lambda: [(m(b), b) for b in train])
+        assert torch.allclose(m.centres, before, atol=1e-6) and calls == epoch+1
+
+
+def test_rate():
+    from erc.training import rate
+    assert [rate(i, 10, .2, True) for i in range(10)] == [.5, 1, 1]+[(10-i)/8 for i in range(3, 10)] and rate(9, 10, 0., False) == 1
+    cosine = [rate(i, 20, .1, 'epochs', 5) for i in range(20)]
+    assert cosine[:3] == [.5, 1, 1] and np.allclose(cosine[2:5], .5+.5*np.cos(np.pi*np.arange(3)/3)) and np.allclose(cosine[5:10], .5+.5*np.cos(np.pi*np.arange(5)/5))
+    assert cosine[5:10] == cosine[10:15] == cosine[15:]
+    with pytest.raises(ValueError, match="unknown decay 'epoch'; did you mean 'epochs'"): complete({'decay': 'epoch'})
+
+
 def test_fingerprint_notices_mathematics_not_names():
     b = batches(4, 5)[0]
     class Same(Net): pass
