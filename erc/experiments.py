@@ -57,6 +57,7 @@ class System:
     vectorise:bool = True                     # False: one seed at a time
     watch:bool = True                         # keep test curves for the report on selection
     demo:bool = True                          # take part in a demonstration
+    toy:int = 6                               # width of the features its fingerprint is taken with
 
 KINDS = ('model','baseline','facts')
 
@@ -345,10 +346,10 @@ def _score(rec:Record, s:System, c, decided={}):
     rec.predictions = rec.predictions.astype(np.int8)
 
 # %% ../nbs/32_experiments.ipynb #c83f5c5a
-def toy_batch(s:System, size=6, classes=2):
+def toy_batch(s:System, classes=2):
     "A fixed batch with the features and target a system's model reads."
     g = np.random.default_rng(0)
-    x = {f:torch.from_numpy(g.standard_normal((3,5,size))) for f in s.features}
+    x = {f:torch.from_numpy(g.standard_normal((3,5,s.toy))) for f in s.features}
     speakers,y = g.integers(0,2,(3,5)),{s.target:g.integers(0,classes,(3,5))}
     return from_padded(x, speakers, [5,3,1], {**y,**{k:g.integers(0,2,(3,5)) for k in s.targets}})
 
@@ -357,9 +358,9 @@ FINGERPRINTS = {} # of this process
 def toy_fingerprint(s:System)->list: # 3 losses; [] for what is not trained, or reads tokens
     "The fingerprint of a system's model as the code is now."
     if s.kind!='model' or not s.vectorise: return []
-    model,key = resolve(s.model),canonical([s.args,s.features,s.target,s.targets])
+    model,key = resolve(s.model),canonical([s.args,s.features,s.target,s.targets,s.toy])
     if (model,key) not in FINGERPRINTS:
-        make = partial(model, sizes={f:6 for f in s.features}, classes=2, **s.args)
+        make = partial(model, sizes={f:s.toy for f in s.features}, classes=2, **s.args)
         FINGERPRINTS[model,key] = [float(f'{v:.9g}') for v in fingerprint(make,toy_batch(s),s.target)]
     return FINGERPRINTS[model,key]
 
