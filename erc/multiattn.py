@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MODALITIES', 'PRESETS', 'CHOICES', 'sources_of', 'Attention', 'Layer', 'affine', 'normed', 'MultiAttn', 'answers',
            'run_streams', 'options_of', 'MultiEMO', 'fused', 'forward', 'extra_losses', 'own_weights', 'from_released',
-           'leak_probe', 'load_one_stage']
+           'leak_probe', 'readout', 'fusion_probe', 'fusion_figure', 'fusion_sentence', 'load_one_stage']
 
 # %% ../nbs/61_multiattn.ipynb #876f27ac
 from dataclasses import replace
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor,nn
 import torch.nn.functional as F
 from .attention import look
-from .batches import Batch
+from .batches import Batch,make_batches
 from .cells import Out,dropout_mask,weighted_nll
 from .core import choose
 from .dialoguernn import DialogueRNN,contexts,own_name,padded_contexts,stacked,widened
@@ -260,6 +260,58 @@ def leak_probe(
         m.options,(a,b) = own,p.values()
         changed.append((a.argmax(-1)!=b.argmax(-1)).float().mean().item()); largest.append((a-b).abs().max().item())
     return {'leak_changed_by_seed':np.array(changed,np.float32),'leak_largest_by_seed':np.array(largest,np.float32)}
+
+# %% ../nbs/61_multiattn.ipynb #89241258
+def readout(x, y, of):
+    "Class probabilities of rows `of` from a linear readout fitted on labelled rows `x`."
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    return make_pipeline(StandardScaler(),LogisticRegression(C=.01,max_iter=300)).fit(x[y>=0],y[y>=0]).predict_proba(of)
+
+@torch.no_grad()
+def fusion_probe(
+    fit,     # trained seeds
+    corpus,
+    batches, # of its test split
+)->dict:     # contexts (M, D) and joined features (D,) of one utterance; what is read from each context, from all, and after fusion (M+2, C); its row; {} if none qualifies
+    "The first seed's test utterance that fusion helps most (after MultiEMO, Figure 6)."
+    m = next(fit.modules())
+    def seen(bs):
+        out = [m(b) for b in bs]
+        whole = {k:torch.cat([o.probes[k] for o in out]).flatten(1).float().cpu().numpy() for k in ('context','fused','z')}
+        return whole,torch.cat([b.targets['emotion'] for b in bs]).cpu().numpy(),torch.cat([b.ids for b in bs]).cpu().numpy()
+    device = batches[0].ids.device
+    (x,y,_),(test,truth,ids) = seen([b.to(device,m.fc.weight.dtype) for b in make_batches(corpus,'train',size=64,features=list(m.inputs),targets={'emotion':'label'})]),seen(batches)
+    M,C = len(m.inputs),m.mlp2.out_features
+    if len(np.unique(y[y>=0]))<C: return {}
+    before,after = (readout(x[k],y,test[k]) for k in ('context','fused'))
+    helped = (before.argmax(1)!=truth)&(after.argmax(1)==truth)
+    if not helped.any(): return {}
+    n = np.where(helped,(after-before)[np.arange(len(truth)),truth.clip(0)],-1).argmax()
+    alone = [readout(a,y,b[n:n+1])[0] for a,b in zip(np.split(x['context'],M,1),np.split(test['context'],M,1))]
+    return {'fusion_context':test['context'][n].reshape(M,-1),'fusion_joined':test['z'][n],'fusion_read':np.array([*alone,before[n],after[n]],np.float32),'fusion_row':ids[n:n+1]}
+
+# %% ../nbs/61_multiattn.ipynb #6e415b66
+def fusion_figure(
+    record,           # of a system with `fusion_probe`
+    folded=(16,16)):  # rows and columns of a picture; their product is D
+    "Heatmaps of one utterance before and after fusion; errors: ValueError for a width that cannot be folded so."
+    import matplotlib.pyplot as plt
+    p = record.probes
+    names = [f for f in MODALITIES if f in record.settings['features']]
+    says = lambda q: f'{record.classes[q.argmax()]} {q.max():.2f}'
+    fig,axes = plt.subplots(1,len(names)+1,figsize=(1.9*len(names)+1.9,2.5))
+    for ax,x,title,q in zip(axes,[*p['fusion_context'],p['fusion_joined']],[*names,'fused'],[*p['fusion_read'][:-2],p['fusion_read'][-1]]):
+        if x.size!=folded[0]*folded[1]: raise ValueError(f'{x.size} numbers cannot be folded into {folded}')
+        ax.imshow(x.reshape(folded),cmap='cividis'); ax.set(xticks=[],yticks=[])
+        ax.set_title(f'{title}\n{says(q)}',fontsize=9)
+    return fig
+
+def fusion_sentence(record)->str:
+    "What the readouts say of that utterance."
+    p,says = record.probes,lambda q: f'{record.classes[q.argmax()]} ({q.max():.2f})'
+    return f"row {p['fusion_row'][0]}: {says(p['fusion_read'][-2])} from all contexts, {says(p['fusion_read'][-1])} after fusion"
 
 # %% ../nbs/61_multiattn.ipynb #d2dc92bf
 def load_one_stage(
