@@ -151,6 +151,7 @@ def make_batches(
     targets,           # target name -> column of the table
     unit='dialogue',   # 'dialogue' or 'turn'
     key=0,             # of the one shuffle; the same for all seeds
+    cost=None,         # (N,) of each row of the corpus, such as its tokens: `size` is then the most that a batch costs
 )->list:
     "Packed batches of a split, training ones shuffled once; errors: ValueError for a missing feature or target, an empty split."
     rows = corpus.rows(split)
@@ -167,9 +168,18 @@ def make_batches(
     order = np.random.default_rng(key).permutation(len(starts)) if split=='train' else np.arange(len(starts))
     speakers = np.zeros(len(t),int) if unit=='turn' else _speaker_numbers(t)
     cols = {k:t[c].to_numpy() for k,c in targets.items()}
-    return [_gather(corpus,rows,starts[g],lengths[g],speakers,cols,features) for g in np.split(order,range(size,len(order),size))]
+    groups = np.split(order,range(size,len(order),size)) if cost is None else _filled(order,np.add.reduceat(np.asarray(cost)[rows],starts),size)
+    return [_gather(corpus,rows,starts[g],lengths[g],speakers,cols,features) for g in groups]
 
 # %% ../nbs/05_batches.ipynb #fb356a46
+def _filled(order, cost, most):
+    "Groups in order, each as large as it may be; what costs more than `most` stands alone."
+    groups,total = [],0
+    for i in order:
+        if not groups or total+cost[i]>most: groups.append([]); total = 0
+        groups[-1].append(i); total += cost[i]
+    return [np.array(g) for g in groups]
+
 def _gather(corpus, rows, starts, lengths, speakers, cols, features):
     "One packed batch of the dialogues that begin at `starts` of a split's rows."
     d,turn,sizes = packed_order(lengths)

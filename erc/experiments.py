@@ -21,8 +21,9 @@ import torch
 from .batches import from_padded,make_batches,standardise
 from .core import canonical,cache_home,choose,digest,package_file,resolve,results_home,root
 from .features import encoder_identity,encoder_path,with_text
-from .metrics import confusion,metric as named_metric
-from .records import Record,find_record,merge,save_record
+from .encoders import with_context
+from .metrics import METRICS,confusion,moments
+from .records import Record,VALUE_METRICS,find_record,merge,save_record,score_of
 from .training import complete,fingerprint,fit,predict
 
 # %% ../nbs/32_experiments.ipynb #e730ab10
@@ -41,7 +42,7 @@ class System:
     settings:dict = field(default_factory=dict) # name -> training settings, lists are grids
     data:str = 'erc.corpora:load_corpus'      # (corpus name, **data_args) -> Corpus
     data_args:dict = field(default_factory=dict)
-    encode:dict = field(default_factory=dict) # feature -> text column to encode
+    encode:dict = field(default_factory=dict) # feature -> text column to encode, or what `erc.encoders.with_context` shall make
     encoder:str = 'minilm'
     standardise:list = field(default_factory=list)
     features:list = field(default_factory=list) # what the model reads
@@ -151,7 +152,8 @@ def prepare(
     "Load a system's corpus and attach what its model reads."
     c = resolve(s.data)(corpus, **s.data_args)
     digest = c.digest()
-    for name,column in s.encode.items(): c = with_text(c,s.encoder,name=name,column=column,device=device)
+    for name,what in s.encode.items():
+        c = with_text(c,s.encoder,name=name,column=what,device=device) if isinstance(what,str) else with_context(c,s.encoder,name,device=device,**what)
     return standardise(c, s.standardise) if s.standardise else c, digest
 
 def class_weights(
@@ -172,14 +174,14 @@ def confusions(
     c,           # Corpus
     predictions, # (S, N test) in corpus order
     slices,      # name -> (N,) bool over all rows
-)->dict:         # name -> (S, G, C, C) int
-    "Confusion counts per test dialogue, 'all' and each slice."
+)->dict:         # name -> (S, G, C, C) int, or (S, G, 6)
+    "Confusion counts, or moments of values, per test dialogue, 'all' and each slice."
     t = c.table.iloc[c.rows('test')]
-    y,groups = t.label.to_numpy(),t.dialogue.factorize()[0]
+    y,groups,values = t.label.to_numpy(),t.dialogue.factorize()[0],c.task=='regression'
     out = {}
     for name,mask in {'all':np.ones(len(c.table),bool),**slices}.items():
-        shown = np.where(mask[c.rows('test')],y,-1)
-        out[name] = confusion(shown,predictions,len(c.classes),groups).astype(np.int16)
+        shown = np.where(mask[c.rows('test')],y,np.nan if values else -1)
+        out[name] = moments(shown,predictions,groups) if values else confusion(shown,predictions,len(c.classes),groups).astype(np.int16)
     return out
 
 def scorer(
@@ -187,15 +189,21 @@ def scorer(
     split:str,
     metric:str,
 ):              # predictions (S, N of the split) -> (S,) fractions
-    "How predictions of a split are scored."
-    y,f = c.table.label.to_numpy()[c.rows(split)],named_metric(metric,c.classes)
+    "How predictions of a split are scored; errors: ValueError for a metric of classes where labels are values, and the reverse."
+    if (metric in VALUE_METRICS)!=(c.task=='regression'):
+        raise ValueError(f"metric {metric!r} does not fit {c.name}, whose labels are {'values' if c.task=='regression' else 'classes'}: take one of {', '.join(VALUE_METRICS if c.task=='regression' else METRICS)}")
+    if metric=='mse': raise ValueError("metric 'mse' is better when lower: select on 'pearson_r', tables print both")
+    y,f = c.table.label.to_numpy()[c.rows(split)],score_of(metric,c.classes)
+    if c.task=='regression': return lambda predictions: f(moments(y,predictions))
     return lambda predictions: f(confusion(y,predictions,len(c.classes)))
 
 # %% ../nbs/32_experiments.ipynb #8438d27e
 def batches_of(s:System, c, setting:dict):
     "Training, dev and test batches of a system."
     cut = partial(make_batches, c, features=s.features, targets={s.target:'label',**s.targets}, unit=s.unit)
-    return [cut(split, size=setting['batch'] if split=='train' else 4096) for split in ('train','dev','test')]
+    size = setting.get('tokens') or setting['batch']
+    cost = next((np.count_nonzero(c.features[f],1) for f in s.features if isinstance(s.encode.get(f),dict)),None) if setting.get('tokens') else None
+    return [cut('train',size=size,cost=cost)]+[cut(split,size=4096) for split in ('dev','test')]
 
 class Watch:
     "Test scores of every epoch, (S, E), kept where selection cannot see them."
@@ -341,9 +349,9 @@ def _score(rec:Record, s:System, c, decided={}):
     rec.confusions = confusions(c,rec.predictions,slices)
     groups = c.table.dialogue.iloc[c.rows('test')].factorize()[0]
     rec.confusions |= {name:confusion(y,p,2,groups).astype(np.int16) for name,(y,p) in decided.items()}
-    f = named_metric(s.metric,c.classes)
+    f = score_of(s.metric,c.classes)
     rec.test = [float(f(m.sum(0))) for m in rec.confusions['all']]
-    rec.predictions = rec.predictions.astype(np.int8)
+    rec.predictions = rec.predictions.astype(np.float32 if c.task=='regression' else np.int8)
 
 # %% ../nbs/32_experiments.ipynb #c83f5c5a
 def toy_batch(s:System, classes=2):

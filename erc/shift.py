@@ -4,18 +4,19 @@
 
 # %% auto #0
 __all__ = ['PAIR_CLASSES', 'RELEASED', 'READINGS', 'WORDING', 'rebuild_pairs', 'load_pairs', 'released_protocol', 'pair_features',
-           'ShiftHead', 'p_shift', 'ShiftNet', 'ShiftEncoder', 'token_ids', 'load_token_pairs', 'always_inertia',
-           'empty_is_shift', 'pair_slices', 'corpus_statistics', 'pair_statistics', 'share_line', 'table1', 'arc_probe',
-           'arc_figure']
+           'ShiftHead', 'p_shift', 'ShiftNet', 'ShiftEncoder', 'load_token_pairs', 'always_inertia', 'empty_is_shift',
+           'pair_slices', 'corpus_statistics', 'pair_statistics', 'share_line', 'table1', 'arc_probe', 'arc_figure']
 
 # %% ../nbs/40_shift.ipynb #addc0dba
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from torch import nn
 from .cells import Out
 from .core import choose
 from .corpora import Corpus,load_corpus,pair_provenance,shift_pairs,validate
+from .encoders import TextEncoder,token_ids
 from .metrics import shift_flags
 
 # %% ../nbs/40_shift.ipynb #278dfdb1
@@ -128,35 +129,17 @@ class ShiftEncoder(nn.Module):
         encoder='minilm',  # any name `erc.features` resolves
         reading='paper'):
         super().__init__()
-        from transformers import AutoModel
-        from erc.features import encoder_path
-        self.encoder = AutoModel.from_pretrained(encoder_path(encoder))
-        self.head = ShiftHead(self.encoder.config.hidden_size,reading)
-
-    def vectors(self, ids): # (N, L) token ids + 1, 0 = padding -> (N, D)
-        ids = ids[:,:int((ids>0).sum(1).max())].long()
-        real = (ids>0)
-        h = self.encoder((ids-1).clamp(min=0), attention_mask=real.long()).last_hidden_state
-        return (h*real[...,None]).sum(1)/real.sum(1,keepdim=True)
+        self.encoder = TextEncoder(encoder,'mean')
+        self.head = ShiftHead(self.encoder.size,reading)
 
     def forward(self, batch)->Out:
         previous,current = batch.features['previous'],batch.features['sentence']
-        scores = self.head(*self.vectors(torch.cat([previous,current])).chunk(2))
+        wide = max(previous.shape[1],current.shape[1])
+        both = torch.cat([F.pad(x,(0,wide-x.shape[1])) for x in (previous,current)])
+        scores = self.head(*self.encoder(both).chunk(2))
         return Out(scores, probes={'p_shift':p_shift(scores)})
 
 # %% ../nbs/40_shift.ipynb #bb62e938
-def token_ids(
-    texts,            # N sentences
-    encoder='minilm',
-    longest=64,       # tokens kept
-):                    # (N, longest) float32, token ids + 1, 0 = padding
-    "Sentences as padded token ids."
-    from transformers import AutoTokenizer
-    from erc.features import encoder_path
-    tok = AutoTokenizer.from_pretrained(encoder_path(encoder))
-    x = tok(list(texts),padding='max_length',truncation=True,max_length=longest,return_tensors='np')
-    return ((x['input_ids']+1)*x['attention_mask']).astype(np.float32)
-
 def load_token_pairs(name, *, encoder='minilm', longest=64, protocol='honest')->Corpus:
     "`load_pairs` with token ids as features `sentence` and `previous`."
     c = load_pairs(name,protocol=protocol)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from .core import choose,digest,package_file,results_home,write_atomic
-from .records import find_record
+from .records import VALUE_METRICS,find_record
 
 # %% ../nbs/33_tables.ipynb #6d6c9ef2
 def reference(
@@ -259,21 +259,23 @@ def lines_of(
 # %% ../nbs/33_tables.ipynb #9155bb8c
 def cell(
     record,      # a Record
-    column:dict, # name, metric, slice='all', scale=100
+    column:dict, # name, metric, slice='all', scale=100, digits=1
 )->dict:         # mean, low, high; or state
     "One cell from a record."
     if column.get('slice','all') not in record.confusions: return {'state':'not counted'}
     of = column['metric'].partition(':')[2]
     if of and of not in record.classes: return {'state':'not counted'}
+    if (column['metric'] in VALUE_METRICS)!=(record.task=='regression'): return {'state':''} # a score of classes says nothing about values
     i,k = record.interval(column['metric'],column.get('slice','all')),column.get('scale',100)
     if not np.isfinite(i.mean): return {'state':'not counted'}
-    return {**{n:round(k*float(getattr(i,n)),4) for n in ('mean','low','high')},'state':'drawn'}
+    return {**{n:round(k*float(getattr(i,n)),4) for n in ('mean','low','high')},'state':'drawn','digits':column.get('digits',1)}
 
 def shown(
     c:dict, # of `cell`
 )->str:     # '73.1 [72.0, 74.2]'
     "A cell as text."
-    return f"{c['mean']:.1f} [{c['low']:.1f}, {c['high']:.1f}]" if c['state']=='drawn' else c['state']
+    d = c.get('digits',1)
+    return f"{c['mean']:.{d}f} [{c['low']:.{d}f}, {c['high']:.{d}f}]" if c['state']=='drawn' else c['state']
 
 def printed_cells(ref, artefact:str, row:dict, columns:list)->list:
     "The printed line of a row, one text a column."

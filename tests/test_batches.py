@@ -138,3 +138,17 @@ def test_blocks_hold_every_turn_once(most):
         assert all(b.turn[x[k]].tolist() == list(range(int(k.sum()))) for x, k in zip(r, real))
     assert sorted(torch.cat([r[r < len(b)] for r in blocks]).tolist()) == list(range(20))
     assert b.parties == 1 and b.lengths.tolist() == lengths
+
+
+def test_batches_by_cost():
+    "Whole dialogues up to a budget; every row once."
+    from erc.corpora import load_corpus
+    c = load_corpus("demo")
+    cost = np.char.str_len(c.table.text.to_numpy().astype(str))
+    plain = make_batches(c, 'train', size=4, features=['text'] if 'text' in c.features else list(c.features)[:1], targets={'emotion': 'label'})
+    cut = make_batches(c, 'train', size=1500, features=list(plain[0].features), targets={'emotion': 'label'}, cost=cost)
+    total = [cost[b.ids].sum() for b in cut]
+    assert sorted(np.concatenate([b.ids for b in cut])) == sorted(c.rows('train')) and len(set(b.sizes[0] for b in cut)) > 1
+    assert all(t <= 1500 or b.sizes[0] == 1 for t, b in zip(total, cut)) and min(a+b for a, b in zip(total, total[1:])) > 700
+    alone = make_batches(c, 'train', size=1, features=list(plain[0].features), targets={'emotion': 'label'}, cost=cost)
+    assert all(b.sizes[0] == 1 for b in alone)

@@ -8,8 +8,9 @@ from erc.cells import weighted_nll
 from erc.core import package_file
 from erc.corpora import load_corpus
 from erc.metrics import polarities, shift_flags
+from erc.encoders import token_ids
 from erc.shift import (ShiftEncoder, ShiftHead, ShiftNet, always_inertia, corpus_statistics, empty_is_shift, load_pairs, load_token_pairs, p_shift,
-                       pair_features, pair_statistics, rebuild_pairs, token_ids)
+                       pair_features, pair_statistics, rebuild_pairs)
 
 T = torch.from_numpy
 
@@ -190,7 +191,7 @@ def test_fine_tuned_encoder_learns(tmp_path):
     assert np.array_equal(f.losses, run().losses), 'the same seed twice'
     m = next(f.modules()).eval()
     ids = torch.from_numpy(token_ids(['My sandwich.', 'My sandwich. '*3], str(tmp_path), 24))
-    close(m.vectors(ids)[0].detach(), m.vectors(ids[:1])[0].detach(), 1e-6)
+    close(m.encoder(ids)[0].detach(), m.encoder(ids[:1])[0].detach(), 1e-6)
 
 
 def test_released_weights_are_found_in_a_whole_checkpoint():

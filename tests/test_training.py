@@ -8,7 +8,7 @@ from torch import nn
 
 from erc.batches import from_padded
 from erc.cells import Out, dropout
-from erc.training import Single, Stack, complete, criterion, fingerprint, fit, predict, select
+from erc.training import Single, Stack, complete, criterion, fingerprint, fit, predict, rate, select
 
 
 class Net(nn.Module):
@@ -290,3 +290,28 @@ def test_the_global_random_stream_is_left_alone(task):
     train, dev, score = task
     fit(Net, train, dev, score, seeds=[0], settings={'epochs': 1}, target='emotion', vectorise=False, progress=False)
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_warmup_counted_in_steps():
+    assert [rate(i, 100, 4, False) for i in range(5)] == [.25, .5, .75, 1, 1]
+    assert rate(1199, 3240, 1200, True) == 1 and rate(0, 3240, 1200, True) == 1/1200
+
+
+@pytest.mark.parametrize('optimiser', ['adam', 'adamw'])
+def test_an_encoder_has_its_own_rate(optimiser):
+    "Only the part called `encoder` takes it, with biases too; a record names it only where it was given."
+    from erc.training import Steps
+
+    class Two(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder, self.out = torch.nn.Linear(3, 3), torch.nn.Linear(3, 2)
+        def forward(self, batch): return Out(self.out(self.encoder(batch.features['x'])))
+    for engine in (Stack(Two, [0, 1]), Single(Two, [0])):
+        before = {k: v.detach().clone() for k, v in engine.params.items()}
+        b = from_padded({'x': torch.randn(2, 3, 3)}, torch.zeros(2, 3), [3, 2], {'y': torch.randint(0, 2, (2, 3))})
+        steps = Steps(engine, [b], criterion('y'), complete({'optimiser': optimiser, 'lr': 1e-2, 'encoder_lr': 1e-4, 'warmup': 2, 'epochs': 9}))
+        steps(0, 0)
+        moved = {k: float((v.detach()-before[k]).abs().max()) for k, v in engine.params.items()}
+        for k, m in moved.items(): assert abs(m-(5e-5 if k.startswith('encoder') else 5e-3)) < 2e-5*(1 if k.startswith('encoder') else 10), (k, m)
+    assert 'encoder_lr' not in complete({}) and complete({'encoder_lr': 2e-5})['encoder_lr'] == 2e-5
