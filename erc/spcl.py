@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['MARKS', 'NAMES', 'EPS', 'NEVER', 'DENOMINATORS', 'VARIANTS', 'EVICTION', 'CURRICULA', 'LOSSES', 'Words', 'marks_of',
-           'window', 'cleaned', 'speaker_names', 'one_prompt', 'build_prompts', 'load_prompts', 'similarity',
-           'distance', 'pairings', 'log_sum', 'spcl_anchors', 'spcl_loss', 'supcon_loss', 'draw', 'rank', 'Queues',
-           'PrototypeQueues', 'class_means', 'difficulty', 'curriculum_keep_prob', 'Projection', 'Curriculum',
-           'Contrast', 'SPCL', 'look']
+           'window', 'cleaned', 'speaker_names', 'one_prompt', 'build_prompts', 'load_prompts', 'reader', 'with_ids',
+           'similarity', 'distance', 'pairings', 'log_sum', 'spcl_anchors', 'spcl_loss', 'supcon_loss', 'draw', 'rank',
+           'Queues', 'PrototypeQueues', 'class_means', 'difficulty', 'curriculum_keep_prob', 'Projection', 'Prompted',
+           'Curriculum', 'Contrast', 'SPCL', 'look']
 
 # %% ../nbs/80_spcl.ipynb #6844c8f7
 import math,re
@@ -20,6 +20,9 @@ from .batches import Batch
 from .cells import Out,dropout,key,mix
 from .core import choose
 from .corpora import Corpus,load_corpus,validate
+from .encoders import TextEncoder,tokenizer_of
+from .encoders import rows_of as side_by_side
+from .features import encoder_identity,encoder_path
 from .metrics import confusion,weighted_f1
 
 # %% ../nbs/80_spcl.ipynb #f1670bc9
@@ -108,16 +111,28 @@ def load_prompts(
     name:str,    # a corpus
     *, past=8, max_len=256, # counted in words; see `build_prompts`
     extra=.4,    # share of training turns that have an extra query in the pool
+    tokens='',   # an encoder that will be trained: a feature `prompt` holds its token ids, and `max_len` counts them
 )->Corpus:       # with columns `prompt` and `extra`
-    "A corpus of labelled turns with their prompts, extra queries as dialogues of their own at the end."
-    c = load_corpus(name,keep_unlabelled=True)
-    p = build_prompts(c.table,Words((*MARKS[:2],'[SEP]','[MASK]')),past=past,max_len=max_len,extra=extra,pool=NAMES if name.startswith('iemocap') else ())
+    "A corpus of labelled turns with their prompts, extra queries as dialogues of their own at the end; errors: see `build_prompts`."
+    c,tokenizer = load_corpus(name,keep_unlabelled=True),reader(tokens) if tokens else Words((*MARKS[:2],'[SEP]','[MASK]'))
+    p = build_prompts(c.table,tokenizer,past=past,max_len=max_len,extra=extra,pool=NAMES if name.startswith('iemocap') else ())
     row,more = p.row.to_numpy(),p.extra.to_numpy()==1
     t = c.table.iloc[row].reset_index(drop=True).assign(prompt=p.text,extra=p.extra)
     asks = t.dialogue+':'+c.table.turn.to_numpy()[p['at']].astype(str)+' asks '+t.turn.astype(str)
     t['dialogue'] = t.dialogue.where(~more,asks)
     t['turn'] = t.groupby('dialogue',sort=False).cumcount()
-    return validate(c.replace(table=t,features={k:v[row] for k,v in c.features.items()},has={k:v[row] for k,v in c.has.items()}))
+    c = validate(c.replace(table=t,features={k:v[row] for k,v in c.features.items()},has={k:v[row] for k,v in c.has.items()}))
+    return with_ids(c,p.ids,tokens) if tokens else c
+
+def reader(encoder:str):
+    "An encoder's tokenizer; errors: FileNotFoundError if the encoder is not here."
+    try: return tokenizer_of(encoder_path(encoder))
+    except ValueError as e: raise FileNotFoundError(str(e)) from e
+
+def with_ids(c:Corpus, ids, encoder:str)->Corpus: # token ids of each row, as `erc.encoders.TextEncoder` reads them
+    made = dict(encoder=encoder,files=encoder_identity(encoder_path(encoder)),pooling='',column='prompt')
+    c = c.with_features(prompt=side_by_side([np.array(k)+1 for k in ids]))
+    return c.replace(provenance={**c.provenance,'encoders':{**c.provenance.get('encoders',{}),'prompt':made}})
 
 # %% ../nbs/80_spcl.ipynb #6dc3ef5b
 EPS = 1e-8
@@ -323,15 +338,33 @@ class Projection(nn.Module):
         h = dropout(self.inner(dropout(x,self.rate,batch,'input')).relu(),self.rate,batch,'hidden')
         return self.outer(h)
 
+class Prompted(nn.Module):
+    "The hidden state of a prompt's mask, from an encoder that is trained; in training, rows that take no part are not encoded."
+    def __init__(self, feature:str, encoder:str, pooling:str):
+        super().__init__()
+        self.feature,self.text = feature,TextEncoder(encoder,pooling)
+        self.width = self.text.size
+
+    def forward(self, batch:Batch, keep=None)->Tensor: # (N, width), zeros for rows that are not kept
+        x = batch.features[self.feature]
+        if keep is None: return self.text(x)
+        z,on = x.new_zeros(len(x),self.width),keep.nonzero()[:,0]
+        return z.index_copy(0,on,self.text(x[on]).to(z.dtype)) if len(on) else z
+
 # %% ../nbs/80_spcl.ipynb #56d81310
 CURRICULA = ('difficulty','random','all')
 
 class Curriculum(nn.Module):
     "Which training rows take part in the present epoch."
-    def __init__(self, how='difficulty', epochs=16, extra=.5, rows=20_000):
+    def __init__(self,
+        how='difficulty', # or a 'random' half, or 'all'
+        epochs=16,        # R; 0: `next` is told
+        extra=.5,         # share of the pool of extra queries
+        rows=20_000):     # of the corpus, at most
         super().__init__()
         self.how,self.epochs,self.extra = choose(how,CURRICULA,'curriculum'),epochs,extra
-        for name,x in dict(keep=torch.ones(rows,dtype=torch.bool),hard=torch.full((rows,),-1.),epoch=torch.tensor(0)).items(): self.register_buffer(name,x)
+        state = dict(keep=torch.ones(rows,dtype=torch.bool),hard=torch.full((rows,),-1.),epoch=torch.tensor(0))
+        for name,x in state.items(): self.register_buffer(name,x)
 
     def pool(self, ids:Tensor, extra)->Tensor: # (N,) rows of the corpus, (N,) 1 for an extra query, or None -> (N,) bool
         "Rows of the coming epoch before the curriculum: all turns, and a part of the extra queries."
@@ -343,11 +376,11 @@ class Curriculum(nn.Module):
         "Take down the difficulty of rows; all others take no part."
         self.hard.fill_(-1); self.hard[ids] = hard.to(self.hard.dtype)
 
-    def next(self):
+    def next(self, epochs=0): # of the run, where R is 0
         "Draw the rows of the coming epoch."
         rows = (self.hard>=0).nonzero()[:,0]
         order,n = rows[self.hard[rows].argsort(stable=True)],len(rows)
-        p = {'difficulty':curriculum_keep_prob(n,int(self.epoch),self.epochs),'random':torch.full((n,),.5),'all':torch.ones(n)}[self.how]
+        p = {'difficulty':curriculum_keep_prob(n,int(self.epoch),self.epochs or epochs),'random':torch.full((n,),.5),'all':torch.ones(n)}[self.how]
         self.keep.zero_(); self.keep[order] = (torch.rand(n)<p).to(self.keep.device)
         self.epoch += 1
 
@@ -360,21 +393,21 @@ class Contrast(nn.Module):
         sizes:dict,       # feature -> D
         classes:int,
         *, loss='spcl',   # 'supcon'; 'ce', cross entropy, which alone shapes the vectors with its classifier
-        width=256, rate=.1, encoder=None, # of the projection; or a module batch -> (N, width), with `width`
+        width=256, rate=.1,               # of the projection and its dropout
+        encoder=None, pooling='mask',     # instead of it: the name of an encoder to train, or a module batch -> (N, width), with `width`
         tau=.05, denominator='all', variant='coupled', threshold=.3, # see `spcl_loss`
         length=256, support=64, evict='fifo',                        # see `PrototypeQueues`
-        curriculum='difficulty', epochs=16, extra=.5, rows=20_000,   # see `Curriculum`; 'all' takes no notice of difficulty
+        curriculum='difficulty', epochs=0, extra=.5, rows=20_000,    # see `Curriculum`; 0 epochs: as many as the run has
         target='emotion'):
         super().__init__()
         choose(denominator,DENOMINATORS,'denominator'); choose(variant,VARIANTS,'variant of the loss')
         self.loss,self.target = choose(loss,LOSSES,'loss'),target
         self.how = dict(tau=tau,denominator=denominator,variant=variant,threshold=threshold)
-        self.encoder = encoder or Projection(sizes,width,rate)
+        self.encoder = Prompted(next(iter(sizes)),encoder,pooling) if isinstance(encoder,str) else encoder or Projection(sizes,width,rate)
         self.predictor = nn.Linear(self.encoder.width,classes)
         self.queues = PrototypeQueues(classes,self.encoder.width,length=length,support=support,evict=evict)
         self.curriculum = Curriculum(curriculum,epochs,extra,rows)
-        self.register_buffer('centres',torch.zeros(classes,self.encoder.width))
-        self.register_buffer('members',torch.zeros(classes,dtype=torch.long))
+        for name,x in dict(centres=torch.zeros(classes,self.encoder.width),members=torch.zeros(classes).long()).items(): self.register_buffer(name,x)
 
     def contrast(self, z:Tensor, y:Tensor, batch:Batch)->dict: # name -> scalar
         "The loss that shapes the vectors."
@@ -386,10 +419,10 @@ class Contrast(nn.Module):
         return {'spcl':spcl_loss(z,y,T,**self.how)}
 
     def forward(self, batch:Batch)->Out:
-        z = self.encoder(batch)
-        logits = self.predictor(z if self.loss=='ce' else z.detach())
-        if batch.seed is None: return Out(logits,probes={'z':z})
+        if batch.seed is None: return Out(self.predictor(z:=self.encoder(batch)),probes={'z':z})
         keep = self.curriculum.keep[batch.ids]
+        z = self.encoder(batch,keep) if isinstance(self.encoder,Prompted) else self.encoder(batch)
+        logits = self.predictor(z if self.loss=='ce' else z.detach())
         y = torch.where(keep,batch.targets[self.target],-1)
         return Out(torch.where(keep[:,None],logits,logits.detach()), {} if self.loss=='ce' else self.contrast(z,y,batch), {'z':z})
 
@@ -415,7 +448,7 @@ class SPCL(Contrast):
 
     def on_epoch_start(self, encode):
         if int(self.curriculum.epoch)==0: self.measure(encode)
-        self.curriculum.next()
+        self.curriculum.next(encode.epochs)
         self.queues.restart(self.centres,self.members)
 
     def on_epoch_end(self, encode): self.measure(encode)

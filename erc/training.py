@@ -159,6 +159,7 @@ def rate(
 )->float:
     "Factor on the learning rate: linear warm-up, then constant, linear to 0, or a cosine to 0 in each epoch."
     up = warmup*steps if warmup<1 else warmup
+    if decay=='epochs': up = min(up,epoch) # of the first one alone
     if step<up: return (step+1)/up
     if decay=='epochs':
         end = (step//epoch+1)*epoch
@@ -331,13 +332,13 @@ def _epoch(run:Run):
     "What is left of an epoch; mean loss of each seed, (S,)."
     (epoch,done,_),n = run.at.tolist(),len(run.steps.batches)
     if not done:
-        _hook(run.engine,run.steps.batches,epoch)
+        _hook(run.engine,run.steps.batches,epoch,run.dev.shape[1])
         run.steps.total.zero_()
     for i,b in list(enumerate(_order(epoch,n)))[done:]:
         run.steps(int(b),epoch*n+i)
         run.at[1] = i+1
         run.save()
-    _hook(run.engine,run.steps.batches,epoch,'on_epoch_end')
+    _hook(run.engine,run.steps.batches,epoch,run.dev.shape[1],'on_epoch_end')
     return (run.steps.total/n).cpu().numpy()
 
 def predict(
@@ -371,13 +372,15 @@ class Fit:
         for e in self.engines: yield from e.modules()
 
 # %% ../nbs/30_training.ipynb #d8818461
-def _hook(engine, batches, epoch:int, name='on_epoch_start'):
-    "A hook of every seed, with a function that runs the training batches; what it draws is keyed by the epoch."
+def _hook(engine, batches, epoch:int, epochs:int, name='on_epoch_start'):
+    "A hook of every seed, with a function that runs the training batches and knows `epochs`; what it draws is keyed by the epoch."
     if not hasattr(engine.model,name): return
     with torch.random.fork_rng(devices=[]):
         for m in engine.modules():
             torch.manual_seed(epoch if name=='on_epoch_start' else -1-epoch)
-            getattr(m,name)(lambda m=m: [(m(b),b) for b in batches])
+            encode = lambda m=m: [(m(b),b) for b in batches]
+            encode.epochs = epochs
+            getattr(m,name)(encode)
 
 def _keep(engine, best, better):
     "Copy the weights of the seeds that got better, (S,) bool, into `best`."

@@ -1,5 +1,7 @@
 "SPCL against numbers of the authors' module, and what must hold of queues, curriculum and prompts."
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,9 +10,9 @@ import torch
 import erc.spcl as S
 from erc.batches import from_padded, make_batches
 from erc.corpora import load_corpus
-from erc.experiments import scorer
+from erc.experiments import load_recipe, run_system, system
 from erc.spcl import SPCL, Curriculum, PrototypeQueues, Words, build_prompts, curriculum_keep_prob, spcl_anchors, spcl_loss, supcon_loss
-from erc.training import Single, Stack, criterion, fit
+from erc.training import Single, Stack, Steps, criterion, fit
 
 T = torch.from_numpy
 CASES = ('caseA', 'caseB', 'caseC')
@@ -271,7 +273,7 @@ def test_queues_and_predictor_are_detached():
 
 def test_prototypes_are_drawn_before_the_push():
     m, b = model(), batch()
-    with torch.no_grad(): m.on_epoch_start(lambda: [(m(b), b)])
+    m.on_epoch_start(over(m, [b]))
     want = spcl_loss(m(b).probes['z'], torch.where(m.curriculum.keep[b.ids], b.targets['emotion'], -1), m.queues.centres, **m.how) # a new epoch: class means
     m.encoder.rate = 0
     close(m(b.at(0, 0)).losses['spcl'], want.detach(), 1e-9)
@@ -290,6 +292,13 @@ def test_the_support_set_of_a_small_class():
     q = PrototypeQueues(4, 2)
     q.restart(torch.ones(4, 2), torch.tensor([271, 40, 3, 0]))
     assert q.least.tolist() == [64, 10, 1, 1]
+
+
+def over(m, batches, epochs=16):
+    "What the training loop gives to a hook."
+    def encode(): return [(m(b), b) for b in batches]
+    encode.epochs = epochs
+    return encode
 
 
 # ---- the model and the engine -----------------------------------------------------------------------------
@@ -335,7 +344,7 @@ def test_extra_queries_take_part_at_random():
     m, b = model(curriculum='all'), batch(60, extra=extra)
     shares = []
     for _ in range(200):
-        with torch.no_grad(): m.on_epoch_end(lambda: [(m(b), b)]); m.on_epoch_start(lambda: [(m(b), b)])
+        m.on_epoch_end(over(m, [b])); m.on_epoch_start(over(m, [b]))
         on = m.curriculum.keep[b.ids]
         assert on[extra == 0].all()
         shares.append(float(on[extra == 1].double().mean()))
@@ -345,7 +354,7 @@ def test_extra_queries_take_part_at_random():
 def test_centres_are_the_means_of_rows_that_take_part():
     y = torch.randint(0, 3, (60,), generator=torch.Generator().manual_seed(1))
     m, b = model(), batch(60, extra=torch.arange(60) % 2)
-    with torch.no_grad(): m.on_epoch_end(lambda: [(m(b), b)])
+    m.on_epoch_end(over(m, [b]))
     use, z = m.curriculum.hard[b.ids] >= 0, m(b).probes['z']
     for k in range(3): close(m.centres[k], z[use&(b.targets['emotion'] == k)].mean(0).detach(), 1e-9)
     assert not m.centres[3].any() and (m.predict(m(b)) < 3).all(), 'a class without training rows is never predicted'
@@ -353,6 +362,136 @@ def test_centres_are_the_means_of_rows_that_take_part():
 
 def test_curriculum_past_its_end_and_of_one():
     close(curriculum_keep_prob(5, 9, 4), np.full(5, .5)); close(curriculum_keep_prob(1, 0, 4), [.5]); assert len(curriculum_keep_prob(0, 0, 4)) == 0
+
+
+def few(c, split): return make_batches(c, split, size=60, features=['text'], targets={'emotion': 'label', 'extra': 'extra'}, unit='turn')
+
+
+@pytest.fixture(scope='module')
+def corpus():
+    "The demo corpus's prompts, with its sound in place of vectors of text."
+    c = S.load_prompts('demo')
+    return c.with_features(text=c.features['audio'])
+
+
+def trained(c, seeds=(0, 1), checkpoint=None, **how):
+    truth = c.table.label.to_numpy()[c.rows('dev')]
+    make = lambda: SPCL({'text': c.features['text'].shape[1]}, len(c.classes), **{'width': 16, 'length': 64, 'support': 16, 'rows': 3000, 'epochs': 3, **how})
+    return fit(make, few(c, 'train'), few(c, 'dev'), lambda p: (p == truth).mean(1), seeds=seeds, settings={'epochs': 3, 'lr': 3e-3, 'clip': 5.},
+               target='emotion', checkpoint=checkpoint, every=0., progress=False)
+
+
+@pytest.mark.parametrize('how', [{}, {'evict': 'random'}, {'loss': 'supcon', 'curriculum': 'random'}])
+def test_an_interrupted_run_goes_on(corpus, tmp_path, monkeypatch, how):
+    "Queues, difficulties and the epoch's rows are part of the state."
+    whole, step, count = trained(corpus, **how), Steps.run, iter(range(10**6))
+
+    def dying(self, b):
+        if next(count) == len(few(corpus, 'train'))+5: raise KeyboardInterrupt
+        return step(self, b)
+    monkeypatch.setattr(Steps, 'run', dying)
+    with pytest.raises(KeyboardInterrupt): trained(corpus, checkpoint=tmp_path/'c.safetensors', **how)
+    monkeypatch.setattr(Steps, 'run', step)
+    again = trained(corpus, checkpoint=tmp_path/'c.safetensors', **how)
+    assert (whole.dev == again.dev).all() and (whole.losses == again.losses).all()
+    for a, b in zip(whole.modules(), again.modules()): assert all(torch.equal(v, b.state_dict()[k]) for k, v in a.state_dict().items())
+
+
+def test_centres_belong_to_the_selected_weights(corpus):
+    "What prediction asks are class means of training vectors under the very weights that were kept, not those of the epoch's start."
+    for m in trained(corpus).modules():
+        with torch.no_grad(): z, ids, y = (torch.cat([f(b) for b in few(corpus, 'train')]) for f in (lambda b: m(b).probes['z'], lambda b: b.ids, lambda b: b.targets['emotion']))
+        use = m.curriculum.hard[ids] >= 0
+        close(m.centres, S.class_means(z, torch.where(use, y, -1), 6)[0], 1e-5)
+        close(m.curriculum.hard[ids[use]], S.difficulty(z[use], y[use], m.centres), 1e-5)
+
+
+def test_the_curriculum_is_as_long_as_the_run(corpus):
+    "Unless the model says how long: easy at first, hard in the last epoch."
+    m = SPCL({'text': 6}, 3, rows=1000)
+    m.centres[:] = 1
+    seen = []
+    for e in range(5):
+        m.curriculum.epoch.fill_(e); m.curriculum.measured(torch.arange(1000), torch.linspace(0, 1, 1000))
+        torch.manual_seed(0)
+        if e: m.on_epoch_start(over(m, [], 5)); seen.append(float(m.curriculum.keep[:200].float().mean()))
+    p = [float(curriculum_keep_prob(1000, e, 5)[:200].mean()) for e in range(1, 5)]
+    assert np.abs(np.array(seen)-p).max() < .12
+
+
+def test_seeds_differ_and_learn(corpus):
+    f = trained(corpus)
+    assert f.dev.max(1).min() > .25 and not (f.losses[0] == f.losses[1]).any(), 'six classes'
+
+
+@pytest.mark.parametrize('name', ['spcl', 'spcl_random', 'spcl_supcon', 'spcl_ce'])
+def test_recipe_in_demo(name, tmp_path):
+    s = dataclasses.replace(system(f'mmspcl/{name}'), encoder='hashing')
+    rec = run_system(s, 'demo', 'paper', seeds=[0, 1], home=tmp_path, demo=load_recipe('mmspcl')['demo']['settings'], progress=False)
+    assert min(rec.test) > .5 and rec.probes['fallen_by_seed'].shape == (2, 6) and rec.probes['predictor_by_seed'].shape == (2,)
+    assert (rec.probes['members'] > 50).all() and np.abs(rec.probes['angles_by_seed'].diagonal(axis1=1, axis2=2)-1).max() < 1e-5
+
+
+# ---- an encoder that is trained -----------------------------------------------------------------------------
+
+@pytest.fixture(scope='module')
+def tuned(tmp_path_factory):
+    "A tiny random BERT and the demo corpus's prompts as its token ids."
+    from erc.features import toy_encoder
+    folder = tmp_path_factory.mktemp('toy')
+    words = [w for x in S.load_prompts('demo').table.prompt for w in x.replace('[SEP]', '').replace('[MASK]', '').split()]
+    toy_encoder(folder, sorted(set(words)), width=16, length=300)
+    return str(folder), S.load_prompts('demo', tokens=str(folder), max_len=128)
+
+
+def prompt_batches(c, split, size=70): return make_batches(c, split, size=size, features=['prompt'], targets={'emotion': 'label', 'extra': 'extra'}, unit='turn')
+
+
+def tuned_model(folder, loss='spcl', **how):
+    torch.manual_seed(0)
+    return SPCL({'prompt': 128}, 6, loss=loss, encoder=folder, rows=3000, length=32, support=8, **how)
+
+
+def test_token_ids_are_the_prompts(tuned):
+    from erc.encoders import tokenizer_of
+    folder, c = tuned
+    tok, x = tokenizer_of(folder), c.features['prompt']
+    for i in (0, 7, len(x)-1):
+        ids = x[i][x[i] > 0].astype(int)-1
+        assert (ids == tok.mask_token_id).sum() == 1 and ids[-2:].tolist() == [tok.mask_token_id, tok.sep_token_id]
+        if x[i][0]-1 == tok.cls_token_id: assert ids.tolist() == tok(c.table.prompt[i])['input_ids']
+    assert (x >= 0).all() and x.shape[1] <= 128, 'segment 0 alone'
+    with pytest.raises(FileNotFoundError, match='no encoder'): S.load_prompts('demo', tokens='not/an/encoder')
+
+
+@pytest.mark.parametrize('loss', S.LOSSES)
+def test_rows_that_take_no_part_are_not_encoded(tuned, loss):
+    "And the losses are those of the rows that do."
+    folder, c = tuned
+    b = prompt_batches(c, 'train')[0]
+    m = tuned_model(folder, loss).eval()
+    m.curriculum.keep[b.ids[::3]] = False
+    on = m.curriculum.keep[b.ids]
+    out, all_of = m(b.at(0, 0)), m(b).probes['z']
+    close(out.probes['z'][on], all_of[on].detach(), 1e-4); assert not out.probes['z'][~on].any()
+    y = torch.where(on, b.targets['emotion'], -1)
+    if loss == 'supcon': close(out.losses['supcon'], supcon_loss(all_of, y).detach(), 1e-3)
+    (criterion('emotion')(out, b)+sum(out.losses.values())).backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in m.parameters()) and any(p.grad is not None and p.grad.any() for p in m.encoder.parameters())
+    m.curriculum.keep.zero_()
+    nobody = m(b.at(0, 1))
+    (criterion('emotion')(nobody, b)+sum(nobody.losses.values())).backward()
+
+
+@pytest.mark.parametrize('loss', S.LOSSES)
+def test_fine_tuning(tuned, loss):
+    "One seed at a time, through the same loop."
+    folder, c = tuned
+    truth = c.table.label.to_numpy()[c.rows('dev')]
+    f = fit(lambda: tuned_model(folder, loss, epochs=2), prompt_batches(c, 'train')[:6], prompt_batches(c, 'dev', 4096), lambda p: (p == truth).mean(1), seeds=[0, 1],
+            settings={'epochs': 2, 'lr': 3e-3, 'clip': 5., 'warmup': .1, 'decay': 'epochs'}, target='emotion', vectorise=False, progress=False)
+    assert f.dev.shape == (2, 2) and np.isfinite(f.losses).all() and not (f.losses[0] == f.losses[1]).any()
+    for m in f.modules(): assert m.centres.any(1).all() and m.members.min() > 0
 
 
 # ---- bad input --------------------------------------------------------------------------------------------
@@ -368,7 +507,7 @@ def test_bad_input():
     with pytest.raises(ValueError, match="unknown eviction 'lifo'"): PrototypeQueues(3, 4, evict='lifo')
     with pytest.raises(ValueError, match='epochs=0'): curriculum_keep_prob(3, 0, 0)
     m, b = model(rows=10), batch()
-    with pytest.raises(ValueError, match='row 23 of the corpus, but rows=10'): m.on_epoch_start(lambda: [(m(b), b)])
+    with pytest.raises(ValueError, match='row 23 of the corpus, but rows=10'): m.on_epoch_start(over(m, [b]))
     t = load_corpus('demo').table
     with pytest.raises(ValueError, match='speakers, 1 names'): build_prompts(t, Words(), pool=('Roy',))
 
