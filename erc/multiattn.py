@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MODALITIES', 'PRESETS', 'CHOICES', 'sources_of', 'Attention', 'Layer', 'affine', 'normed', 'MultiAttn', 'answers',
            'run_streams', 'options_of', 'MultiEMO', 'fused', 'forward', 'extra_losses', 'own_weights', 'from_released',
-           'leak_probe', 'readout', 'fusion_probe', 'fusion_figure', 'fusion_sentence', 'load_one_stage']
+           'leak_probe', 'readout', 'fusion_probe', 'fusion_figure', 'fusion_sentence', 'load_one_stage', 'OneStage']
 
 # %% ../nbs/61_multiattn.ipynb #876f27ac
 from dataclasses import replace
@@ -19,6 +19,7 @@ from .batches import Batch,make_batches
 from .cells import Out,dropout_mask,weighted_nll
 from .core import choose
 from .dialoguernn import DialogueRNN,contexts,own_name,padded_contexts,stacked,widened
+from .encoders import TextEncoder
 from .swfc import soft_hgr,swfc_loss
 
 # %% ../nbs/61_multiattn.ipynb #72925ea6
@@ -325,3 +326,22 @@ def load_one_stage(
     join = lambda ks: sum((near(k)+' ' for k in ks),c.table.text.str[:0]).str.replace(r' +',' ',regex=True).str.strip()
     current = c.table.speaker.astype(str).str.upper()+': '+c.table.text
     return c.replace(table=c.table.assign(in_context=(join(range(window,0,-1))+' [SEP] '+current+' [SEP] '+join(range(-1,-window-1,-1))).str.strip()))
+
+# %% ../nbs/61_multiattn.ipynb #8f340f09
+class OneStage(nn.Module):
+    "MultiEMO with a text encoder that is trained along (MultiEMO section 3.2)."
+    def __init__(self,
+        sizes:dict,        # feature -> D; `text` comes as token ids
+        classes:int,       # C
+        encoder='minilm',  # any name `erc.features` resolves
+        pooling='cls',     # of `erc.encoders.POOLINGS`
+        **options):        # of `MultiEMO`
+        super().__init__()
+        if 'text' not in sizes: raise ValueError(f"a text encoder needs the feature 'text'; there is {', '.join(sizes)}")
+        self.encoder = TextEncoder(encoder,pooling)
+        self.model = MultiEMO({**sizes,'text':self.encoder.size},classes,**options)
+
+    def forward(self, batch:Batch)->Out:
+        return self.model(replace(batch,features={**batch.features,'text':self.encoder(batch.features['text'])}))
+
+    def on_epoch_start(self, encode): self.model.on_epoch_start(encode)
