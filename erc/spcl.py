@@ -448,7 +448,7 @@ class SPCL(Contrast):
 
     def on_epoch_start(self, encode):
         if int(self.curriculum.epoch)==0: self.measure(encode)
-        self.curriculum.next(encode.epochs)
+        self.curriculum.next(getattr(encode,'epochs',16))
         self.queues.restart(self.centres,self.members)
 
     def on_epoch_end(self, encode): self.measure(encode)
