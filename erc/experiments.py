@@ -6,11 +6,11 @@
 __all__ = ['GRID', 'KINDS', 'SEEDS', 'RESULT_KEYS', 'FINGERPRINTS', 'PROFILES', 'System', 'papers', 'load_recipe', 'seeds_of',
            'system', 'first_of', 'settings_of', 'grid', 'distinct', 'varied', 'prepare', 'class_weights', 'confusions',
            'scorer', 'batches_of', 'Watch', 'train_one', 'best_of', 'pretrained', 'environment', 'kin',
-           'checkpoints_of', 'replaced', 'run_system', 'toy_batch', 'toy_fingerprint', 'stale', 'changed',
+           'checkpoints_of', 'facts_of', 'replaced', 'run_system', 'toy_batch', 'toy_fingerprint', 'stale', 'changed',
            'data_digest', 'wanted', 'missing', 'Section', 'jobs', 'attempt']
 
 # %% ../nbs/32_experiments.ipynb #fead2917
-import functools,itertools,platform,shutil,time,tomllib
+import functools,inspect,itertools,platform,shutil,time,tomllib
 from dataclasses import dataclass,field,fields,replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError,version
@@ -302,6 +302,11 @@ def checkpoints_of(
     return cache_home()/'checkpoints'/f'{rec.name}-{which}'
 
 # %% ../nbs/32_experiments.ipynb #b5d15441
+def facts_of(s:System, c, home=None)->dict:
+    "What a function of a corpus counts; one that has an argument `home` may read the records there."
+    f = resolve(s.model)
+    return f(c,**s.args,**({'home':home} if 'home' in inspect.signature(f).parameters else {}))
+
 def replaced(
     settings:dict, # of `settings_of`
     demo,          # settings that a demonstration replaces, or None
@@ -331,7 +336,7 @@ def run_system(
     fill,folder = {'model':_run_model,'baseline':_run_baseline}.get(s.kind),checkpoints_of(new,home)
     point = old.facts['chosen'] if old and s.kind=='model' else settings['setting'] # further seeds use the grid point that was chosen
     first = old and old.facts.get('pretrained') or settings.get('pretrain',{}).get('settings',{}).get('setting')
-    got = fill(s,c,point,corpus=corpus,first=first,seeds=seeds,device=device,progress=progress,checkpoints=folder) if fill else {'facts':resolve(s.model)(c,**s.args)}
+    got = fill(s,c,point,corpus=corpus,first=first,seeds=seeds,device=device,progress=progress,checkpoints=folder) if fill else {'facts':facts_of(s,c,home)}
     decided = got.pop('decided',{})
     for k,v in got.items(): setattr(new,k,v)
     if fill: _score(new,s,c,decided)
