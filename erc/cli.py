@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'data', 'AsJson', 'Device', 'Root', 'SHAPES', 'SIZES', 'Group', 'main', 'show', 'names', 'data_list',
-           'data_get', 'data_check', 'data_convert', 'features', 'estimate', 'planned', 'run', 'status', 'reproduce',
-           'report', 'lengths_of', 'toy_dialogues', 'bench_training', 'bench']
+           'data_get', 'data_check', 'data_convert', 'features', 'estimate', 'planned', 'with_timed', 'run', 'status',
+           'reproduce', 'report', 'lengths_of', 'toy_dialogues', 'bench_training', 'bench']
 
 # %% ../nbs/99_cli.ipynb #27235ef6
 import os
@@ -180,6 +180,23 @@ def planned(
     return pd.DataFrame([(*x,why.get(x,'up to date'),estimate(*x,have)) for x in keep],columns=['system','corpus','setting','why','seconds'])
 
 # %% ../nbs/99_cli.ipynb #412ff271
+def with_timed(
+    plan,        # of `planned`
+    seeds:int, device:str,
+):               # a generator of seconds, NaN where nobody knows
+    "Estimates of a plan; one run of each kind that no record tells about is timed for a few steps."
+    from erc.experiments import system,timed
+    found = {}
+    for r in plan.itertuples():
+        s = system(r.system)
+        kind = (s.model,s.vectorise,r.corpus,r.setting,*s.features)
+        if r.seconds==r.seconds and r.seconds is not None: found[kind] = r.seconds
+        elif kind not in found:
+            try: found[kind] = timed(s,r.corpus,r.setting,seeds=range(seeds),device=device)
+            except Exception as e: found[kind] = typer.echo(f'no estimate for {r.system} on {r.corpus}: {type(e).__name__}: {str(e)[:100]}',err=True)
+        yield float('nan') if found[kind] is None else found[kind]
+
+# %% ../nbs/99_cli.ipynb #c57191e8
 @app.command()
 def run(
     target: Annotated[str, typer.Argument(help="A paper ('shapes') or one of its systems ('shapes/shift_paper').")],
@@ -195,9 +212,10 @@ def run(
     plan = planned(target,missing,names(corpora),setting,seeds)
     seeds = seeds or seeds_of(target.partition('/')[0])
     if not len(plan): return typer.echo(f'{target}: nothing is missing')
+    if missing: plan = plan.assign(seconds=[*with_timed(plan,seeds,device)])
     known = plan.seconds.dropna()
     show(plan.assign(seconds=[f'{s:.0f}' if s==s and s is not None else '?' for s in plan.seconds]))
-    typer.echo(f"\n{len(plan)} runs: about {known.sum():.0f} s for the {len(known)} that records tell about" if len(known) else f'\n{len(plan)} runs, none of which ran before')
+    typer.echo(f"\n{len(plan)} runs: about {known.sum():.0f} s ({known.sum()/60:.0f} min) for the {len(known)} that records or timed steps tell about" if len(known) else f'\n{len(plan)} runs, none of which ran before')
     if dry_run: return
     failed = [x for r in plan.itertuples() if (x:=_run_one(r,seeds,device))]
     if failed: raise RuntimeError('\n'.join([f'{len(failed)} of {len(plan)} runs failed:',*failed]))

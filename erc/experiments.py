@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['GRID', 'KINDS', 'SEEDS', 'RESULT_KEYS', 'FINGERPRINTS', 'PROFILES', 'System', 'papers', 'load_recipe', 'seeds_of',
            'system', 'first_of', 'settings_of', 'grid', 'distinct', 'varied', 'prepare', 'class_weights', 'confusions',
-           'scorer', 'batches_of', 'Watch', 'train_one', 'best_of', 'pretrained', 'environment', 'kin',
-           'checkpoints_of', 'facts_of', 'replaced', 'run_system', 'toy_batch', 'toy_fingerprint', 'stale', 'changed',
-           'data_digest', 'wanted', 'missing', 'Section', 'jobs', 'attempt']
+           'scorer', 'batches_of', 'Watch', 'maker', 'train_one', 'timed', 'best_of', 'pretrained', 'environment',
+           'kin', 'checkpoints_of', 'facts_of', 'replaced', 'run_system', 'toy_batch', 'toy_fingerprint', 'stale',
+           'changed', 'data_digest', 'wanted', 'missing', 'Section', 'jobs', 'attempt']
 
 # %% ../nbs/32_experiments.ipynb #fead2917
 import functools,inspect,itertools,platform,shutil,time,tomllib
@@ -24,7 +24,7 @@ from .features import encoder_identity,encoder_path,with_text
 from .encoders import with_context
 from .metrics import METRICS,confusion,moments
 from .records import Record,VALUE_METRICS,find_record,merge,save_record,score_of
-from .training import complete,fingerprint,fit,predict
+from .training import Single,Stack,Steps,complete,criterion,fingerprint,fit,predict
 
 # %% ../nbs/32_experiments.ipynb #e730ab10
 GRID = dict(lr=[1e-4,1e-3,1e-2], epochs=[10,30]) # what `tuned` tries, the same for every trained system
@@ -216,19 +216,45 @@ class Watch:
     def state(self, engine): return {'test':self.curves[self.rows(engine)]}
     def load(self, engine, saved): self.curves[self.rows(engine)] = saved['test']
 
+def maker(s:System, c):
+    "What makes a system's model for a corpus."
+    labels = c.table.iloc[c.rows('train')]
+    weights = {k:class_weights('inverse',labels[s.targets[target]].to_numpy(),(0,1)).tolist() for k,target in s.weights.items()}
+    return partial(resolve(s.model), sizes={f:c.features[f].shape[1] for f in s.features}, classes=len(c.classes), **s.args, **weights)
+
 def train_one(s:System, c, setting:dict, seeds, device, progress, checkpoint=None, begin=None):
     "One grid point: the fit, its test batches and the watched test curves (S, E) or None."
     train,dev,test = batches_of(s,c,setting)
-    sizes = {f:c.features[f].shape[1] for f in s.features}
-    labels = c.table.iloc[c.rows('train')]
-    weights = {k:class_weights('inverse',labels[s.targets[target]].to_numpy(),(0,1)).tolist() for k,target in s.weights.items()}
-    make = partial(resolve(s.model), sizes=sizes, classes=len(c.classes), **s.args, **weights)
-    weight = class_weights(setting['class_weights'], labels.label.to_numpy(), c.classes)
+    make,labels = maker(s,c),c.table.label.to_numpy()[c.rows('train')]
+    weight = class_weights(setting['class_weights'], labels, c.classes)
     moved = [b.to(device,getattr(torch,setting['dtype'])) for b in test]
     watch = Watch(seeds,setting['epochs'],scorer(c,'test',s.metric),moved) if s.watch else None
     f = fit(make, train, dev, scorer(c,'dev',s.metric), seeds=list(seeds), settings=setting, target=s.target, weight=weight, begin=begin,
             device=device, vectorise=s.vectorise, watch=watch, checkpoint=checkpoint, progress=progress)
     return f,moved,watch and watch.curves
+
+# %% ../nbs/32_experiments.ipynb #01c03832
+def timed(
+    s:System, corpus:str, setting:str,
+    *, seeds=range(5), device='cpu',
+    steps=3,   # that are measured, after one that is not
+)->float|None: # None for what is not trained
+    "Seconds that a run would take, from a few of its steps; nothing is kept."
+    if s.kind!='model': return None
+    c,_ = prepare(s,corpus,device)
+    points = distinct(grid(settings_of(s,setting)['setting']))
+    train,*others = batches_of(s,c,points[-1])
+    group,dtype = list(seeds) if s.vectorise else list(seeds)[:1],getattr(torch,points[-1]['dtype'])
+    some = [train[i].to(device,dtype) for i in np.linspace(0,len(train)-1,min(steps,len(train))).astype(int)]
+    run = Steps((Stack if s.vectorise else Single)(maker(s,c),group,dtype,device),some,criterion(s.target),points[-1])
+    wait = torch.cuda.synchronize if torch.device(device).type=='cuda' else lambda: None
+    run(0,0); wait()
+    start = time.perf_counter()
+    for i in range(len(some)): run(i,i)
+    wait()
+    row = (time.perf_counter()-start)/sum(map(len,some))
+    scored = sum(map(len,others[0]))+(sum(map(len,others[1])) if s.watch else 0)
+    return row*(sum(map(len,train))+scored/3)*sum(p['epochs'] for p in points)*(1 if s.vectorise else len(seeds))
 
 # %% ../nbs/32_experiments.ipynb #e86b4310
 def best_of(s:System, c, setting:dict, seeds, device, progress, checkpoints:Path, begin=None):

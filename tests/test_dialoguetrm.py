@@ -294,5 +294,30 @@ def test_committed_records_hold():
 
 def test_batches_of_the_real_corpus(data):
     c = load_dialogues('iemocap_vad', attribute='dominance')
-    assert c.task == 'regression' and -1.3 < np.nanmin(c.table.label) < -.5 < 1 < np.nanmax(c.table.label) < 1.3
+    assert c.task == 'regression' and -1.3 < np.nanmin(c.table.label) < -.5 < .5 < np.nanmax(c.table.label) < 1.3
     assert make_batches(c, 'dev', size=4, features=['audio'], targets={'emotion': 'label'})[0].targets['emotion'].is_floating_point()
+
+
+def test_time_is_estimated_from_steps(tmp_path):
+    from erc.experiments import timed
+    s = dataclasses.replace(system('dialoguetrm/U'), encoder='hashing', settings={k: {'epochs': n, 'batch': 8} for k, n in (('short', 2), ('long', 40))})
+    short, long = (timed(s, 'demo', k, seeds=range(2)) for k in ('short', 'long'))
+    assert 0 < short < long < 40*short*6 and timed(system('dialoguetrm/cases'), 'demo', 'fixed') is None
+    r = run_system(s, 'demo', 'short', seeds=[0, 1], home=tmp_path, progress=False)
+    assert short < 8*r.seconds
+
+
+def test_missing_tells_its_time_first(monkeypatch):
+    import erc.experiments as X
+    import pandas as pd
+    from typer.testing import CliRunner
+    from erc.cli import app
+    lacks = [('dialoguetrm/U', 'demo', 'tuned'), ('dialoguetrm/u_bare', 'demo', 'tuned'), ('dialoguetrm/M', 'demo', 'tuned'), ('dialoguetrm/cases', 'demo', 'fixed')]
+    every = [(dataclasses.replace(system(s), encoder='hashing'), c, k) for s, c, k in lacks]
+    monkeypatch.setattr(X, 'wanted', lambda *a, **k: every)
+    monkeypatch.setattr(X, 'missing', lambda *a, **k: pd.DataFrame([(*x, 'absent') for x in lacks], columns=['system', 'corpus', 'setting', 'why']))
+    calls, ran = [], []
+    monkeypatch.setattr(X, 'timed', lambda s, corpus, setting, **k: calls.append(s.id) or (None if s.kind == 'facts' else 60.))
+    monkeypatch.setattr(X, 'run_system', lambda *a, **k: ran.append(a) or 1/0)
+    out = CliRunner().invoke(app, ['run', 'dialoguetrm', '--missing', '--dry-run']).output
+    assert calls == ['dialoguetrm/U', 'dialoguetrm/M', 'dialoguetrm/cases'] and 'about 180 s (3 min) for the 3' in out and not ran
