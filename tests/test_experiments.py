@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import erc.experiments as X
-from erc.experiments import (GRID, Section, class_weights, grid, load_recipe, missing, papers, run_system, settings_of, stale, system, toy_fingerprint,
+from erc.experiments import (GRID, Section, class_weights, grid, jobs, load_recipe, missing, papers, run_system, settings_of, stale, system, toy_fingerprint,
                              wanted)
 from erc.records import Record, all_records, find_record, load_record, merge, save_record
 
@@ -72,7 +72,7 @@ def test_unknown_names():
 
 def test_number_of_seeds():
     "What was asked for; else what the profile has; else what the paper ran, if its recipe says so; else five."
-    n = lambda paper, notebook, **k: len(Section(paper, notebook, **k).seeds)
+    n = lambda paper, notebook, **k: max(len(seeds) for s, _, _, seeds, _ in jobs(Section(paper, notebook, **k)) if s.kind == 'model')
     assert n('shapes', '40_shift', profile='full') == 5 and n('shapes', '40_shift', profile='demo') == load_recipe('shapes')['demo']['seeds']
     assert n('sagru', '70_sagru', profile='full') == load_recipe('sagru')['seeds'] == 20 and n('sagru', '70_sagru', profile='full', seeds=3) == 3
     assert n('sagru', '70_sagru', profile='demo') == load_recipe('sagru')['demo']['seeds'] == 2
@@ -256,9 +256,12 @@ def test_a_seed_without_a_finite_loss_is_named_and_nothing_is_written(tmp_path, 
 
 
 def test_seeds_of_a_demonstration():
-    assert len(Section('shapes', '40_shift', profile='demo').seeds) == load_recipe('shapes')['demo']['seeds']
-    assert [len(Section('shapes', '40_shift', profile=p, seeds=3).seeds) for p in ('demo', 'full')] == [3, 3]
-    assert len(Section('shapes', '40_shift', profile='full').seeds) == 5
+    numbers = lambda **how: {len(seeds) for _, _, _, seeds, _ in jobs(Section(**how))}
+    shift = dict(paper='shapes', notebook='40_shift')
+    assert numbers(**shift, profile='demo') == {load_recipe('shapes')['demo']['seeds']}
+    assert [numbers(**shift, profile=p, seeds=3) for p in ('demo', 'full')] == [{3}, {3}]
+    assert numbers(**shift, profile='full') == {5}
+    assert numbers(paper='mmspcl', notebook='80_spcl', profile='full') == {10, 5}, 'fine-tuned systems have a number of their own'
 
 
 def test_committed_records_hold():
