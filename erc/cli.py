@@ -182,7 +182,7 @@ def planned(
 # %% ../nbs/99_cli.ipynb #412ff271
 def with_timed(
     plan,        # of `planned`
-    seeds:int, device:str,
+    seeds, device:str, # seeds of every system; its own number if None
 ):               # a generator of seconds, NaN where nobody knows
     "Estimates of a plan; one run of each kind that no record tells about is timed for a few steps."
     from erc.experiments import system,timed
@@ -192,7 +192,7 @@ def with_timed(
         kind = (s.model,s.vectorise,r.corpus,r.setting,*s.features)
         if r.seconds==r.seconds and r.seconds is not None: found[kind] = r.seconds
         elif kind not in found:
-            try: found[kind] = timed(s,r.corpus,r.setting,seeds=range(seeds),device=device)
+            try: found[kind] = timed(s,r.corpus,r.setting,seeds=range(seeds or s.seeds),device=device)
             except Exception as e: found[kind] = typer.echo(f'no estimate for {r.system} on {r.corpus}: {type(e).__name__}: {str(e)[:100]}',err=True)
         yield float('nan') if found[kind] is None else found[kind]
 
@@ -208,9 +208,7 @@ def run(
     dry_run: Annotated[bool, typer.Option('--dry-run',help='Only say what would run.')] = False,
 ):
     "Run systems and write their records."
-    from erc.experiments import seeds_of
     plan = planned(target,missing,names(corpora),setting,seeds)
-    seeds = seeds or seeds_of(target.partition('/')[0])
     if not len(plan): return typer.echo(f'{target}: nothing is missing')
     if missing: plan = plan.assign(seconds=[*with_timed(plan,seeds,device)])
     known = plan.seconds.dropna()
@@ -220,10 +218,11 @@ def run(
     failed = [x for r in plan.itertuples() if (x:=_run_one(r,seeds,device))]
     if failed: raise RuntimeError('\n'.join([f'{len(failed)} of {len(plan)} runs failed:',*failed]))
 
-def _run_one(r, seeds:int, device:str):
+def _run_one(r, seeds, device:str):
     "One run; what went wrong, or None."
     from erc.experiments import run_system,system
-    try: rec = run_system(system(r.system),r.corpus,r.setting,seeds=range(seeds),device=device)
+    s = system(r.system)
+    try: rec = run_system(s,r.corpus,r.setting,seeds=range(seeds or s.seeds),device=device)
     except Exception as e:
         if os.environ.get('ERC_DEBUG'): raise
         return f'  {r.system} ({r.setting}) on {r.corpus}: {type(e).__name__}: {e}'
@@ -239,14 +238,17 @@ def status(
 ):
     "State of every table and figure."
     from erc.core import choose
-    from erc.tables import status as states
-    t = states(home)
+    from erc.ledger import entries,sound_records
+    import pandas as pd
+    records,broken = sound_records(home)
+    t = pd.DataFrame(entries(home,records))
     if paper: t = t[t.paper==choose(paper,dict.fromkeys(t.paper),'paper')]
     if json: return show(t,True)
     old = [s for x in t.stale for s in x]
-    records = [f'{p}/{w}' if w else '' for p,w in zip(t.present,t.wanted)]
-    show(t.assign(artefact=t.paper+' '+t.artefact,records=records,stale=[len(x) or '' for x in t.stale])[['artefact','state','records','stale','notebook','command']])
-    typer.echo('\n'+', '.join(f'{n} {s}' for s,n in t.state.value_counts().items())+'; what has no records waits for its notebook')
+    there = [f'{p}/{w}' if w else '' for p,w in zip(t.present,t.wanted)]
+    show(t.assign(artefact=t.paper+' '+t.artefact,records=there,basis=[', '.join(b) for b in t.basis],stale=[len(x) or '' for x in t.stale])[['artefact','state','records','seeds','newest','stale','basis','notebook','command']])
+    typer.echo('\n'+', '.join(f'{n} {s}' for s,n in t.state.value_counts().items()))
+    for b in broken: typer.echo(f'not a sound record: {b}',err=True)
     for s in old: typer.echo(f'stale: {s}')
 
 # %% ../nbs/99_cli.ipynb #1fec153f
@@ -270,15 +272,19 @@ def reproduce(
     if bad: raise typer.Exit(1)
 
 @app.command()
-def report(folder: Annotated[Optional[Path], typer.Argument(help='A build folder; the newest if not said.')] = None):
-    "Write the report of a run again."
-    from erc.core import root
+def report(
+    folder: Annotated[Optional[Path], typer.Argument(help='A build folder of `erc reproduce`, whose report is written again; the ledger of results/ if not said.')] = None,
+    home: Annotated[Optional[Path], typer.Option(help='Folder that holds records/; results/ if not said.')] = None,
+):
+    "Write the page with every table, figure and claim: REPORT.md and report.html."
+    from erc.core import results_home
     from erc.runner import report as write
-    if folder is None:
-        found = sorted((root()/'_build').glob('*/manifest.json'),key=lambda p:p.stat().st_mtime)
-        if not found: raise FileNotFoundError(f"no run in {root()/'_build'}: `erc reproduce` makes one")
-        folder = found[-1].parent
-    typer.echo(f'report: {write(folder)}')
+    if folder: return typer.echo(f'report: {write(folder)}')
+    home = Path(home or results_home())
+    if not (home/'records').is_dir(): raise FileNotFoundError(f"no records in {home}: `erc run` makes them; the report of a demonstration is `erc reproduce`'s")
+    from erc.ledger import sound_records,write_report
+    typer.echo(f'report: {write_report(home)}')
+    for b in sound_records(home)[1]: typer.echo(f'not a sound record: {b}',err=True)
 
 # %% ../nbs/99_cli.ipynb #9a9a34d8
 SHAPES = dict(turn=(64,64,1), dialogue=(108,5361,110)) # dialogues, utterances, longest: a batch of pairs; IEMOCAP's training set

@@ -179,7 +179,7 @@ def test_reproduce_exit_codes_and_report(tmp_path, monkeypatch):
     assert 'FAILED  20_bad, cell 1: NameError' in out and '1 notebooks ok, 1 failed' in out and (tmp_path/'_build/recorded/report.html').exists()
     assert '1 notebooks ok, 0 failed' in erc_('reproduce', '--profile', 'recorded', '--only', '10_good', '--jobs', '1', '--out', str(tmp_path/'b'))
     (tmp_path/'_build/recorded/report.html').unlink()
-    assert 'report.html' in erc_('report') and (tmp_path/'_build/recorded/report.html').exists()
+    assert 'report.html' in erc_('report', str(tmp_path/'_build/recorded')) and (tmp_path/'_build/recorded/report.html').exists()
 
 
 def test_reproduce_without_a_checkout(tmp_path, monkeypatch):
@@ -223,4 +223,4 @@ def test_a_run_takes_as_many_seeds_as_its_recipe_says(monkeypatch):
     monkeypatch.setattr(X, 'run_system', fake)
     for target, more in (('sagru/S3', ()), ('shapes/gruarc', ()), ('sagru/S3', ('--seeds', '2'))):
         erc_('run', target, '--setting', 'paper', '--corpora', 'iemocap4' if 'sagru' in target else 'iemocap6', *more)
-    assert asked == [X.load_recipe('sagru')['seeds'], X.SEEDS, 2]
+    assert asked == [X.load_recipe('sagru')['seeds'], X.System.seeds, 2]

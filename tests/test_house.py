@@ -93,7 +93,7 @@ def test_no_result_is_typed_in():
     import csv
     printed = set()
     for f in (ROOT/'erc'/'reference').glob('*.csv'):
-        if f.stem in ('artefacts', 'corpora'): continue
+        if f.stem in ('artefacts', 'corpora', 'claims'): continue
         for row in csv.DictReader(f.open(encoding='utf-8')):
             v = row['value'].strip()
             telling = '.' in v or not (int(v) % 10 == 0 or int(v) & (int(v)-1) == 0) if re.fullmatch(r'\d+(\.\d+)?', v) else False
