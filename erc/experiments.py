@@ -95,11 +95,17 @@ def load_recipe(
     return recipe
 
 # %% ../nbs/32_experiments.ipynb #fafe0583
+@functools.lru_cache(maxsize=32)
+def _systems(paper:str, path, stamp:int)->dict: # a recipe's systems, read once while its file stays as it is
+    return load_recipe(paper)['systems']
+
 def system(
     id:str, # 'paper/name'
 )->System:
     "One system; errors: ValueError if there is none of this name."
-    systems = load_recipe(id.partition('/')[0])['systems']
+    paper = choose(id.partition('/')[0],papers(),'paper')
+    path = package_file(f'recipes/{paper}.toml')
+    systems = _systems(paper,path,path.stat().st_mtime_ns)
     return systems[choose(id, systems, 'system')]
 
 # %% ../nbs/32_experiments.ipynb #0ccfa3a4
