@@ -244,12 +244,14 @@ def status(
     t = pd.DataFrame(entries(home,records))
     if paper: t = t[t.paper==choose(paper,dict.fromkeys(t.paper),'paper')]
     if json: return show(t,True)
-    old = [s for x in t.stale for s in x]
-    there = [f'{p}/{w}' if w else '' for p,w in zip(t.present,t.wanted)]
-    show(t.assign(artefact=t.paper+' '+t.artefact,records=there,basis=[', '.join(b) for b in t.basis],stale=[len(x) or '' for x in t.stale])[['artefact','state','records','seeds','newest','stale','basis','notebook','command']])
-    typer.echo('\n'+', '.join(f'{n} {s}' for s,n in t.state.value_counts().items()))
+    short = lambda b,n=26: b if len(b)<=n else b[:n-1]+'…'
+    there = [f'{p}/{w}'+(f', {len(o)} stale' if o else '') if w else '' for p,w,o in zip(t.present,t.wanted,t.stale)]
+    show(t.assign(artefact=t.paper+' '+t.artefact,records=there,basis=[short(', '.join(b)) for b in t.basis])[['artefact','state','records','seeds','newest','basis','notebook']])
+    typer.echo('\n'+', '.join(f'{n} {s}' for s,n in t.state.value_counts().items())+' of '+str(len(t)))
+    for c in dict.fromkeys(c for c,s in zip(t.command,t.state) if c and s!='needs data'): typer.echo(f'what is missing: {c}')
+    for x in t[t.state=='needs data'].itertuples(): typer.echo(f'{x.paper} {x.artefact} needs data: {x.command}')
     for b in broken: typer.echo(f'not a sound record: {b}',err=True)
-    for s in old: typer.echo(f'stale: {s}')
+    for o in dict.fromkeys(o for x in t.stale for o in x): typer.echo(f'stale: {o}')
 
 # %% ../nbs/99_cli.ipynb #1fec153f
 @app.command()

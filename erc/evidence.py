@@ -8,6 +8,7 @@ __all__ = ['CALLS', 'Interval', 'draws', 'resampled', 'interval', 'paired', 'ran
 # %% ../nbs/11_evidence.ipynb #05276ad0
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 import numpy as np
 from scipy.special import bdtr,ndtri,stdtrit     # quantiles of the normal and of Student's t; scipy.stats takes ten times longer to import
 from .metrics import METRICS,metric as metric_named
@@ -96,6 +97,17 @@ def _two_level(
     return mean, float(mean+stretch*(low-mean)), float(mean+stretch*(high-mean))
 
 # %% ../nbs/11_evidence.ipynb #21073d31
+@lru_cache(maxsize=4)
+def _first(n:int, resamples:int, seed:int): # what every interval of a table draws first: weights, and where the generator then stands
+    rng = np.random.default_rng(seed)
+    return draws(n,resamples,rng), rng.bit_generator.state
+
+def _drawn(n:int, resamples:int, seed:int):
+    "`draws` of a fresh generator, and the generator after it."
+    weights,state = _first(n,resamples,seed)
+    rng = np.random.default_rng(seed); rng.bit_generator.state = state
+    return weights,rng
+
 def interval(
     conf,             # (S, D, C, C) counts of S seeds on D dialogues; or any additive statistic (S, D, ...)
     metric,           # a name in `METRICS`, or a function of summed counts (..., *rest) -> (...)
@@ -106,8 +118,8 @@ def interval(
     "Mean over seeds of a metric, with a 95 % interval over seeds and dialogues."
     conf = _counts(conf,'conf')
     if isinstance(metric,str): metric,bounds = metric_named(metric),(0.,1.)
-    rng = np.random.default_rng(seed)
-    m = resampled(conf, metric, draws(conf.shape[1],resamples,rng))
+    weights,rng = _drawn(conf.shape[1],resamples,seed)
+    m = resampled(conf, metric, weights)
     mean,low,high = _two_level([(m,metric(conf.sum(1)))], conf.shape[1], rng)
     if bounds: low,high = max(low,bounds[0]),min(high,bounds[1])
     return Interval(mean,low,high,*conf.shape[:2])
