@@ -221,10 +221,11 @@ def roc(counts): # (2, bins) -> two (bins+1,)
     return tuple(np.r_[0,x/x[-1]] for x in c)
 
 def example_panel(ax, values, first=False): # values (S, 4)
-    "Gates of four turns: mean and range over seeds."
-    t = np.arange(1,5)
-    ax.axvspan(2.5,4.5,color='.92',lw=0); ax.text(3.5,1.02,'shifts',ha='center',va='bottom',fontsize=8)
-    ax.vlines(t,values.min(0),values.max(0),color=OURS,lw=1); ax.plot(t,values.mean(0),'-o',color=OURS,ms=4.5)
+    "Gates of four turns: mean and range over seeds; a first turn, which has nothing to keep, is hollow."
+    t,begin = np.arange(1,5),int((values[:,0]==0).all())
+    ax.axvspan(2.5,4.5,color='.92',lw=0); ax.text(3.5,.97,'shifts',ha='center',va='top',fontsize=8)
+    ax.vlines(t,values.min(0),values.max(0),color=OURS,lw=1); ax.plot(t[begin:],values.mean(0)[begin:],'-o',color=OURS,ms=4.5)
+    if begin: ax.plot(1,0,'o',mfc='none',mec=OURS,ms=4.5,clip_on=False)
     ax.set(xlim=(.5,4.5),ylim=(0,1),xticks=t,xlabel='utterance',ylabel='reset gate' if first else '')
 
 def gates_figure(
@@ -235,14 +236,14 @@ def gates_figure(
     fig,axes = plt.subplots(len(lines),3,figsize=(7.8,2.9*len(lines)),squeeze=False)
     for line,(corpus,pair) in zip(axes,lines.items()):
         for i,(ax,r,name) in enumerate(zip(line,pair,('with the shift signal','without'))):
-            ax.set_title(f'{corpus}: {name}\n')
+            ax.set_title(f'{corpus}\n{name}',fontsize=9)
             example_panel(ax,r.probes['example_by_seed'],i==0) if 'example_by_seed' in r.probes else ax.text(.5,.5,'no such dialogue',ha='center',transform=ax.transAxes)
         ax = line[2]
         for r,name,dash,colour in zip(pair,('with','without'),('-','--'),(OURS,PAPER)):
             c = r.probes['reset_counts_by_seed']
             ax.plot(*roc(c.sum((0,1),dtype=int)),dash,color=colour,label=f'{name}: AUC {auc_interval(c).text(2,1)}')
         ax.plot([0,1],[0,1],':',color='.6',lw=1)
-        ax.set(xlim=(0,1),ylim=(0,1),xlabel='other turns below the threshold',ylabel='shifts below it',title=f'{corpus}: all test turns\n',xticks=[0,.5,1])
+        ax.set(xlim=(0,1),ylim=(0,1),xlabel='other turns below the threshold',ylabel='shifts below it',xticks=[0,.5,1]); ax.set_title(f'{corpus}\nall test turns',fontsize=9)
         ax.legend(loc='lower right',fontsize=7,handlelength=1.5,borderaxespad=.1)
     return fig
 
@@ -283,7 +284,10 @@ def map_sentence(maps:dict)->str:
     alone = [f'{c} {of((c,f)).text()} points ({says(of((c,f)))})' for c,f in maps if f=='audio']
     pairs = [f'{c} {(i:=text_over_audio(maps,c,"emotion")).text()} ({verdict(i,direction=1).call})' for c,f in maps if f=='text' and (c,'audio') in maps]
     join = lambda head,x: f"{head}: {'; '.join(x)}." if x else ''
-    return ' '.join(filter(None,[join('Neighbours on the audio map share an emotion, over chance',alone),join('Text minus audio',pairs)]))
+    clouds = [separation(m['sums']['emotion picture'],'silhouette') for m in maps.values()]
+    eye = f'Silhouettes by emotion on the {len(clouds)} maps go from {min(c.mean for c in clouds):.2f} to {max(c.mean for c in clouds):.2f}'
+    eye += ': no map has a cloud for each emotion.' if max(c.high for c in clouds)<.1 else '.'
+    return ' '.join(filter(None,[eye,join('Neighbours on the audio map share an emotion, over chance',alone),join('Text minus audio',pairs)]))
 
 def gate_mean(sums, i:int)->Interval: # i: 0 without a shift, 1 with
     "Mean gate, over seeds and dialogues."
@@ -296,9 +300,10 @@ def gates_frame(lines:dict): # see `gates_figure`
     for corpus,pair in lines.items():
         for r,name,kinds in zip(pair,('1 - probability of a shift','learned'),(('reset',),('reset','update'))):
             for k in kinds:
-                means = [gate_mean(r.probes[f'{k}_sums_by_seed'],i).text(2,1) for i in (0,1)]
+                means,c = [gate_mean(r.probes[f'{k}_sums_by_seed'],i).text(2,1) for i in (0,1)],r.probes[f'{k}_counts_by_seed']
+                single = auc(c.sum(1,dtype=int))
                 rows.append({'corpus':corpus,'gate':f'{name}, {k}' if name=='learned' else name,'seeds':str(len(r.probes['reset_counts_by_seed'])),
-                    'no shift':means[0],'shift':means[1],'AUC':auc_interval(r.probes[f'{k}_counts_by_seed']).text(2,1)})
+                    'no shift':means[0],'shift':means[1],'AUC':auc_interval(c).text(2,1),'AUC of single seeds':f'{single.min():.2f} to {single.max():.2f}'})
     return pd.DataFrame(rows)
 
 def gate_sentence(lines:dict)->str:
@@ -307,4 +312,6 @@ def gate_sentence(lines:dict)->str:
     for corpus,(a,b) in lines.items():
         i = paired(a.probes['reset_counts_by_seed'],b.probes['reset_counts_by_seed'],auc)
         out.append(f'{corpus}: the AUC of the gate with the shift signal minus that of the learned reset gate is {i.text(2,1)} ({verdict(i,direction=1).call})')
+        against = {k:v for k in ('reset','update') if (v:=auc_interval(b.probes[f'{k}_counts_by_seed'])).high<.5}
+        out[-1] += ''.join(f'; the learned {k} gate knows of shifts too, by being higher there ({v.text(2,1)})' for k,v in against.items())
     return '. '.join(out)+'.'
