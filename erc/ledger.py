@@ -370,7 +370,7 @@ def audit_sentences(
     out = {}
     for k,f in own.items():
         try: out[k] = f()
-        except (IndexError,KeyError): out[k] = 'Not run: `erc run ledger --missing`, where the corpora are at hand.'
+        except (IndexError,KeyError,TypeError,ValueError): out[k] = 'Not run: `erc run ledger --missing`, where the corpora are at hand.'
     return out
 
 def _lead(text)->float: return float(str(text).split(' ')[0]) # the mean of '56.1 [54.0, 58.2]'
