@@ -171,14 +171,16 @@ def randomised(
     a,b = _counts(conf_a,'conf_a'),_counts(conf_b,'conf_b')
     if a.shape[1:]!=b.shape[1:]: raise ValueError(f'conf_b has shape {b.shape}, conf_a {a.shape}: all but the seeds must agree')
     f,rng = metric_named(metric) if isinstance(metric,str) else metric,np.random.default_rng(seed)
-    null,full = _swapped(a,b,f,resamples,rng),[f(x.sum(1)) for x in (a,b)]
+    full = [f(x.sum(1)) for x in (a,b)]
+    if np.isnan(full[0]).any() or np.isnan(full[1]).any(): return math.nan
+    null = _swapped(a,b,f,resamples,rng)
     real,parts = full[0].mean()-full[1].mean(),[(np.nanvar(null),max(a.shape[1]-1,1))]
     for m in full:
         if len(m)==1: continue
         null = null+math.sqrt(len(m)/(len(m)-1))*(rng.choice([-1,1],(resamples,len(m)))*(m-m.mean())).mean(1)
         parts.append((m.var(ddof=1)/len(m),len(m)-1))
     null,spread = null[~np.isnan(null)],sum(v*v/df for v,df in parts)
-    if math.isnan(real) or not len(null): return math.nan
+    if not len(null): return math.nan
     stretch = stdtrit(sum(v for v,_ in parts)**2/spread,.975)/ndtri(.975) if spread>0 else 1.
     return float((1+(stretch*np.abs(null)>=abs(real)-1e-12).sum())/(1+len(null)))
 
