@@ -472,7 +472,7 @@ PAPERS = """<a id="claims"></a>{% for p in papers %}<h2 id="{{ p.id }}">{{ p.tit
 {% endfor %}</table></div>
 {% for e in p.entries %}<div id="{{ e.paper }}-{{ e.artefact }}"><h3>{{ e.heading }} <span class="state {{ looks[e.state] }}">{{ e.state }}</span></h3>
 {% if e.table %}<div class="scroll">{{ e.table|safe }}</div>{% elif e.image %}<img loading="lazy" alt="{{ e.heading }}: {{ e.title }}" src="{{ e.image }}"><p>{{ e.title }}</p>{% else %}<p>{{ e.title }}: {{ e.state }}</p>{% endif %}
-<p class="about"><a href="../nbs/{{ e.notebook }}.ipynb">{{ e.notebook }}</a>{% if e.section %}, "{{ e.section }}"{% endif %}. Draw again: <code>erc reproduce --profile recorded --only {{ e.notebook }}</code>{% if e.command %}; what is missing: <code>{{ e.command }}</code>{% endif %}.
+<p class="about"><a href="../nbs/{{ e.notebook }}.ipynb{{ '#'+e.section|replace(' ','-') if e.section }}">{{ e.notebook }}{% if e.section %}, "{{ e.section }}"{% endif %}</a>. Draw again: <code>erc reproduce --profile recorded --only {{ e.notebook }}</code>{% if e.command %}; what is missing: <code>{{ e.command }}</code>{% endif %}.
 {% if e.from %}<details><summary>{{ e.from|length }} records</summary>{% for f in e.from %}<a href="{{ f }}">{{ f }}</a> {% endfor %}</details>{% endif %}</p></div>
 {% endfor %}{% endfor %}"""
 MORE = """<h2 id="protocols">What each protocol would have let one print</h2><p>{{ selection }}</p><p class="about">{{ inflation_about }}</p>

@@ -24,18 +24,18 @@ HOME = results_home()
 
 
 @pytest.fixture(scope='module')
-def found():
-    records, broken = L.sound_records()
-    assert records and not broken
-    return records
-
-
-@pytest.fixture(scope='module')
 def home(tmp_path_factory):
-    "A copy of the records, and of what was drawn from them."
+    "A copy of the records, and of what was drawn from them: nobody changes it while the tests run."
     out = tmp_path_factory.mktemp('results')
     for part in ('records', 'tables', 'figures'): shutil.copytree(HOME/part, out/part)
     return out
+
+
+@pytest.fixture(scope='module')
+def found(home):
+    records, broken = L.sound_records(home)
+    assert records and not broken
+    return records
 
 
 # ---- the claims
@@ -78,6 +78,15 @@ def test_claims_name_systems_that_recipes_have(paper):
             assert names[0][2] == names[1][2], f'{c.id}: two corpora'
             assert pair[0] != pair[1] or c.against, f'{c.id}: a system against itself'
         assert all(b.split(',')[0] in ('same', 'own features', 'stand-in') for b in bases), c.id
+
+
+def test_both_sides_of_a_claim_read_the_same():
+    "Whatever text both read is encoded alike, unless the claim is about that, or its basis says that an encoder was trained on one side."
+    for c in CLAIMS:
+        for a, b in zip(c.better.split(';'), c.worse.split(';')):
+            if not a: continue
+            x, y = (system(e.rsplit('/', 1)[0]).encode for e in (a, b))
+            if any(x[k] != y[k] for k in x.keys() & y.keys()): assert c.paper == 'dialoguetrm' and (c.artefact in ('table3', 'table4') or 'fine-tuned' in c.basis), c.id
 
 
 def test_claims_ask_for_scores_that_exist(found):
@@ -272,14 +281,14 @@ def drawn_in(notebook)->set:
     return {(p, a) for p, a in out if p in PAPERS}
 
 
-def test_ledger_lists_the_artefacts_and_nothing_else(found):
-    lines = L.entries(records=found, stale={})
+def test_ledger_lists_the_artefacts_and_nothing_else(found, home):
+    lines = L.entries(home, found, stale={})
     assert [(e['paper'], e['artefact']) for e in lines] == [(a.paper, a.id) for a in artefacts().itertuples()] and len(lines) == 52
     assert {e['state'] for e in lines} <= set(STATES)
     for e in lines:
         assert e['state'] == 'drawn' or e['command'], f"{e['paper']} {e['artefact']} does not say what would fill it"
-        assert not e['files'] or (HOME/f"{e['files']}.json").exists()
-        assert all((HOME/f).exists() for f in e['from'])
+        assert not e['files'] or (home/f"{e['files']}.json").exists()
+        assert all((home/f).exists() for f in e['from'])
 
 
 def test_notebooks_draw_what_artefacts_name_and_the_other_way_round():
@@ -320,10 +329,10 @@ def test_choosing_on_test_never_loses(found):
     assert (x['best test epoch'] >= x['last epoch']-1e-4).all() and (x['best seed'] >= x['chosen on dev']-1e-9).all()
 
 
-def test_price_of_settings(found):
+def test_price_of_settings(found, home):
     t = L.tuning(found)
     row = t.iloc[0]
-    a, b = (load_record(record_path(row.system, row.corpus, k)) for k in ('paper', 'tuned'))
+    a, b = (load_record(record_path(row.system, row.corpus, k, home)) for k in ('paper', 'tuned'))
     assert np.isclose(row.gain, 100*(np.mean(b.test)-np.mean(a.test))) and f'{len(t)} systems' in L.settings_sentence(t)
 
 
