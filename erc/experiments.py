@@ -42,7 +42,7 @@ class System:
     settings:dict = field(default_factory=dict) # name -> training settings, lists are grids
     data:str = 'erc.corpora:load_corpus'      # (corpus name, **data_args) -> Corpus
     data_args:dict = field(default_factory=dict)
-    encode:dict = field(default_factory=dict) # feature -> text column to encode, or what `erc.encoders.with_context` shall make
+    encode:dict = field(default_factory=dict) # feature -> text column to encode, or several, or what `erc.encoders.with_context` shall make
     encoder:str = 'minilm'
     standardise:list = field(default_factory=list)
     features:list = field(default_factory=list) # what the model reads
@@ -154,7 +154,7 @@ def prepare(
     c = resolve(s.data)(corpus, **s.data_args)
     digest = c.digest()
     for name,what in s.encode.items():
-        c = with_text(c,s.encoder,name=name,column=what,device=device) if isinstance(what,str) else with_context(c,s.encoder,name,device=device,**what)
+        c = with_context(c,s.encoder,name,device=device,**what) if isinstance(what,dict) else with_text(c,s.encoder,name=name,column=what,device=device)
     return standardise(c, s.standardise) if s.standardise else c, digest
 
 def class_weights(

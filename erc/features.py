@@ -319,13 +319,15 @@ def with_text(
     encoder='minilm',   # see `encoder_path`
     pooling:str='mean', # 'mean' or 'cls'
     name:str='text',    # modality to add; one of that name is replaced
-    column:str='text',  # column of the table to encode
+    column='text',      # column of the table to encode, or several whose vectors stand side by side
     **kwargs,           # to `encode_text`
 )->Corpus:
     "The corpus with frozen sentence vectors as one more modality."
-    if column not in corpus.table: raise ValueError(f"corpus {corpus.name}: no column {column!r} to encode; it has {', '.join(corpus.table.columns)}")
-    if encoder=='hashing': return corpus.with_features(**{name:hashed_words(corpus.table[column])})
-    x = encode_text(corpus.table[column], encoder, pooling, **kwargs)
+    columns = [column] if isinstance(column,str) else column
+    if (none:=next((k for k in columns if k not in corpus.table),None)): raise ValueError(f"corpus {corpus.name}: no column {none!r} to encode; it has {', '.join(corpus.table.columns)}")
+    vectors = hashed_words if encoder=='hashing' else lambda texts: encode_text(texts, encoder, pooling, **kwargs)
+    x = np.concatenate([vectors(corpus.table[k]) for k in columns],1)
+    if encoder=='hashing': return corpus.with_features(**{name:x})
     known_as = ENCODERS.get(str(encoder)) or (Path(encoder).name if Path(encoder).is_dir() else str(encoder))
     made = dict(encoder=known_as, files=encoder_identity(encoder_path(encoder)), pooling=pooling, normalise=kwargs.get('normalise',True), column=column)
     encoders = {**corpus.provenance.get('encoders',{}), name: made}
