@@ -471,12 +471,12 @@ PAPERS = """<a id="claims"></a>{% for p in papers %}<h2 id="{{ p.id }}">{{ p.tit
 {% for c in p.claims %}<tr><td class="day">{{ c.place }}</td><td>{{ c.claim }}</td><td class="day">{{ c.ours }}</td><td>{{ c.paper_effect }}</td><td>{{ c.p }}</td><td>{{ c.n }}</td><td>{{ c.used }}</td><td class="{{ looks[c.call] }}">{{ c.call }}{% if c.size %}, {{ c.size }}{% endif %}{% if c.reason and not c.ours %}: {{ c.reason }}{% endif %}</td></tr>
 {% endfor %}</table></div>
 {% for e in p.entries %}<div id="{{ e.paper }}-{{ e.artefact }}"><h3>{{ e.heading }} <span class="state {{ looks[e.state] }}">{{ e.state }}</span></h3>
-{% if e.table %}<div class="scroll">{{ e.table|safe }}</div>{% elif e.image %}<img loading="lazy" alt="{{ e.heading }}: {{ e.title }}" src="{{ e.image }}"><p>{{ e.title }}</p>{% else %}<p>{{ e.title }}: {{ e.state }}</p>{% endif %}
+{% if e.table %}<div class="scroll">{{ e.table|safe }}</div>{% elif e.image %}<img loading="lazy" alt="{{ e.heading }}: {{ e.title }}" src="{{ e.image }}"><p>{{ e.caption or e.title }}</p>{% else %}<p>{{ e.title }}: {{ e.state }}</p>{% endif %}
 <p class="about"><a href="../nbs/{{ e.notebook }}.ipynb{{ '#'+e.section|replace(' ','-') if e.section }}">{{ e.notebook }}{% if e.section %}, "{{ e.section }}"{% endif %}</a>. Draw again: <code>erc reproduce --profile recorded --only {{ e.notebook }}</code>{% if e.command %}; what is missing: <code>{{ e.command }}</code>{% endif %}.
 {% if e.from %}<details><summary>{{ e.from|length }} records</summary>{% for f in e.from %}<a href="{{ f }}">{{ f }}</a> {% endfor %}</details>{% endif %}</p></div>
 {% endfor %}{% endfor %}"""
 MORE = """<h2 id="protocols">What each protocol would have let one print</h2><p>{{ selection }}</p><p class="about">{{ inflation_about }}</p>
-{% for name,src in inflation %}<h3>{{ name }}</h3><img loading="lazy" alt="selection on {{ name }}" src="{{ src }}">{% endfor %}
+{% for name,src in inflation %}<img loading="lazy" alt="selection on {{ name }}" src="{{ src }}">{% endfor %}
 <h3>The price of settings</h3><p>{{ settings }}</p><details><summary>every system, mean test score with the settings as printed and with those of the common grid</summary><div class="scroll">{{ tuning|safe }}</div></details>
 <h2 id="audits">Audits</h2>{% for title,about,table in audits %}<h3>{{ title }}</h3><p>{{ about }}</p><details><summary>the counts</summary><div class="scroll">{{ table|safe }}</div></details>{% endfor %}
 </body></html>"""
@@ -560,7 +560,7 @@ def write_report(
     figure_style(); fig = verdict_figure(f['claims']); stem = save_figure(fig,'ledger','verdicts',home,caption='Claims of each paper by what became of them.',title='Ledger, verdicts'); plt.close(fig)
     figures = protocol_figures(f['records'],home)
     for e in f['entries']:
-        e['heading'] = heading(e['paper'],e['artefact'])
+        e['heading'],e['caption'] = heading(e['paper'],e['artefact']),saved(e['paper'],e['artefact'],home).get('caption','')
         e['table'] = table_html(e,f['records'],home) if e['kind']=='table' else ''
         e['image'] = image_of(home/e['files']) if e['files'] and not e['table'] else ''
     papers = [{'id':p,'title':heading(p,'').rstrip(', '),'claims':f['claims'][f['claims'].paper==p].to_dict('records'),'entries':[e for e in f['entries'] if e['paper']==p]} for p in artefacts().paper.unique()]
