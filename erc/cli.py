@@ -344,8 +344,8 @@ def bench_training(
         stacked,captured,product = time(seeds=S,how='stacked'),time(seeds=S,how='captured'),product_seconds(S*work,device)
         best = min(stacked,captured) if captured==captured else stacked
         peak = torch.cuda.max_memory_allocated(device)/2**30 if str(device).startswith('cuda') else float('nan')
-        rows.append((S,S*work/1e9,1e3*S*alone,1e3*stacked,1e3*captured,1e3*product,S*alone/best,best/product,peak))
-    return pd.DataFrame(rows,columns=['seeds','GFLOP','alone ms','stacked ms','captured ms','product ms','alone / best','best / product','peak GiB'])
+        rows.append((S,S*work/1e9,1e3*S*alone,1e3*stacked,1e3*captured,1e3*product,S*alone/best,S*alone/product,best/product,peak))
+    return pd.DataFrame(rows,columns=['seeds','GFLOP','alone ms','stacked ms','captured ms','product ms','alone / best','alone / product','best / product','peak GiB'])
 
 # %% ../nbs/99_cli.ipynb #97c693b2
 @app.command()

@@ -603,7 +603,7 @@ def fill(
 # %% ../nbs/91_ledger.ipynb #43fc6d41
 def as_markdown(f:dict, papers:list, figures:list)->str:
     "The report for code hosts."
-    out = ['# The ledger',f['about'],*summary_markdown(f),RULE,*[f'**Not a sound record:** {b}' for b in f['broken']],*[f'Stale: {s}' for s in f['stale']]]
+    out = ['# The ledger',*summary_markdown(f),RULE,*[f'**Not a sound record:** {b}' for b in f['broken']],*[f'Stale: {s}' for s in f['stale']]]
     for p in papers:
         out += [f"## {p['title']}",'### Claims',_md([(c['place'],c['claim'],c['ours'],c['paper_effect'],c['p'],c['used'],c['call']+(f": {c['reason']}" if c['reason'] else '')) for c in p['claims']],['where','claim','ours','paper','p, corrected','basis','verdict']),
                 '### Tables and figures',_md([(f"[{e['artefact']}]({e['files']}.{'md' if e['kind']=='table' else 'png'})" if e['files'] else e['artefact'],e['title'],e['state'],', '.join(e['basis']),e['seeds'],e['newest'],
