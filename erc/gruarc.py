@@ -252,10 +252,14 @@ def from_released(cls, state:dict, preset='released_iemocap', **options):
 def load_arcs(
     name:str,               # a corpus of dialogues
     *, rule='polarity_released_first', # a key of `erc.metrics.RULES`; the released loader compares a first turn with class 0
+    emotion='',             # a class that is to be told from the rest, or a column of 0 and 1 where a turn may have several
 )->Corpus:                  # with a column `inertia`
-    "A corpus of dialogues whose turns say whether the emotion stayed; errors: ValueError for real-valued labels."
+    "A corpus of dialogues whose turns say whether the emotion stayed; errors: ValueError for real-valued labels or an unknown emotion."
     c = load_corpus(name)
-    return validate(c.replace(table=c.table.assign(inertia=1-shift_flags(c,rule).astype('int64'))))
+    t = c.table.assign(inertia=1-shift_flags(c,rule).astype('int64'))
+    if not emotion: return validate(c.replace(table=t))
+    present = t[emotion] if emotion in t else t.label==c.classes.index(choose(emotion,c.classes,f'emotion of {c.name}'))
+    return validate(c.replace(classes=('absent','present'),table=t.assign(label=present.astype('int64').where(t.label>=0,-1))))
 
 # %% ../nbs/41_gruarc.ipynb #22a7967b
 @torch.no_grad()

@@ -251,7 +251,8 @@ def lines_of(
         if row.get('printed',True): out.append({'row':shown,'kind':'printed','of':row})
         if row.get('needs') and profile!='demo': out.append({'row':shown,'kind':'needs data','needs':row['needs']})
         for s in (split_system(e,row) for e in row.get('systems',[])):
-            if profile!='demo': out.append({'row':shown,'kind':'ours',**s})
+            if profile!='demo':
+                if s['corpus']: out.append({'row':shown,'kind':'ours',**s}) # without one it is for demonstrations, until there is data
             elif not s['recipe'] and (demo_systems is None or s['system'] in demo_systems):
                 demo.setdefault((s['system'],s['setting']),{'row':'demo corpus','kind':'ours',**s,'corpus':'demo','basis':'demo'})
     return out+list(demo.values())
