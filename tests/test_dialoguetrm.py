@@ -307,11 +307,12 @@ def test_time_is_estimated_from_steps(tmp_path):
     assert short < 8*r.seconds
 
 
-def test_missing_tells_its_time_first(monkeypatch):
+def test_missing_tells_its_time_first(monkeypatch, tmp_path):
     import erc.experiments as X
     import pandas as pd
     from typer.testing import CliRunner
     from erc.cli import app
+    monkeypatch.setenv('ERC_ROOT', str(tmp_path)) # no record tells how long anything takes
     lacks = [('dialoguetrm/U', 'demo', 'tuned'), ('dialoguetrm/u_bare', 'demo', 'tuned'), ('dialoguetrm/M', 'demo', 'tuned'), ('dialoguetrm/cases', 'demo', 'fixed')]
     every = [(dataclasses.replace(system(s), encoder='hashing'), c, k) for s, c, k in lacks]
     monkeypatch.setattr(X, 'wanted', lambda *a, **k: every)

@@ -239,8 +239,9 @@ def test_randomisation_of_one_seed_equals_all_exchanges():
     for m in range(256):
         side = np.array([(m>>k)&1 for k in range(8)],bool)[None,:,None,None]
         null.append(f(np.where(side,a,b))-f(np.where(side,b,a)))
-    wider = stats.t.ppf(.975,7)/stats.norm.ppf(.975)     # few dialogues: the tails of Student's t
-    exact = np.mean(wider*np.abs(null)>=abs(real)-1e-12)
+    sd = np.std(null)
+    wider = sd*stats.t.ppf(stats.norm.cdf(np.abs(null)/sd),7)     # few dialogues: the tails of Student's t
+    exact = np.mean(wider>=abs(real)-1e-12)
     assert math.isclose(E.randomised(a,b,'accuracy',resamples=20_000),exact,abs_tol=.015)
 
 

@@ -34,7 +34,8 @@ def run(tmp_path_factory):
 def test_every_system_resolves(paper):
     from erc.core import resolve
     recipe = load_recipe(paper)
-    wired = {e['system'].partition('/')[0] for a in recipe.get('artefacts', {}).values() for r in a.get('rows', []) for e in r.get('wired', [])} # wait for files that are to be fetched
+    rows = [r for a in recipe.get('artefacts', {}).values() for r in a.get('rows', [])] # some wait for files that are to be fetched
+    wired = {e['system'].partition('/')[0] for r in rows for e in r.get('wired', [])} | {e.partition('/')[0] for r in rows if r.get('needs') for e in r.get('systems', []) if isinstance(e, str)}
     for s in recipe['systems'].values():
         assert callable(resolve(s.model)) and callable(resolve(s.data)) and s.settings
         assert s.corpora or s.id.partition('/')[2] in wired

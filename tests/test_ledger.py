@@ -117,13 +117,13 @@ def test_the_first_pair_is_taken_not_the_one_that_fits():
     records = {n: Fake(n) for n in ('p/a--c--paper', 'p/b--c--paper', 'p/a--c--tuned')}
     c = SimpleNamespace(better='p/a/tuned@c;p/a/paper@c', worse='p/b/tuned@c;p/b/paper@c', basis='one;two')
     pair = L.pair_of(c, records)
-    assert (pair['better'].name, pair['worse'].name, pair['basis']) == ('p/a--c--paper', 'p/b--c--paper', 'two'), 'both sides under one setting'
+    assert (pair['better'].name, pair['worse'].name, pair['basis']) == ('p/a--c--paper', 'p/b--c--paper', 'two, settings as printed'), 'both sides under one setting'
     assert L.pair_of(c, {}) == {} and L.pair_of(c, {'p/b--c--tuned': Fake('x'), **records})['basis'] == 'one'
 
 
 # ---- verdicts
 
-def line(**over): return SimpleNamespace(**{'why': '', 'pair': 'a against b', 'mean': .02, 'low': .01, 'high': .03, 'seeds': 5, 'dialogues': 31, 'holm': .01, 'printed': 2., 'scale': '100', 'used': 'same', **over})
+def line(**over): return SimpleNamespace(**{'why': '', 'pair': 'a against b', 'mean': .02, 'low': .01, 'high': .03, 'seeds': 5, 'dialogues': 31, 'holm': .01, 'printed': 2., 'scale': '100', 'used': 'same', 'lacks': 'p/b/tuned@c', 'flat': False, **over})
 
 
 @pytest.mark.parametrize('over,call,size', [
@@ -145,6 +145,14 @@ def test_verdicts_of_the_ledger(over, call, size):
     got = L._call(line(**over))
     assert (got['call'], got['size']) == (call, size) and (bool(got['ours']) == (call in CALLS[:3]))
     assert got['reason'] if call in CALLS[3:] else not got['reason']
+
+
+def test_two_systems_that_decide_nothing_are_named():
+    one, two = np.zeros((5, 3, 2, 2), int), np.ones((5, 3, 2, 2), int)
+    one[..., 1] = 4                                                            # every turn is taken for the second class
+    assert L.one_class(one) and not L.one_class(two)
+    assert L._call(line(flat=True, mean=0., low=0., high=0.))['note'] == 'both sides always decide for one class'
+    assert 'no record of p/b/tuned@c' in L._call(line(pair=''))['reason']
 
 
 def test_claims_are_judged(found):
