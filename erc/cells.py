@@ -61,7 +61,7 @@ def dropout_mask(
     ids = (batch.ids if rows is None else batch.ids[rows]).to(torch.int32)
     unit = torch.arange(units, dtype=torch.int32, device=ids.device)*-0x61c88647 # golden ratio keeps neighbours apart
     row = mix(key(batch,place) ^ ids)[:,None]
-    return torch.cat([((mix(x+unit) & 0x7fffffff) >= int(p*2**31))/(1-p) for x in row.split(len(row) if row.is_cuda else 512)]) # blocks stay in a processor's cache
+    return torch.cat([((mix(x+unit) & 0x7fffffff) >= int(p*2**31))/(1-p) for x in row.split(len(row) if row.is_cuda else max(1,2**15//units))]) # blocks stay in a processor's cache
 
 def dropout(
     x:Tensor,  # (n, ...) rows of the batch
