@@ -1,4 +1,6 @@
 "Packing loses nothing, mixes nothing and refuses what cannot be packed."
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -39,7 +41,7 @@ def test_refused_lengths(bad, message):
 def test_refused_shapes():
     x, s, n, y = padded([2, 3])
     with pytest.raises(ValueError, match='emotion has shape'): from_padded(x, s, n, {'emotion': y['emotion'][:, :2]})
-    with pytest.raises(ValueError, match='negative'): from_padded(x, s-1, n, y)
+    with pytest.raises(ValueError, match='speaker -1 is out of range'): from_padded(x, s-1, n, y)
 
 
 @pytest.fixture(scope='module')
@@ -152,3 +154,18 @@ def test_batches_by_cost():
     assert all(t <= 1500 or b.sizes[0] == 1 for t, b in zip(total, cut)) and min(a+b for a, b in zip(total, total[1:])) > 700
     alone = make_batches(c, 'train', size=1, features=list(plain[0].features), targets={'emotion': 'label'}, cost=cost)
     assert all(b.sizes[0] == 1 for b in alone)
+
+
+@pytest.mark.parametrize('number,turn', [(2, 1), (-1, 0), (1_000_000, 2)])
+def test_speakers_out_of_range_are_named(number, turn):
+    x, who = torch.zeros(3, 4, 2), torch.zeros(3, 4, dtype=torch.long)
+    who[0, 0] = 1  # two parties
+    who[2, turn] = number
+    with pytest.raises(ValueError, match=rf'dialogue 2, turn {turn}: speaker {number} is out of range'):
+        b = from_padded({'text': x}, who, [4, 2, 3])
+        if number == 2: dataclasses.replace(b, parties=2)
+
+
+def test_speakers_in_range_pass():
+    who = torch.tensor([[0, 5, 63]])
+    assert from_padded({'text': torch.zeros(1, 3, 2)}, who, [3]).parties == 64
