@@ -14,7 +14,7 @@ from erc.corpora import convert, load_corpus
 from erc.experiments import load_recipe, replaced, run_system, settings_of, system, toy_fingerprint
 from erc.mmspcl import Bottleneck, CrossModal, Fused, LinearProjection, bottleneck_step, fused_model, prune_heads
 from erc.records import PROBE_LIMIT, find_record
-from erc.tables import comparison, records_of
+from erc.tables import comparison, records_of, reference
 from erc.training import Single, Stack, criterion
 
 T = torch.from_numpy
@@ -286,6 +286,24 @@ def test_every_row_of_a_table_has_a_system():
     assert all({'baselines/majority/fixed', 'baselines/tfidf/tuned'} <= floors(f'table{i}') for i in range(1, 6))
 
 
+def test_wired_rows_are_what_the_paper_prints():
+    "In front of the loss of SPCL, of the row's modalities, and in Table 1 with the heads whose score Table 4 prints."
+    letters = lambda s: ''.join(m[0] for m in ('text', 'audio', 'visual') if m in s.features)
+    wired = lambda row: [system(f"mmspcl/{e['system'].split('/')[0]}") for e in row.get('wired', [])]
+    for k in range(1, 5):
+        for row in RECIPE['artefacts'][f'table{k}']['rows']:
+            fusions = [s for s in wired(row) if 'combinations' not in s.args]
+            if not fusions: continue
+            assert [s.args.get('loss', 'ce') for s in fusions] == ['spcl', 'spcl', 'ce', 'ce'] and len({(letters(s), str({**s.args, 'loss': ''})) for s in fusions}) == 1
+            if '{' in row['row']: assert letters(fusions[0]) == ''.join(c for c in row['row'] if c in 'tav')
+            if k == 4: assert row['label'].endswith(f"K={fusions[0].args['prune']}")
+    ref = reference('mmspcl')
+    printed = ref[(ref.artefact == 'table1') & ref.row.str.startswith('MM-SPCL-CMPr') & ref.column.str.startswith('F1')].value.item()
+    (same,) = ref[(ref.artefact == 'table4') & (ref.value == printed)].itertuples()
+    best = wired(next(r for r in RECIPE['artefacts']['table1']['rows'] if r['row'].startswith('MM-SPCL-CMPr')))[0]
+    assert (f'{{{letters(best)}}}', f"F1 K={best.args['prune']}") == (same.row, same.column)
+
+
 SHORT = dict(epochs=2, batch=64, lr=3e-3)
 
 
@@ -334,11 +352,11 @@ def test_public_features_of_meld_fill_their_rows(tmp_path, monkeypatch):
     before = comparison('mmspcl', 'table4', home=tmp_path, recipe=M.fetched(RECIPE, tmp_path))
     assert 'needs data' in before.kinds and not any('MELD' in str(x) and 'needs' not in str(x) for x in before.frame['line'])
     convert(public_meld(tmp_path/'meld.pkl'), tmp_path/'data'/'meld_mmgcn', name='meld_mmgcn')
-    rec = run_system(system('mmspcl/meld_prune64_tav'), 'meld_mmgcn', 'paper', seeds=[0], home=tmp_path, demo=SHORT, progress=False)
+    rec = run_system(system('mmspcl/meld_prune64_tav_spcl'), 'meld_mmgcn', 'paper', seeds=[0], home=tmp_path, demo=SHORT, progress=False)
     assert len(rec.classes) == 7 and set(rec.probes) >= {'kept_audio', 'kept_visual', 'without_visual_by_seed'}
     after = comparison('mmspcl', 'table4', home=tmp_path, recipe=M.fetched(RECIPE, tmp_path), stale=False)
     lines = after.data[after.data.corpus == 'meld_mmgcn']
-    assert (lines.system == 'meld_prune64_tav').all() and set(lines.state) == {'drawn', 'not run'}
+    assert list(lines.system) == ['meld_prune64_tav_spcl']*2+['meld_prune64_tav']*2 and list(lines.state) == ['drawn']+['not run']*3
     assert after.kinds.count('needs data') == before.kinds.count('needs data')-1
 
 
