@@ -31,9 +31,10 @@ def _checked(z, labels, counts, tau:float, variant:str):
     if len(z)!=len(labels): raise ValueError(f'z has {len(z)} rows, labels {len(labels)}: one label a row, -1 for none')
     if tau<=0: raise ValueError(f'tau={tau}: the temperature must be positive')
     if counts is None and variant=='released': raise ValueError("variant 'released' needs class_counts of the training split")
-    if counts is None or not len(labels) or labels.is_cuda and torch.cuda.is_current_stream_capturing(): return
+    if not len(labels) or labels.is_cuda and torch.cuda.is_current_stream_capturing(): return
     low,high = int(labels.min()),int(labels.max())
-    if low<-1 or high>=len(counts): raise ValueError(f'label {high if high>=len(counts) else low} is outside the {len(counts)} classes of class_counts')
+    if low<-1: raise ValueError(f'label {low}: give a class of 0 or more, or -1 for none')
+    if counts is not None and high>=len(counts): raise ValueError(f'label {high} is outside the {len(counts)} classes of class_counts')
 
 def focal_sum(
     similarity:Tensor, # (n, N) of some anchors with all utterances
@@ -71,11 +72,12 @@ def swfc_loss(
 )->Tensor:             # scalar; 0, with a gradient of 0, where no two utterances share a label
     "Sample-weighted focal contrastive loss (MultiEMO, Eq. 18 and 19); errors: ValueError for an unknown variant, a label outside the classes."
     _checked(z,labels,class_counts,tau,variant)
+    if not len(z): return z.sum()
     has = labels>=0
     if variant=='released':
         z = z/z.norm(dim=1,keepdim=True).clamp(min=1e-12)
         counts = torch.as_tensor(class_counts,device=z.device)
-    else: counts = torch.zeros(len(class_counts) if class_counts is not None else int(labels.max())+1,device=z.device).index_add(0,labels.clamp(min=0),has.float())
+    else: counts = torch.zeros(len(class_counts) if class_counts is not None else max(0,int(labels.max()))+1,device=z.device).index_add(0,labels.clamp(min=0),has.float())
     weight = sample_weights(counts.to(z.dtype),alpha,normalise=variant=='released')[labels.clamp(min=0)]*has
     loss = _anchors(z,labels,weight,tau,gamma)
     return loss/has.sum().clamp(min=1) if variant=='released' else loss
