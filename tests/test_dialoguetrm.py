@@ -218,6 +218,26 @@ def test_every_text_row_of_table_3_reads_something_else(folder, tmp_path, monkey
     assert (abs(x['U_ft']) == x['u_nosegment_ft']).all() and (n['u_nosegment_ft'] >= n['u_nosep_ft']).all() and n['u_free_ft'].sum() < n['u_nosep_ft'].sum()
 
 
+def test_frozen_rows_of_table_3_average_the_same_words(folder, tmp_path, monkeypatch):
+    "What an ablation takes away is hidden from the encoder; the mean is over the utterance's own tokens in each row."
+    import erc.encoders as E
+    from erc.experiments import prepare
+    monkeypatch.setenv('ERC_CACHE', str(tmp_path))
+    real, tok, words, given = E.pooled, E.tokenizer_of(folder), {}, {}
+    for k in ('U', 'u_bare', 'u_nosegment', 'u_nosep'):
+        rows = words[k] = []
+        def spy(h, x, how, mask_id=None): # pools ones where a token is averaged: whatever `how` says
+            share = real(torch.eye(x.shape[1]).expand(len(x), -1, -1), x, how, mask_id)
+            rows.extend(tuple(v-1 for v in r[s > 0].tolist() if v != tok.sep_token_id+1) for r, s in zip(x.abs(), share))
+            return real(h, x, how, mask_id)
+        monkeypatch.setattr(E, 'pooled', spy)
+        given[k] = prepare(dataclasses.replace(system(f'dialoguetrm/{k}'), encoder=folder), 'demo')[0].features['text']
+    said = {tuple(ids[:-1]) for ids in tok(load_dialogues('demo').table.text.tolist())['input_ids']} # [CLS] and the words
+    assert set(words['U']) == said and sorted(words['U']) == sorted(words['u_nosegment']) == sorted(words['u_nosep'])
+    assert not words['u_bare'] and np.array_equal(given['U'], given['u_bare']), 'the same vectors, from the cache'
+    assert not np.allclose(given['U'], given['u_nosegment']) and not np.allclose(given['u_nosegment'], given['u_nosep'])
+
+
 # ---- records ----------------------------------------------------------------------------------------------
 
 def test_values_leave_records(tmp_path):

@@ -63,9 +63,49 @@ def test_minilm_pairs_are_the_tokenizers():
 def test_long_sentences_are_cut_counted_and_named(folder):
     with pytest.warns(UserWarning, match='1 of 5 sentences are longer than 3 tokens'): x = token_ids(TEXTS, folder, 6, CONTEXTS)
     assert (x[3] != 0).sum() == 6 and (x[3] < 0).sum() == 1, 'no context is left'
-    assert token_ids(['no '*99], folder, 256).shape == (1, 64), 'no more than the encoder reads'
+    with pytest.warns(UserWarning, match='1 of 5 sentences are longer than 3 tokens'): assert np.array_equal(token_ids(TEXTS, folder, 6, CONTEXTS), x), 'from the cache'
+    with pytest.warns(UserWarning, match='2 of 5 sentences are longer than 2 tokens'): token_ids(TEXTS, folder, 4)
+    with pytest.warns(UserWarning, match='1 of 1 sentences are longer than 62 tokens'): assert token_ids(['no '*99], folder, 256).shape == (1, 64), 'no more than the encoder reads'
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        token_ids(TEXTS, folder, 8, CONTEXTS), token_ids(TEXTS, folder, 7) # five words fit, and no more need be said
     with pytest.raises(ValueError, match='no room'): token_ids(TEXTS, folder, 3, CONTEXTS)
     with pytest.raises(ValueError, match="'oldest'"): token_ids(TEXTS, folder, 20, CONTEXTS, drop='last')
+
+
+def test_what_was_cut_stands_in_the_provenance(folder):
+    c = load_corpus('demo')
+    n = [len(tokenizer_of(folder)(t)['input_ids']) for t in c.table.text]
+    for _ in range(2):
+        with pytest.warns(UserWarning, match='are cut'): d = with_context(with_context(c, folder, longest=12), folder, 'wide', longest=60)
+        assert d.provenance['cut'] == {'text': sum(k > 12 for k in n), 'wide': 0} and d.provenance['cut']['text'] > 0
+    assert 'cut' not in d.provenance['encoders']['text'], 'a record compares these'
+
+
+def test_as_many_tokens_as_the_encoder_reads(folder, monkeypatch):
+    asked = []
+    monkeypatch.setattr(E, 'encoder_path', lambda name: folder)
+    monkeypatch.setattr(E, 'token_ids_and_cut', lambda texts, encoder, longest, *a, **k: asked.append(longest) or (np.ones((len(texts), 2), np.float32), 0))
+    for k in ({'encoder': 'minilm'}, {'encoder': 'bert-base-uncased'}, {'encoder': 'minilm', 'longest': 40}): with_context(load_corpus('demo'), tokens=True, **k)
+    assert asked == [256, 300, 40]
+
+
+def test_one_segment_is_hidden_from_the_encoder_and_not_from_the_mean(folder):
+    ids = token_ids(TEXTS, folder, 32, CONTEXTS)
+    told, not_told = vectors(ids, folder), vectors(ids, folder, one_segment=True)
+    net = TextEncoder(folder).eval()
+    for row, y in zip(torch.from_numpy(ids).long(), not_told):
+        x = row[row != 0]
+        with torch.no_grad(): h = net.model(input_ids=x.abs()[None]-1).last_hidden_state[0]
+        assert np.abs(h[x > 0].mean(0).numpy()-y).max() < 1e-5
+    assert (np.abs(told-not_told).max(1) > 1e-3).all()
+    with pytest.raises(ValueError, match='one_segment=True'): with_context(load_corpus('demo'), folder, segments=False)
+
+
+def test_a_missing_special_token_is_named():
+    for k, v in (('sep', dict(cls=1, sep=None)), ('cls', dict(cls=None, sep=2))):
+        with pytest.raises(ValueError, match=f'{k}=None'): pair_ids([5], [6], longest=9, **v)
+    assert pair_ids([5], [6], 1, None, 9, separator=False).tolist() == [2, 6, -7]
 
 
 def test_an_encoder_without_sep_is_refused(folder, monkeypatch):
@@ -79,7 +119,7 @@ def test_an_encoder_without_sep_is_refused(folder, monkeypatch):
 
 def test_tokenised_once(folder, monkeypatch):
     x, calls = token_ids(TEXTS, folder), []
-    monkeypatch.setattr(E, '_tokenised', lambda *a: calls.append(a))
+    monkeypatch.setattr(E, '_tokenised', lambda *a: calls.append(a) or np.ones((4, 5), np.float32))
     assert np.array_equal(token_ids(TEXTS, folder), x) and not calls
     token_ids(TEXTS[:-1], folder)
     assert calls, 'other texts are other tokens'
