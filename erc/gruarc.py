@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['MODALITIES', 'PAIRS', 'PRESETS', 'CHOICES', 'GRUArcCell', 'ModalityNet', 'emotion_arcs', 'pairwise_fusion',
-           'padded_out', 'before', 'shift_gate', 'run_nets', 'emotion_states', 'pair_scores', 'fused', 'options_of',
-           'GRUArcModel', 'forward', 'released_name', 'from_released', 'load_arcs', 'shift_decisions', 'leak_probe']
+           'padded_out', 'before', 'read', 'shift_gate', 'shift_loss', 'run_nets', 'turned', 'emotion_states',
+           'pair_scores', 'fused', 'options_of', 'GRUArcModel', 'forward', 'released_name', 'from_released',
+           'load_arcs', 'shift_decisions', 'leak_probe']
 
 # %% ../nbs/41_gruarc.ipynb #33728a26
+import warnings
 from dataclasses import replace
 import numpy as np
 import torch
 from torch import Tensor,nn
-from .batches import Batch,from_padded,mirrored
+from .batches import Batch,from_padded
 from .cells import GRUCell,Out,Products,dropout,dropout_mask,weighted_nll
 from .core import choose
 from .corpora import Corpus,load_corpus,validate
@@ -107,20 +109,42 @@ def before(
     return x.index_select(0,rows).masked_fill((batch.turn==0)[:,None],0)
 
 # %% ../nbs/41_gruarc.ipynb #ea2363d7
-def shift_gate(
-    model, batch:Batch,
-):  # probability of a shift (N,) and the head's scores (N, 2), None without a head
-    "What gates each turn."
-    if model.shift is None: return batch.turn.new_ones(len(batch),dtype=model.smax_fc.weight.dtype),None
-    current = torch.cat([batch.features[f] for f in model.head],-1)
-    scores = model.shift(batch.features.get('previous',before(batch,current)),current)
-    p = p_shift(scores)
-    return (torch.where(batch.turn==0,torch.ones_like(p),p) if model.options['first']=='fresh' else p),scores
+def read(
+    batch:Batch,
+    names, # of features
+)->list:   # (N, D) each
+    "Features by name; errors: ValueError for one that the batch lacks."
+    return [batch.features[choose(f,batch.features,'feature of the batch')] for f in names]
 
+def shift_gate(
+    shift,           # a `ShiftHead`
+    batch:Batch,
+    head=('sentence',), # features that it reads; what stood a turn earlier, unless the batch has it as `previous`
+    first='fresh',   # 'fresh': a first turn follows nothing, p = 1; 'released': it follows zeros
+):                   # probability of a shift (N,) and scores (N, 2)
+    "What gates each turn; errors: ValueError for a missing feature, or a `previous` of another width."
+    current = torch.cat(read(batch,head),-1)
+    previous = batch.features['previous'] if 'previous' in batch.features else before(batch,current)
+    if previous.shape!=current.shape: raise ValueError(f"'previous' has {previous.shape[-1]} columns and {' + '.join(head)} {current.shape[-1]}: leave it out, and the turn before is looked up")
+    scores = shift(previous,current)
+    p = p_shift(scores)
+    return (torch.where(batch.turn==0,torch.ones_like(p),p) if first=='fresh' else p),scores
+
+def shift_loss(
+    scores, batch:Batch, # of `shift_gate`; its target `shift` says 1 for inertia, -1 for unknown
+    first='fresh',       # a first turn has no label, or an invented one ('released')
+    weights=None,        # (2,) of shift and inertia
+)->dict:                 # {} without labels
+    "The loss of the shift network, as `Out` takes it."
+    if 'shift' not in batch.targets: return {}
+    y = batch.targets['shift']
+    if first=='fresh': y = y.masked_fill(batch.turn==0,-1)
+    return {'shift':weighted_nll(scores.log_softmax(-1),y,weights)}
+
+# %% ../nbs/41_gruarc.ipynb #5ee49efa
 def run_nets(model, nets, batch:Batch, p, place:str)->Tensor: # (M, N, H)
     "Emotion states of one direction."
-    o,N,M = model.options,len(batch),len(nets)
-    x = [batch.features[m] for m in model.modalities]
+    o,N,M,x = model.options,len(batch),len(nets),read(batch,model.modalities)
     def mask(name, size):
         m = dropout_mask(M*size,model.rates[0],batch,f'{place} {name}')
         return 1 if m is None else m.view(N,M,size).transpose(0,1).to(x[0].dtype)
@@ -130,21 +154,31 @@ def run_nets(model, nets, batch:Batch, p, place:str)->Tensor: # (M, N, H)
     s,_ = party_states(nets,x,context,batch,o['context_order'],masks,batch.targets.get('nobody'))
     return emotion_arcs(nets,s,p,batch,mask('emotion',e))
 
-# %% ../nbs/41_gruarc.ipynb #5ee49efa
+def turned(
+    batch:Batch,
+    p, # (N,) probability of a shift
+):     # the batch, its gate (N,) and the row where each row went, its own inverse
+    "Conversations from their last turn to their first; padding of released code stays behind them."
+    real = ~batch.targets['nobody'] if 'nobody' in batch.targets else torch.ones_like(batch.turn,dtype=torch.bool)
+    L = torch.zeros_like(batch.lengths).index_add(0,batch.dialogue,real.long())[batch.dialogue]
+    rev = batch.where()[batch.dialogue,torch.where(real,L-1-batch.turn,batch.turn)]
+    back = replace(batch,features={k:v[rev] for k,v in batch.features.items()},speakers=batch.speakers[rev],ids=batch.ids[rev])
+    gate = before(back,p[rev][:,None])[:,0]
+    return back,torch.where(batch.turn==0,torch.ones_like(p),gate),rev
+
+# %% ../nbs/41_gruarc.ipynb #6b9b027f
 def emotion_states(
     model, batch:Batch,
     p, # (N,) probability of a shift
 )->Tensor: # (M, N, H), or (M, N, 2H) with a second direction
     "Emotion states in all directions of the model."
-    e = run_nets(model,list(model.forward_nets.values()),batch,p,'forward')
-    if model.options['direction']=='forward': return e
-    if model.options['direction']=='released': return torch.cat([e,torch.zeros_like(e)],-1) # gated by 1: it never leaves 0
-    rev,L = mirrored(batch.sizes,batch.ids.device),batch.lengths[batch.dialogue]
-    after = batch.to_padded(p)[batch.dialogue,(batch.turn+1).minimum(L-1)]
-    gate = torch.where(batch.turn==L-1,torch.ones_like(p),after)
-    flipped = replace(batch,features={k:v[rev] for k,v in batch.features.items()},speakers=batch.speakers[rev],ids=batch.ids[rev])
-    back = run_nets(model,list(model.backward_nets.values()),flipped,gate[rev],'backward')
-    return torch.cat([e,back[:,rev]],-1)
+    e,o = run_nets(model,list(model.forward_nets.values()),batch,p,'forward'),model.options
+    if o['direction']=='forward': return e
+    if o['direction']=='released' and o['gate']=='shift': return torch.cat([e,torch.zeros_like(e)],-1) # no shift, ever: it never leaves 0
+    back,gate,rev = turned(batch,p)
+    e_back = run_nets(model,list(model.backward_nets.values()),back,gate,'backward')[:,rev]
+    if 'nobody' in batch.targets: e_back = e_back.masked_fill(batch.targets['nobody'][:,None],0)
+    return torch.cat([e,e_back],-1)
 
 # %% ../nbs/41_gruarc.ipynb #aa7caf68
 def pair_scores(
@@ -199,7 +233,7 @@ class GRUArcModel(nn.Module):
         net = lambda m: ModalityNet(sizes[m],own(m),party,context,emotion,o['attention'],o['gate'],o['bias']=='released')
         self.forward_nets = nn.ModuleDict({m:net(m) for m in self.modalities})
         self.backward_nets = nn.ModuleDict({m:net(m) for m in self.modalities} if o['direction']!='forward' else {})
-        self.shift = ShiftHead(sum(sizes[f] for f in self.head),o['reading']) if o['gate']=='shift' else None
+        self.shift = ShiftHead(sum(sizes[choose(f,sizes,'feature of the shift network')] for f in self.head),o['reading']) if o['gate']=='shift' else None
         self.linear = nn.Linear(emotion*(1 if o['direction']=='forward' else 2),2*hidden)
         self.pairs = [(a,b) for a,b in PAIRS if a in sizes and b in sizes]
         self.smax_fc = nn.Linear(2*hidden*(2*len(self.pairs)+len(self.modalities)),classes)
@@ -208,25 +242,18 @@ class GRUArcModel(nn.Module):
     def forward(self, batch)->Out: return forward(self,batch)
 
     @classmethod
-    def from_released(cls, state, preset='released_iemocap', **sizes)->'GRUArcModel': return from_released(cls,state,preset,**sizes)
+    def from_released(cls, state, preset='released_iemocap', **options)->'GRUArcModel': return from_released(cls,state,preset,**options)
 
 # %% ../nbs/41_gruarc.ipynb #057c9826
 def forward(model, batch:Batch)->Out:
     "Scores, the loss of the shift network and the gate of every turn."
-    if model.options['padding']=='released':
-        wide = padded_out(batch)
-        p,scores = shift_gate(model,wide)
-        logits = fused(model,wide,emotion_states(model,wide,p))
-        logits,p,scores = (wide.to_padded(x)[batch.dialogue,batch.turn] for x in (logits,p,scores))
-    else:
-        p,scores = shift_gate(model,batch)
-        logits = fused(model,batch,emotion_states(model,batch,p))
-    losses = {}
-    if scores is not None and 'shift' in batch.targets:
-        y = batch.targets['shift']
-        if model.options['first']=='fresh': y = y.masked_fill(batch.turn==0,-1)
-        losses['shift'] = weighted_nll(scores.log_softmax(-1),y,model.shift_weights)
-    return Out(logits,losses,{'p_shift':p})
+    o,leak = model.options,model.options['padding']=='released'
+    wide,scores = padded_out(batch) if leak else batch,None
+    p = read(wide,model.modalities)[0].new_ones(len(wide))
+    if model.shift is not None: p,scores = shift_gate(model.shift,wide,model.head,o['first'])
+    logits = fused(model,wide,emotion_states(model,wide,p))
+    if leak: logits,p,scores = (x if x is None else wide.to_padded(x)[batch.dialogue,batch.turn] for x in (logits,p,scores))
+    return Out(logits,{} if scores is None else shift_loss(scores,batch,o['first'],model.shift_weights),{'p_shift':p})
 
 # %% ../nbs/41_gruarc.ipynb #4f3ed668
 def released_name(name:str)->str:
@@ -236,15 +263,26 @@ def released_name(name:str)->str:
         for m in MODALITIES: name = name.replace(f'multilogue_net_{short}_{m[0]}.',f'{long}_nets.{m}.')
     return name
 
-def from_released(cls, state:dict, preset='released_iemocap', **options):
-    "A model with the authors' weights, of the sizes that they have."
+def from_released(
+    cls, state:dict, # their parameters by their names
+    preset='released_iemocap',
+    sentence=None,   # D of a sentence vector where the head is not among them, the text's if None
+    **options):      # of the model
+    "A model with the authors' weights, of the sizes that they have; their code saves no shift head, and the model then keeps its random one. Errors: ValueError for weights of another model."
     own = {released_name(k):torch.as_tensor(v) for k,v in state.items()}
-    at = lambda m,cell: own[f'forward_nets.{m}.{cell}']
-    context,party,emotion = (at('text',f'{c}_cell.{w}').shape[1] for c,w in (('g','weight_hh'),('p','weight_hh'),('e','u_hh.weight')))
-    sizes = {m:at(m,'p_cell.weight_ih').shape[1]-context for m in MODALITIES if f'forward_nets.{m}.p_cell.weight_ih' in own}
-    sizes |= dict.fromkeys(('sentence','previous'),own['shift.classifier.weight'].shape[1]//3)
-    model = cls(sizes,len(own['smax_fc.bias']),preset=preset,party=party,context=context,emotion=emotion,
-                hidden=len(own['linear.bias'])//2,**options).to(own['linear.bias'].dtype)
+    def at(name, dim):
+        if name not in own: raise ValueError(f"not a released GRUarc: it lacks {name}; it has {', '.join(list(state)[:5]) or 'nothing'}")
+        return own[name].shape[dim]
+    context,party,emotion = (at(f'forward_nets.text.{w}',1) for w in ('g_cell.weight_hh','p_cell.weight_hh','e_cell.u_hh.weight'))
+    sizes = {m:at(k,1)-context for m in MODALITIES if (k:=f'forward_nets.{m}.p_cell.weight_ih') in own or m=='text'}
+    headless = not any(k.startswith('shift.') for k in own)
+    sizes |= dict.fromkeys(('sentence','previous'),sentence or sizes['text'] if headless else at('shift.classifier.weight',1)//3)
+    model = cls(sizes,at('smax_fc.bias',0),preset=preset,party=party,context=context,emotion=emotion,hidden=at('linear.bias',0)//2,**options).to(own['linear.bias'].dtype)
+    if headless:
+        warnings.warn('the weights hold no shift head, which the released code does not save: it stays as initialised',stacklevel=3)
+        own |= {k:v for k,v in model.state_dict().items() if k.startswith('shift.')}
+    for k in model.state_dict(): at(k,0)
+    if more := [k for k in own if k not in model.state_dict()]: raise ValueError(f"not a released GRUarc: it has {', '.join(more[:5])} besides")
     model.load_state_dict(own)
     return model
 
