@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['MODALITIES', 'FUSIONS', 'Gate', 'there', 'pairs', 'MGIF', 'Plain', 'Bilinear', 'GMU', 'MCB', 'sinusoids',
-           'CrossModal', 'MulT', 'fusion', 'Discriminator']
+           'CrossModal', 'MulT', 'knobs', 'fusion', 'Discriminator']
 
 # %% ../nbs/50_mgif.ipynb #5406f8d3
-import math
+import inspect,math
 from functools import partial
 from itertools import combinations
 import torch
@@ -148,10 +148,11 @@ class MCB(nn.Module):
 def sinusoids(
     turns:Tensor, # (...) positions
     width:int,
+    dtype=None,   # of the result, and of its rates; torch's default if None
 )->Tensor:        # (..., width): sines, then cosines
     "Positions as the MulT code makes them."
     half = width//2
-    rate = torch.exp(torch.arange(half,device=turns.device)*(-math.log(10000)/max(1,half-1)))
+    rate = torch.exp(torch.arange(half,device=turns.device,dtype=dtype or torch.get_default_dtype())*(-math.log(10000)/max(1,half-1)))
     x = turns[...,None].to(rate.dtype)*rate
     return F.pad(torch.cat([x.sin(),x.cos()],-1),(0,width%2))
 
@@ -168,7 +169,7 @@ class CrossModal(nn.Module):
         turns=None, source_turns=None): # positions, 1 for the first; in order if None
         def placed(v,at):
             at = torch.arange(1,v.shape[-2]+1,device=v.device) if at is None else at
-            return self.scale*v+sinusoids(at,v.shape[-1]).to(v.dtype)
+            return self.scale*v+sinusoids(at,v.shape[-1],torch.promote_types(v.dtype,torch.float32)).to(v.dtype)
         return self.encoder(placed(x,turns),how,None if source is None else placed(source,source_turns if source_turns is not None else turns),batch)
 
 # %% ../nbs/50_mgif.ipynb #12510b0d
@@ -197,13 +198,25 @@ FUSIONS = { # name -> (width, modalities, heads, layers, ffn, dropout) -> module
     **{n:partial(Plain,how=n) for n in ('additive','concat','max')},
     'bilinear':Bilinear, 'mcb':MCB, 'gmu':GMU, 'mult':MulT}
 
+def knobs(
+    name:str,    # a key of `FUSIONS`
+    asked=(),    # options that it should have
+)->list:         # those that it has
+    "Options of a fusion by its name in Table 5; errors: ValueError for an unknown name, or an option that it has not."
+    made = FUSIONS[choose(name,FUSIONS,'fusion')]
+    known = [k for k,p in inspect.signature(made).parameters.items() if p.kind is p.KEYWORD_ONLY and k not in getattr(made,'keywords',{})]
+    if odd:=[k for k in asked if k not in known]: raise ValueError(f"fusion {name!r} has no option {odd[0]!r}; it has {', '.join(known) or 'none'}")
+    return known
+
 def fusion(
     name:str,    # a key of `FUSIONS`
     width:int,   # d
     modalities,  # two or three
-    **options):  # heads, layers, ffn, dropout, ...
-    "A fusion by its name in Table 5; errors: ValueError for an unknown one."
-    return FUSIONS[choose(name,FUSIONS,'fusion')](width,modalities,**options)
+    own=None,    # options of this fusion: see `knobs`
+    **sizes):    # heads, layers, ffn, dropout: a fusion takes those that it has
+    "A fusion by its name in Table 5; errors: ValueError for an unknown one, or an option that it has not."
+    knobs(name,[*(own or {}),*(k for k in sizes if k not in ('heads','layers','ffn','dropout'))])
+    return FUSIONS[name](width,modalities,**{**sizes,**(own or {})})
 
 # %% ../nbs/50_mgif.ipynb #6c7d914e
 class Discriminator(nn.Module):

@@ -1,4 +1,6 @@
 "Every fusion against numbers computed apart from it."
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +8,7 @@ from torch.func import functional_call, stack_module_state
 
 from erc.attention import attend, attention, inside
 from erc.batches import from_padded
-from erc.mgif import FUSIONS, GMU, MCB, MGIF, MODALITIES, CrossModal, Discriminator, Gate, fusion, pairs, there
+from erc.mgif import FUSIONS, GMU, MCB, MGIF, MODALITIES, CrossModal, Discriminator, Gate, fusion, knobs, pairs, sinusoids, there
 
 T = torch.from_numpy
 
@@ -103,7 +105,7 @@ def test_mult(golden):
     ahead = torch.arange(3)[None] > torch.arange(4)[:, None]+1
     from functools import partial
     out = {'cross_out': m(x, y), 'self_out': m(x), 'cross_len1_out': m(x[:, :1], y[:, :1]), 'cross_out_future_mask': m(x, y, partial(attend, allow=~ahead))}
-    for k, v in out.items(): close(v[0], g[k], 1e-6); close(v[0], g[f'official_{k}'], 1e-6)
+    for k, v in out.items(): close(v[0], g[k]); close(v[0], g[f'official_{k}'], 1e-6) # the official code's sinusoids are float32
 
 
 def toy(lengths=(4, 2, 1), modalities=MODALITIES, dtype=torch.float64):
@@ -147,9 +149,28 @@ def test_sizes_of_the_paper():
     assert count(m.encoder.layers[0]) == 5_513_984 and round(count(m.encoder)/1e6, 1) == 22.1 and round(count(m.gates)/1e6, 1) == 7.1
 
 
-def test_positions_tell_the_order():
-    m = MGIF(8, heads=2, layers=1, ffn=16, dropout=0., positions=True)
-    assert m.positions.shape == (7, 8) and not torch.equal(m({k: v.float() for k, v in toy().features.items()}), MGIF(8, heads=2, layers=1, ffn=16)({k: v.float() for k, v in toy().features.items()}))
+def test_positions_are_as_precise_as_what_they_are_added_to():
+    t = torch.arange(1, 111)
+    before = torch.exp(torch.arange(32)*(-math.log(10000)/31)) # how the rates were always made in float32
+    x = t[:, None].float()*before
+    assert torch.equal(sinusoids(t, 64), torch.cat([x.sin(), x.cos()], -1)) and torch.equal(sinusoids(t, 64, torch.float32), sinusoids(t, 64))
+    exact = np.arange(1, 111)[:, None]*np.exp(np.arange(32)*(-np.log(10000)/31))
+    close(sinusoids(t, 64, torch.float64), np.concatenate([np.sin(exact), np.cos(exact)], -1), 1e-12)
+
+
+@pytest.mark.parametrize('positions', [True, False])
+def test_positions_tell_the_order(positions):
+    "The vectors of a turn in another order: nobody notices but learned positions."
+    torch.manual_seed(0)
+    m, r = MGIF(8, heads=2, layers=1, ffn=16, dropout=0., positions=positions).double(), toy().features
+    y, M = m(r), m.sequence(r)
+    m.sequence = lambda r: M[:, [1, 0, 2, 3, 4, 5]]
+    assert (m(r)-y).abs().max() > 1e-4 if positions else (m(r)-y).abs().max() < 1e-12
+    if positions:
+        m.positions.data.zero_()
+        swapped = m(r)
+        m.sequence = lambda r: M
+        close(swapped, m(r).detach(), 1e-12)
 
 
 def test_bad_input():
@@ -157,6 +178,10 @@ def test_bad_input():
     with pytest.raises(ValueError, match='nothing'): there([])
     with pytest.raises(ValueError, match="did you mean 'visual'"): there(['visuel', 'text'])
     with pytest.raises(ValueError, match="did you mean 'mult'"): fusion('mulT', 8, MODALITIES)
+    with pytest.raises(ValueError, match="'additive' has no option 'heads'; it has none"): fusion('additive', 8, MODALITIES, {'heads': 1})
+    with pytest.raises(ValueError, match="no option 'bnis'; it has bins"): fusion('mcb', 8, MODALITIES, bnis=3)
+    with pytest.raises(ValueError, match="no option 'share_map'; it has heads, layers, ffn, dropout, share_maps"): fusion('mgif', 8, MODALITIES, share_map=True)
+    assert fusion('mcb', 8, MODALITIES, {'bins': 3}, heads=2).size == 24 and knobs('gmu') == [] and 'without' not in knobs('mgif_without_prototype')
     with pytest.raises(ValueError, match='part to leave out'): MGIF(8, without='gates')
     with pytest.raises(ValueError, match='heads'): MGIF(9)
     assert attention(torch.zeros(1, 2, 8), torch.zeros(1, 3, 8), 2).shape == (1, 2, 2, 3) and Gate(4, bias=True).W1.bias is not None
