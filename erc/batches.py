@@ -32,6 +32,7 @@ def packed_order(
 PARTIES = 64 # most speakers a dialogue may have: the recurrences keep a state of each
 
 def _check_speakers(b):
+    if b.seed is not None or b.speakers.device.type!='cpu': return # checked once, before training
     most = max(1,min(b.parties,PARTIES))
     bad = ((b.speakers<0)|(b.speakers>=most)).nonzero()
     if not len(bad): return
@@ -53,9 +54,7 @@ class Batch:
     seed:Tensor|None = None # scalar; with `step` it keys all randomness; None = evaluate
     step:Tensor|None = None # scalar
 
-    def __post_init__(self):
-        if self.seed is None and self.speakers.device.type=='cpu': _check_speakers(self) # once, before training
-
+    def __post_init__(self): _check_speakers(self)
     def __len__(self): return len(self.ids)
 
     @property
@@ -63,8 +62,7 @@ class Batch:
         return torch.zeros(self.sizes[0],dtype=torch.long,device=self.ids.device).index_add(0,self.dialogue,torch.ones_like(self.dialogue))
 
     def steps(self): # one slice of rows a time step
-        ends = np.cumsum(self.sizes)
-        return [slice(int(e-n),int(e)) for n,e in zip(self.sizes,ends)]
+        return [slice(int(e-n),int(e)) for n,e in zip(self.sizes,np.cumsum(self.sizes))]
 
     def at(self, seed, step)->'Batch': # the same batch in training, at one step of one seed
         return dataclasses.replace(self, seed=torch.as_tensor(seed), step=torch.as_tensor(step))
