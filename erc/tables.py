@@ -300,9 +300,9 @@ def ask_stale(
 def our_line(
     paper:str, line:dict, columns:list, home, stale,
 )->dict: # the line, with kind, seeds, cells and why it is stale
-    "One of our lines, from its record."
+    "One of our lines, from its record; a score that says nothing about what its system predicts stays empty."
     rec = find_record(f"{line.get('recipe') or paper}/{line['system']}",line['corpus'],line['setting'],home)
-    if rec is None: return {**line,'kind':NOT_RUN,'cells':[{'state':NOT_RUN} for _ in columns]}
+    if rec is None: return {**line,'kind':NOT_RUN,'cells':[{'state':NOT_RUN if (c['metric'] in VALUE_METRICS)==line['values'] else ''} for c in columns]}
     why = ask_stale(stale,rec)
     return {**line,'kind':'stale' if why else 'ours','why':why,'seeds':len(rec.seeds),'cells':[cell(rec,c) for c in columns]}
 
@@ -361,7 +361,7 @@ def comparison(
         else:
             known = systems_of(recipe_of(x['recipe'])) if x['recipe'] else systems
             s = known[choose(x['system'],known,f"system of {x['recipe'] or paper}")]
-            x = our_line(paper,{**x,'line':x['label'] or s.label},columns,home,stale)
+            x = our_line(paper,{**x,'line':x['label'] or s.label,'values':s.metric in VALUE_METRICS},columns,home,stale)
             if s.kind!='model' and x.get('seeds'): x['shown_seeds'] = '-' # nothing random in it
         lines.append(x)
     kinds,about = [x['kind'] for x in lines],spec.get('caption') or sentence(owed(paper,artefact))

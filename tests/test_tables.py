@@ -10,7 +10,7 @@ from erc.records import Record, record_path, save_record
 from erc.tables import (Table, artefacts, cell, comparison, facts_table, lines_of, printed, records_of, reference,
                         shown, state_of, status, tex, to_html, to_latex, to_markdown)
 
-SYSTEMS = {f'shapes/{k}': SimpleNamespace(label=label, kind=kind, demo=demo) for k, label, kind, demo in [
+SYSTEMS = {f'shapes/{k}': SimpleNamespace(label=label, kind=kind, demo=demo, metric='weighted_f1') for k, label, kind, demo in [
     ('net', 'the network', 'model', True), ('rule', 'a rule', 'baseline', True), ('big', 'the large one', 'model', False)]}
 COLUMNS = [dict(name='Accuracy', metric='accuracy', printed='Accuracy'), dict(name='F1', metric='weighted_f1', printed='F1'),
            dict(name='shift', metric='class_f1:shift', slice='two')]
