@@ -10,7 +10,7 @@ __all__ = ['GRID', 'KINDS', 'RESULT_KEYS', 'FINGERPRINTS', 'PROFILES', 'System',
            'data_digest', 'wanted', 'missing', 'Section', 'jobs', 'attempt']
 
 # %% ../nbs/32_experiments.ipynb #fead2917
-import functools,inspect,itertools,platform,shutil,time,tomllib
+import functools,inspect,itertools,platform,shutil,time,tomllib,warnings
 from dataclasses import dataclass,field,fields,replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError,version
@@ -24,7 +24,7 @@ from .features import encoder_identity,encoder_path,with_text
 from .encoders import with_context
 from .metrics import METRICS,confusion,moments
 from .records import Record,VALUE_METRICS,find_record,merge,save_record,score_of
-from .training import Single,Stack,Steps,complete,criterion,fingerprint,fit,predict
+from .training import LISTS,Single,Stack,Steps,complete,criterion,fingerprint,fit,predict
 
 # %% ../nbs/32_experiments.ipynb #e730ab10
 GRID = dict(lr=[1e-4,1e-3,1e-2], epochs=[10,30]) # what `tuned` tries, the same for every trained system
@@ -130,8 +130,8 @@ def settings_of(
 def grid(
     setting:dict, # lists are choices
 )->list:
-    "Every combination of a setting's lists; class weights are a list of their own and left alone."
-    lists = {k:v for k,v in setting.items() if isinstance(v,list) and k!='class_weights'}
+    "Every combination of a setting's lists; settings that are lists themselves are left alone."
+    lists = {k:v for k,v in setting.items() if isinstance(v,list) and k not in LISTS}
     return [{**setting,**dict(zip(lists,c))} for c in itertools.product(*lists.values())]
 
 def distinct(points:list)->list:
@@ -142,7 +142,7 @@ def distinct(points:list)->list:
 
 def varied(setting:dict, point:dict)->dict:
     "What distinguishes a point of a setting's grid."
-    return {k:point[k] for k,v in setting.items() if isinstance(v,list) and k!='class_weights'}
+    return {k:point[k] for k,v in setting.items() if isinstance(v,list) and k not in LISTS}
 
 # %% ../nbs/32_experiments.ipynb #3e8e4e54
 def prepare(
@@ -283,11 +283,15 @@ def _run_model(s:System, c, setting, corpus, first, seeds, device, progress, che
     begin,taken = pretrained(s,corpus,first,seeds,device,progress,checkpoints)
     f,test,curves,point,tried,earlier = best_of(s,c,setting,seeds,device,progress,checkpoints,begin)
     broken = [k for k,d in zip(f.seeds,f.dev) if not np.isfinite(d).any()]
-    if broken: raise ValueError(f"{s.id}: seeds {', '.join(map(str,broken))} never had a finite loss, with the best setting {varied(setting,point) or point}")
+    if broken:
+        what = f"{s.id}: seeds {', '.join(map(str,broken))} never had a finite loss, with the best setting {varied(setting,point) or point}"
+        if len(broken)==len(f.seeds): raise ValueError(what)
+        warnings.warn(f'{what}: the record goes without them')
+        f,curves = f.without(broken),curves if curves is None else curves[[k not in broken for k in seeds]]
     p = f.predict(test)
     curve = lambda x: np.where(np.isnan(f.dev),np.nan,x).astype(np.float32) # nothing after a seed stopped
     watched = {} if curves is None else {'test':curve(curves)}
-    return dict(seeds=list(seeds), selected=f.selected.tolist(), dev=np.nanmax(f.dev,1).tolist(), predictions=p, seconds=earlier,
+    return dict(seeds=f.seeds, selected=f.selected.tolist(), dev=np.nanmax(f.dev,1).tolist(), predictions=p, seconds=earlier,
         curves={'dev':curve(f.dev), 'loss':curve(f.losses), **watched},
         facts={'chosen':point, 'tried':tried, **({'pretrained':taken} if taken else {})}, probes=resolve(s.probe)(f,c,test) if s.probe else {},
         decided=resolve(s.decisions)(f,c,test) if s.decisions else {})

@@ -14,6 +14,7 @@ import erc.experiments as X
 from erc.experiments import (GRID, Section, class_weights, grid, jobs, load_recipe, missing, papers, run_system, settings_of, stale, system, toy_fingerprint,
                              wanted)
 from erc.records import Record, all_records, find_record, load_record, merge, save_record
+from erc.training import complete
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {'epochs': 2, 'batch': 32, 'lr': 3e-3}
@@ -321,3 +322,26 @@ def test_a_removed_record_turns_into_not_run(tmp_path):
     assert count() == before+1
     t = comparison('shapes', 'table6', home=tmp_path)
     assert t.state == 'partly' and t.command == 'erc run shapes --missing'
+
+
+@pytest.mark.parametrize('vectorise', [True, False])
+def test_a_seed_without_a_finite_loss_leaves_the_others_their_record(tmp_path, monkeypatch, vectorise):
+    from erc.shift import ShiftNet
+    class Fragile(ShiftNet):
+        def forward(self, batch):
+            out = super().forward(batch)
+            if batch.seed is None: return out
+            return X.replace(out, logits=out.logits+torch.where(batch.seed == 1, float('nan'), 0.))
+    monkeypatch.setattr('erc.shift.Fragile', Fragile, raising=False)
+    s = dataclasses.replace(demo_system(), model='erc.shift:Fragile', vectorise=vectorise, watch=True)
+    with pytest.warns(UserWarning, match='seeds 1 never had a finite loss.*the record goes without them'):
+        r = run_system(s, 'demo', 'paper', seeds=[0, 1, 2], home=tmp_path, demo=SMALL, progress=False)
+    whole = run_system(dataclasses.replace(s, model='erc.shift:ShiftNet'), 'demo', 'paper', seeds=[0, 2], home=tmp_path/'whole', demo=SMALL, progress=False)
+    assert r.seeds == [0, 2] and len(find_record(s.id, 'demo', 'paper', tmp_path).test) == 2
+    assert np.array_equal(r.predictions, whole.predictions) and np.array_equal(r.curves['test'], whole.curves['test'])
+
+
+def test_settings_that_are_lists_are_no_grid():
+    s = complete({'lr': [1e-3, 1e-2], 'betas': [.9, .99], 'class_weights': [1., 2.]})
+    assert [p['lr'] for p in X.grid(s)] == [1e-3, 1e-2] and all(p['betas'] == [.9, .99] for p in X.grid(s))
+    assert X.varied(s, X.grid(s)[0]) == {'lr': 1e-3}

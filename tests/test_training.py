@@ -317,3 +317,40 @@ def test_an_encoder_has_its_own_rate(optimiser):
         moved = {k: float((v.detach()-before[k]).abs().max()) for k, v in engine.params.items()}
         for k, m in moved.items(): assert abs(m-(5e-5 if k.startswith('encoder') else 5e-3)) < 2e-5*(1 if k.startswith('encoder') else 10), (k, m)
     assert 'encoder_lr' not in complete({}) and complete({'encoder_lr': 2e-5})['encoder_lr'] == 2e-5
+
+
+class Draws(Net):
+    "What hooks draw, epoch after epoch."
+    def __init__(self):
+        super().__init__()
+        self.register_buffer('drawn', torch.zeros(2, 3))
+        self.register_buffer('epoch', torch.zeros(()))
+
+    def on_epoch_start(self, encode): self.draw(0)
+    def on_epoch_end(self, encode): self.draw(1); self.epoch += 1
+    def draw(self, i): self.drawn[i] = torch.where(torch.arange(3) == self.epoch, torch.rand(()), self.drawn[i])
+
+
+def test_hooks_draw_by_seed_and_epoch(task):
+    train, dev, _ = task
+    count = lambda: iter(range(9))
+    def drawn(seeds, **how):
+        n = count() # every epoch is better than the last
+        return [m.drawn.clone() for m in fit(Draws, train, dev, lambda p: np.full(len(p), next(n)), seeds=seeds, settings={'epochs': 3}, target='emotion', progress=False, **how).modules()]
+    both = drawn([3, 4])
+    assert len({float(x) for d in both for x in d.flatten()}) == 12, 'two seeds, two hooks, three epochs: all differ'
+    assert torch.equal(both[1], drawn([4], vectorise=False)[0])
+
+
+def test_the_rate_drops_every_so_many_epochs():
+    from erc.training import Steps
+    b = batches(4, 0, 2)
+    steps = Steps(Stack(Net, [0]), b, criterion('emotion'), complete({'epochs': 5, 'lr': 1., 'optimiser': 'adam', 'drop': .5, 'drop_every': 2, 'betas': [.9, .99]}))
+    seen = []
+    for epoch in range(5):
+        steps.run = lambda b: seen.append(steps.opt.param_groups[0]['lr'])
+        for i in range(2): steps(i, 2*epoch+i)
+    assert seen == [1.]*4+[.5]*4+[.25]*2 and steps.opt.param_groups[0]['betas'] == (.9, .99)
+    assert 'betas' not in complete({}) and Steps(Stack(Net, [0]), b, criterion('emotion'), complete({})).opt.param_groups[0]['betas'] == (.9, .999)
+    with pytest.raises(ValueError, match='two numbers from 0'): complete({'betas': [.9, 1.]})
+    with pytest.raises(ValueError, match='drop_every=3 needs `drop`'): complete({'drop_every': 3})
