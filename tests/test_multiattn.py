@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from erc.batches import from_padded
-from erc.cells import weighted_nll
-from erc.experiments import load_recipe, run_system, system, toy_fingerprint
-from erc.multiattn import MODALITIES, PRESETS, MultiAttn, MultiEMO, leak_probe, load_one_stage, own_weights, run_streams
+from erc.batches import from_padded, make_batches
+from erc.cells import Out, weighted_nll
+from erc.corpora import load_corpus
+from erc.experiments import load_recipe, run_system, settings_of, system, toy_fingerprint
+from erc.multiattn import MODALITIES, PRESETS, MultiAttn, MultiEMO, fusion_probe, leak_probe, load_one_stage, own_weights, readout, run_streams
 from erc.tables import comparison, reference
 from erc.training import Single, Stack, Steps, complete, criterion, operations
 from test_dialoguernn import T, close, unpack
@@ -42,7 +43,7 @@ def test_multiattn(golden, padding):
     net.load_state_dict({k: v for k, v in own_weights(unpack(g, 'sd')).items()})
     c = {n: T(g[f'C_{k}']).clone().requires_grad_() for k, n in SHORT.items()}
     real = torch.arange(5) < T(g['lengths'])[:, None]
-    out = net.padded(c, g['lengths'] if truth else None)
+    out = net.padded(c, g['lengths'], padding=padding)
     used = real if truth else torch.ones_like(real)
     for k, n in SHORT.items(): close(out[n][used], T(g[('truth_' if truth else '')+f'F_{k}'])[used])
     sum((out[n]*T(g[f'cot_{k}']))[used].sum() for k, n in SHORT.items()).backward()
@@ -123,8 +124,9 @@ def test_meld_drops_what_never_learns(golden):
 def test_parameter_counts():
     "Counted from the official class: 29.67 million for IEMOCAP; 10.39 of 17.10 million used for MELD."
     sizes = dict(text=768, audio=512, visual=1000)
-    count = lambda p, k: round(sum(v.numel() for v in MultiEMO(sizes, k, preset=p).parameters())/1e6, 2)
+    count = lambda p, k, **o: round(sum(v.numel() for v in MultiEMO(sizes, k, preset=p, **o).parameters())/1e6, 2)
     assert count('released_iemocap', 6) == 29.67 and count('released_meld', 7) == 10.39
+    assert count('released_meld', 7, text_context=True, direction='both') == 17.1, 'with what never sees a gradient there'
 
 
 # ---- what must hold of any of them ------------------------------------------------------------------------
@@ -196,9 +198,23 @@ def test_keys_and_values_are_made_of_contexts_alone():
     net = MultiAttn(8, 2, 4, ffn=12).double()
     for l in net.streams['text']: torch.nn.init.zeros_(l.attn[1].out.weight)
     c = {m: torch.randn(2, 4, 8, dtype=torch.float64) for m in MODALITIES}
-    a, b = net.padded(c), net.padded({**c, 'visual': c['visual']+1})
+    a, b = net.padded(c, [4, 4]), net.padded({**c, 'visual': c['visual']+1}, [4, 4])
     close(b['text'], a['text'].detach(), 1e-12)
     assert (a['audio']-b['audio']).abs().max() > 1e-3
+
+
+def test_padding_is_attended_to_by_choice_alone():
+    "A dialogue's rows are those it has without padding, unless the leak is asked for; lengths cannot be forgotten."
+    torch.manual_seed(0)
+    net, c = MultiAttn(8, 2, 2, ffn=12).double(), {m: torch.randn(2, 4, 8, dtype=torch.float64) for m in MODALITIES}
+    short = net.padded({m: v[1:, :2] for m, v in c.items()}, [2])
+    masked, leaky = net.padded(c, [4, 2]), net.padded(c, padding='released')
+    for m in MODALITIES:
+        close(masked[m][1, :2], short[m][0].detach(), 1e-12)
+        assert (leaky[m][1, :2]-short[m][0]).abs().max() > 1e-3
+    for lengths in (None, [4]):
+        with pytest.raises(ValueError, match="lengths of the 2 dialogues: give one each, or padding='released'"): net.padded(c, lengths)
+    with pytest.raises(ValueError, match="unknown padding 'mask'; did you mean 'masked'"): net.padded(c, [4, 2], padding='mask')
 
 
 def test_class_counts_are_those_of_training():
@@ -216,23 +232,28 @@ def test_class_counts_are_those_of_training():
 
 def test_bad_input():
     with pytest.raises(ValueError, match='3 heads do not divide a width of 8'): MultiEMO(SIZES, 4, width=8, heads=3)
+    for heads in (0, -2): # 8 is divisible by -2
+        with pytest.raises(ValueError, match=f'{heads} heads do not divide a width of 8: give a divisor of it, 1 or more'): MultiAttn(8, heads)
     with pytest.raises(ValueError, match='2 entries for 4 classes'): made(class_counts=[1, 2])
     with pytest.raises(ValueError, match="unknown preset 'papr'; did you mean 'paper'"): made(preset='papr')
     with pytest.raises(ValueError, match="unknown option 'layer'"): made(layer=2)
     with pytest.raises(ValueError, match="unknown padding 'mask'"): made(padding='mask')
     with pytest.raises(ValueError, match="unknown losses"): made(losses='papers')
-    with pytest.raises(ValueError, match='three coefficients'): made(mu=(.4, .6))
+    for mu in ((.4, .6), 'abc', '123', .3, None, (.4, -.1, .7), (.4, .3, float('nan'))):
+        with pytest.raises(ValueError, match='give three coefficients of 0 or more'): made(mu=mu)
     with pytest.raises(ValueError, match='unknown modality'): made({'texts': 3})
     with pytest.raises(ValueError, match='no modality'): made({})
     b = toy()
     b.features['audio'] = b.features['audio'][:-1]
     with pytest.raises(ValueError, match="'audio' has 12 rows, the batch 13"): made()(b)
     with pytest.raises(ValueError, match='audio'): from_padded({'text': torch.randn(2, 4, 3), 'audio': torch.randn(2, 3, 3)}, torch.zeros(2, 4), [4, 2])
-    with pytest.raises(ValueError, match="'audio' has shape"): MultiAttn(8, 2, 1).padded({'text': torch.zeros(2, 4, 8), 'audio': torch.zeros(2, 3, 8), 'visual': torch.zeros(2, 4, 8)})
+    with pytest.raises(ValueError, match="'audio' has shape"): MultiAttn(8, 2, 1).padded({'text': torch.zeros(2, 4, 8), 'audio': torch.zeros(2, 3, 8), 'visual': torch.zeros(2, 4, 8)}, [4, 3])
     b = toy()
     b.targets['emotion'] = b.targets['emotion'].clamp(min=0)+4
     with pytest.raises(ValueError, match='label 6 is outside the 4 classes'): made(mu=(0, 0, 1))(b)
     with pytest.raises(ValueError, match='unknown preset'): MultiEMO.from_released({}, preset='mine')
+    for other in ({}, {'state_dict': {}}, torch.nn.GRU(3, 4).state_dict(), made().state_dict()):
+        with pytest.raises(ValueError, match="not the weights of the authors' MultiEMO.*without fc.bias|without mlp.linear_1.bias: give the model's state_dict"): MultiEMO.from_released(other)
 
 
 def test_one_stage_input():
@@ -254,6 +275,30 @@ def test_recipe_is_whole():
     shown = {(x['row'], x['dataset']) for x in r['artefacts']['table3']['rows'] if x.get('printed', True)}
     assert shown == {(x.row, x.dataset) for x in ref[ref.artefact == 'table3'].itertuples()}
     for t in ('table1', 'table2', 'table3'): assert comparison('multiemo', t, stale=False).kinds
+
+
+def test_baselines_read_what_multiemo_reads():
+    "For each text of a MultiEMO in tables 1 and 2 there is a line of each baseline that reads the same, and labels say which."
+    r = load_recipe('multiemo')
+    reads = lambda s: (tuple(s.corpora), s.data, str(s.encode), tuple(s.features), tuple(s.standardise))
+    for t in ('table1', 'table2'):
+        of = {x['row']: [system(f"multiemo/{e.partition('/')[0]}") for e in x['systems']] for x in r['artefacts'][t]['rows'] if x['row'] in ('BC-LSTM', 'DialogueRNN', 'MultiEMO')}
+        for s in of['MultiEMO']:
+            if s.vectorise: assert all(reads(s) in map(reads, of[k]) for k in ('BC-LSTM', 'DialogueRNN')), s.id
+    for s in r['systems'].values():
+        if s.kind == 'model' and 'text' in s.encode: assert ('text in context' in s.label) == ('in_context' in str(s.encode)), s.id
+    shown = next(x['systems'] for x in r['artefacts']['table3']['rows'] if x.get('label') == 'MELD, text')
+    assert {f'{k}/{how}' for k in ('meld', 'meld_released', 'meld_rnn', 'meld_finetuned') for how in ('paper', 'tuned')} == set(shown)
+
+
+def test_paper_settings_are_those_printed():
+    "Section 4: Adam's second moment and the rate's decay, for every MultiEMO; no baseline takes them over."
+    for s in load_recipe('multiemo')['systems'].values():
+        if s.kind != 'model': continue
+        now, ours = settings_of(s, 'paper')['setting'], s.model.startswith('erc.multiattn')
+        assert {k: now.get(k) for k in ('betas', 'drop', 'drop_every')} == (dict(betas=[.9, .99], drop=.95, drop_every=10) if ours else dict.fromkeys(('betas', 'drop', 'drop_every'))), s.id
+        assert (now['epochs'], now['lr'], now['weight_decay'], now['batch']) == (100, 1e-4, 1e-5, 100 if s.id.startswith('multiemo/meld') else 64), s.id
+        assert 'betas' not in settings_of(s, 'tuned')['setting']
 
 
 def test_a_system_runs_from_training_to_record(tmp_path):
@@ -283,21 +328,72 @@ def test_a_step_is_little_more_than_its_products():
 
 
 def test_leak_probe_counts_what_padding_changes():
-    class Trained:
-        def __init__(self, *models): self.models = models
-        def modules(self): yield from self.models
     b, m = toy((9, 3, 1, 4)), made(preset='released_iemocap')
-    probe = leak_probe(Trained(m), None, [b])
+    probe = leak_probe(Fit(m), None, [b])
     assert m.options['padding'] == 'masked', 'the model is left as it was'
     a, c = m(b).logits.softmax(-1), made(preset='released_iemocap', padding='released')(b).logits.softmax(-1)
     assert np.isclose(probe['leak_largest_by_seed'][0], (a-c).abs().max().item()) and probe['leak_largest_by_seed'][0] > 0
     assert np.isclose(probe['leak_changed_by_seed'][0], (a.argmax(-1) != c.argmax(-1)).double().mean().item())
-    assert leak_probe(Trained(m), None, [alone(b, 1, 3)])['leak_largest_by_seed'].max() < 1e-12, 'a dialogue alone has no padding'
+    assert leak_probe(Fit(m), None, [alone(b, 1, 3)])['leak_largest_by_seed'].max() < 1e-12, 'a dialogue alone has no padding'
+
+
+class Shown(torch.nn.Module):
+    "A model whose context is the first number of each feature, and whose fusion is the second."
+    inputs = {'text': None, 'audio': None}
+
+    def __init__(self, helps=True):
+        super().__init__()
+        self.helps, self.fc, self.mlp2 = helps, torch.nn.Linear(1, 1), torch.nn.Linear(1, 2)
+
+    def forward(self, b):
+        x = torch.stack([b.features[m] for m in self.inputs], 1)
+        return Out(None, {}, {'context': x[..., :1], 'fused': x[..., 1:2] if self.helps else x[..., :1], 'z': x.sum(1)})
+
+
+class Fit:
+    def __init__(self, *models): self.models = models
+    def modules(self): yield from self.models
+
+
+def two_classes(test):
+    "The demo corpus as two classes; its training rows show them before and after fusion, its test rows as told: (label, before, after)."
+    c = load_corpus('demo')
+    t = c.table.assign(label=np.arange(len(c.table)) % 2)
+    x = np.random.default_rng(0).normal(0, 3, (len(t), 1))+2*t.label.to_numpy()[:, None]-1
+    x, rows = np.hstack([x, x]).astype(np.float32), c.rows('test')
+    t.loc[rows, 'label'], x[rows] = -1, 0
+    t.loc[rows[:len(test)], 'label'], x[rows[:len(test)]] = [y for y, *_ in test], [v for _, *v in test]
+    c = c.replace(table=t, classes=('no', 'yes')).with_features(text=x, audio=x)
+    return c, rows, make_batches(c, 'test', size=64, features=['text', 'audio'], targets={'emotion': 'label'})
+
+
+def test_fusion_probe_shows_the_utterance_that_gains_most():
+    "Missed before, found after, by the probability of the right class, of the first seed."
+    told = [(1, -.5, 2.5), (1, .5, 9), (1, -9, -.5), (0, .5, -1), (0, 3, -1.5), (0, -.5, 1.5)]
+    c, rows, test = two_classes(told)
+    p = fusion_probe(Fit(Shown(), Shown(helps=False)), c, test)
+    assert p['fusion_row'].tolist() == [rows[4]]
+    assert p['fusion_context'].tolist() == [[3], [3]] and p['fusion_joined'].tolist() == [6, -3]
+    read = p['fusion_read']
+    assert read.shape == (4, 2) and (read[:3, 0] < .5).all() and read[3, 0] > .5
+    train = c.rows('train')
+    x, y = c.features['text'][train, :1], c.table.label.to_numpy()[train]
+    says = lambda v: readout(np.hstack([x, x]), y, [[v, v]])[0]
+    gain = [(says(b)-says(a))[k] for k, a, b in told]
+    assert min(gain[1], gain[2]) > gain[4] > max(gain[0], gain[3], gain[5]), 'who was right before, or is wrong after, gains more and does not count'
+    assert np.isclose(read[3, 0]-read[2, 0], gain[4], atol=1e-5)
+
+
+def test_fusion_probe_shows_nobody_where_nobody_is_helped():
+    c, _, test = two_classes([(1, -.5, 1)])
+    assert fusion_probe(Fit(Shown(helps=False), Shown()), c, test) == {}
+    assert fusion_probe(Fit(Shown()), *two_classes([(1, .5, 1), (0, -1, -2)])[::2]) == {}
+    one = c.replace(table=c.table.assign(label=c.table.label.clip(upper=0)))
+    assert fusion_probe(Fit(Shown()), one, test) == {}, 'a class that training does not have cannot be read'
 
 
 def test_one_stage_trains_its_encoder(tmp_path):
     "Token ids in, a loss that falls, gradients in the encoder; the padding of the batch does not matter."
-    from erc.batches import make_batches
     from erc.encoders import with_context
     from erc.features import toy_encoder
     from erc.multiattn import OneStage, load_one_stage
