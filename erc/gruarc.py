@@ -99,7 +99,6 @@ def padded_out(batch:Batch)->Batch:
     there = torch.arange(T,device=batch.ids.device)<batch.lengths[:,None]
     return replace(out, seed=batch.seed, step=batch.step, targets={'nobody':~there[out.dialogue,out.turn]})
 
-# %% ../nbs/41_gruarc.ipynb #44bbdff1
 def before(
     batch:Batch,
     x, # (N, D)
@@ -166,7 +165,6 @@ def turned(
     gate = before(back,p[rev][:,None])[:,0]
     return back,torch.where(batch.turn==0,torch.ones_like(p),gate),rev
 
-# %% ../nbs/41_gruarc.ipynb #6b9b027f
 def emotion_states(
     model, batch:Batch,
     p, # (N,) probability of a shift
@@ -312,7 +310,6 @@ def shift_decisions(
     decided = [torch.cat([m(b).probes['p_shift'] for b in batches])[order]<=.5 for m in fit.modules()]
     return {'shift_network':(t.inertia.where((t.turn>0)&(t.label>=0),-1).to_numpy(),torch.stack(decided).long().cpu().numpy())}
 
-# %% ../nbs/41_gruarc.ipynb #81db87c1
 @torch.no_grad()
 def leak_probe(
     fit,     # trained seeds
