@@ -334,11 +334,12 @@ def test_predictions_of_several_modalities_see_later_turns(some):
 def test_released_padding_runs_in_all_readings(o):
     "Gradients and all; a dialogue alone has no padding, one beside a longer one hears of it."
     b, leaky, ours = toy(), model(**o), model(**{**o, 'padding': 'masked'})
-    out = leaky(b)
+    out, wide = leaky(b), G.padded_out(b)
     (out.logits.sum()+sum(out.losses.values())).backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in leaky.parameters()) and ('shift' in out.losses) == (leaky.shift is not None)
-    e = [G.emotion_states(m, x, torch.full((len(x),), .5, dtype=torch.float64)) for m, x in ((leaky, G.padded_out(b)), (ours, b))]
-    close(G.padded_out(b).to_padded(e[0][0])[b.dialogue, b.turn], e[1][0].detach(), 1e-12)
+    e = [G.emotion_states(m, x, torch.full((len(x),), .5, dtype=torch.float64)) for m, x in ((leaky, wide), (ours, b))]
+    close(wide.to_padded(e[0][0])[b.dialogue, b.turn], e[1][0].detach(), 1e-12)
+    assert e[0][:, wide.targets['nobody'], 4:].abs().sum() == 0, 'the released code fills what lies behind a reversed dialogue with zeros'
     close(leaky(alone(b, 1, 3)).logits, ours(alone(b, 1, 3)).logits.detach(), 1e-12)
     assert (b.to_padded(leaky(b).logits)[1, :3]-ours(alone(b, 1, 3)).logits).abs().max() > 1e-6
 
