@@ -448,6 +448,9 @@ class Contrast(nn.Module):
         if self.moment=='before': self.queues.push(z,y,leave)
         return {'spcl':spcl_loss(z,y,T,**self.how)}
 
+# %% ../nbs/80_spcl.ipynb #5b09e32a
+class SPCL(Contrast):
+    "Supervised prototypical contrastive learning, and what it is compared with (MM-SPCL section 4)."
     def forward(self, batch:Batch)->Out:
         if batch.seed is None: return Out(self.predictor(z:=self.g(self.encoder(batch))),probes={'z':z})
         keep = self.curriculum.keep[batch.ids]
@@ -456,9 +459,6 @@ class Contrast(nn.Module):
         y = torch.where(keep,batch.targets[self.target],-1)
         return Out(among(logits,batch.targets[self.target],y), {} if self.loss=='ce' else self.contrast(z,y,batch), {'z':z})
 
-# %% ../nbs/80_spcl.ipynb #5b09e32a
-class SPCL(Contrast):
-    "Supervised prototypical contrastive learning, and what it is compared with (MM-SPCL section 4)."
     def predict(self, out:Out)->Tensor: # (N,)
         "The class with the nearest centre, among those that training has; of cross entropy the highest logit."
         if self.loss=='ce': return out.logits.argmax(-1)
