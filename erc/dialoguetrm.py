@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SCALES', 'PRESETS', 'WINDOWS', 'NEGATIVE', 'conv_context', 'indi_context', 'band_mask', 'context_free_mask',
-           'receptive_field', 'encode_pairs', 'load_dialogues', 'options_of', 'DialogueTRM', 'fits', 'represent',
-           'strict', 'chunks', 'vector_ridge', 'short_cases', 'rectified', 'windows', 'cases', 'cases_figure',
-           'shift_counts']
+           'strict_mask', 'chunk_mask', 'receptive_field', 'encode_pairs', 'load_dialogues', 'options_of',
+           'DialogueTRM', 'fits', 'represent', 'strict', 'chunks', 'vector_ridge', 'short_cases', 'rectified',
+           'windows', 'cases', 'cases_figure', 'shift_counts']
 
 # %% ../nbs/51_dialoguetrm.ipynb #6719207c
 from functools import partial
@@ -18,9 +18,9 @@ from .batches import Batch,standardised
 from .cells import Out
 from .core import choose
 from .corpora import Corpus,load_corpus,validate
-from .encoders import TextEncoder,pair_ids,rows_of
+from .encoders import TextEncoder,pair_ids,room,rows_of,warn_cut
 from .features import context_mean
-from .mgif import MODALITIES,Discriminator,fusion
+from .mgif import MODALITIES,Discriminator,fusion,knobs
 
 # %% ../nbs/51_dialoguetrm.ipynb #cbe5d750
 def _window(n:int, K:int):
@@ -55,6 +55,20 @@ def context_free_mask(n:int)->torch.Tensor: # (n, n) bool
     "Each turn alone (DialogueTRM Eq. 6)."
     return torch.eye(n,dtype=torch.bool)
 
+def strict_mask(
+    n:int, K:int,
+    target:int,    # the turn that this pass is for, from 0
+)->torch.Tensor:   # (n, n) bool
+    "The mask of Eq. 3 for every query of one target's pass."
+    seen = band_mask(n,K)[target]
+    return seen[:,None]&seen
+
+def chunk_mask(n:int, size=7)->torch.Tensor: # (n, n) bool
+    "Chunks of consecutive turns, each turn hearing all of its own (the authors' later code)."
+    part = torch.arange(n)//size
+    return part[:,None]==part
+
+# %% ../nbs/51_dialoguetrm.ipynb #4b0e3c47
 def receptive_field(
     n:int, K:int, layers:int,
 )->torch.Tensor:   # (n, n) bool: what reaches a turn
@@ -69,8 +83,9 @@ def encode_pairs(
     longest=300, pad=0,
     **how,            # drop, segments, separator: see `erc.encoders.pair_ids`
 )->dict:              # input_ids, token_type_ids, attention_mask, (n, T) each
-    "Sentence-pair input of a dialogue's turns (DialogueTRM Eq. 1); errors: ValueError for K < 1."
-    mine = indi_context(speakers,K)
+    "Sentence-pair input of a dialogue's turns (DialogueTRM Eq. 1); utterances that are too long are cut and counted in a warning; errors: ValueError for K < 1."
+    mine,most = indi_context(speakers,K),room(longest,separator=how.get('separator',True))
+    warn_cut(sum(len(u)>most for u in utterances),len(utterances),most)
     context = lambda i: [t for j in mine[i].nonzero()[:,0].tolist() for t in utterances[j]]
     x = rows_of([pair_ids(u,context(i),cls,sep,longest,**how) for i,u in enumerate(utterances)]).astype(np.int64)
     return {'input_ids':np.where(x==0,pad,np.abs(x)-1),'token_type_ids':(x<0).astype(int),'attention_mask':(x!=0).astype(int)}
@@ -80,7 +95,7 @@ SCALES = dict(valence=(3,2),activation=(3,2),dominance=(3,2)) # middle and half 
 
 def load_dialogues(
     name:str,            # a corpus of dialogues
-    *, K=14,             # of the window
+    *, K=14,             # of the window of contexts; the model's `K` is told apart, see below
     attribute='',        # column to predict instead of classes
     keep_unlabelled=False,
 )->Corpus:               # with a column `context`
@@ -104,11 +119,13 @@ PRESETS = {
 WINDOWS = ('banded','strict','chunks') # `chunks`: of seven turns, unmasked
 
 def options_of(preset:str, options:dict)->dict:
-    "A preset with what is said beside it; errors: ValueError for an unknown name."
+    "A preset with what is said beside it; errors: ValueError for an unknown name, or an option that nothing would read."
     base = dict(fusion='mgif',K=14,dropout=.1,dependent=['text'],bare=[],window='banded',unmasked_chunks=7,encoder='',pooling='cls',bias=False,head='auto',fusion_options={})
     o = {**base,**PRESETS[choose(preset,PRESETS,'preset')]}
     for k in options: choose(k,o,'option')
     o.update(options)
+    if 'unmasked_chunks' in options and o['window']!='chunks': raise ValueError(f"unmasked_chunks={o['unmasked_chunks']} is read with window='chunks' alone, and the window is {o['window']!r}")
+    knobs(o['fusion'],o['fusion_options'])
     choose(o['window'],WINDOWS,'reading of the window'); choose(o['head'],('auto','categorical','dimensional'),'head')
     for m in [*o['dependent'],*o['bare']]: choose(m,MODALITIES,'modality')
     if o['K']<1 or o['unmasked_chunks']<1: raise ValueError(f"K={o['K']}, unmasked_chunks={o['unmasked_chunks']}: a window needs at least one turn")
@@ -132,15 +149,16 @@ class DialogueTRM(nn.Module):
         sizes = {**sizes,**({'text':self.encoder.size} if self.encoder else {})}
         self.inputs = nn.ModuleDict({m:nn.Identity() if self.encoder and m=='text' and sizes[m]==d else nn.Linear(sizes[m],d) for m in self.names})
         self.intra = nn.ModuleDict({m:made(m) for m in self.names})
-        parts = dict(heads=o['fusion_heads'],layers=o['fusion_layers'],ffn=o['ffn'],dropout=o['dropout'],**o['fusion_options'])
-        self.fusion = fusion(o['fusion'],d,self.names,**parts) if len(self.names)>1 else None
+        usual = dict(heads=o['fusion_heads'],layers=o['fusion_layers'],ffn=o['ffn'],dropout=o['dropout'])
+        self.fusion = fusion(o['fusion'],d,self.names,o['fusion_options'],**usual) if len(self.names)>1 else None
         self.discriminator = Discriminator(self.fusion.size if self.fusion else d,d,classes,o['bias'])
 
     def forward(self, batch:Batch)->Out:
         fits(batch,self.discriminator.values,self.names)
         x = {m:self.encoder(batch.features[m]) if self.encoder and m=='text' else batch.features[m] for m in self.names}
         r = {m:represent(self,m,self.inputs[m](x[m]),batch) for m in self.names}
-        o = self.fusion(r,batch,inside(batch,self.band(batch))) if self.fusion else r[self.names[0]]
+        how = inside(batch,self.band(batch)) if self.options['fusion']=='mult' else None # no other fusion asks over turns
+        o = self.fusion(r,batch,how) if self.fusion else r[self.names[0]]
         return Out(self.discriminator(o))
 
     def band(self, batch): return band_mask(len(batch.sizes),self.options['K'],batch.ids.device)

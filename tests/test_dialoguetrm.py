@@ -4,14 +4,14 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from functools import partial
+from functools import partial, partialmethod
 
 import erc.dialoguetrm as D
 from erc.attention import Encoder, attend, attention, inside
 from erc.batches import from_padded, make_batches
 from erc.corpora import load_corpus
-from erc.dialoguetrm import (DialogueTRM, band_mask, context_free_mask, conv_context, encode_pairs, indi_context, load_dialogues, receptive_field, rectified,
-                             shift_counts, short_cases, strict, vector_ridge, windows)
+from erc.dialoguetrm import (DialogueTRM, band_mask, chunk_mask, context_free_mask, conv_context, encode_pairs, indi_context, load_dialogues, receptive_field, rectified,
+                             shift_counts, short_cases, strict, strict_mask, vector_ridge, windows)
 from erc.experiments import load_recipe, run_system, stale, system
 from erc.features import toy_encoder
 from erc.metrics import pearson_r
@@ -85,8 +85,8 @@ def test_masked_transformer(golden):
 # ---- what must hold ---------------------------------------------------------------------------------------
 
 READINGS = {'banded': {}, 'strict': {'window': 'strict'}, 'one layer': {'layers': 1}, 'all dependent': {'dependent': ['text', 'audio', 'visual']}, 'none': {'dependent': []},
-            'mult': {'fusion': 'mult', 'layers': 1, 'fusion_layers': 1}}
-REACH = {'banded': 4, 'strict': 2, 'one layer': 2, 'all dependent': 4, 'none': 0}
+            'six layers': {'layers': 6, 'K': 1}, 'mult': {'fusion': 'mult', 'layers': 1, 'fusion_layers': 1}}
+REACH = {'six layers': 6, 'banded': 4, 'strict': 2, 'one layer': 2, 'all dependent': 4, 'none': 0}
 
 
 @pytest.mark.parametrize('name', READINGS)
@@ -103,6 +103,14 @@ def test_nothing_flows_back_and_nothing_flows_too_far(name):
             beyond = (b.dialogue == 0) & (b.turn > j+REACH[name])
             within = (b.dialogue == 0) & (b.turn == min(8, j+REACH[name]))
             assert d[beyond].sum() < 1e-12 and d[within] > 1e-9
+
+
+def test_pictures_of_the_masks_are_what_the_model_reads():
+    b, net = from_padded({'x': torch.randn(1, 9, 8).double()}, torch.zeros(1, 9), [9]), Encoder(8, 2, 2, 16, 0.).double()
+    x = b.features['x']
+    for i in range(9): close(strict(net, x, b, 3)[i], net(x, partial(attend, allow=strict_mask(9, 3, i)))[i].detach())
+    blocks = partial(inside(b), blocks=D.chunks(b, 4))
+    close(net(x, blocks), net(x, partial(attend, allow=chunk_mask(9, 4))).detach())
 
 
 def test_chunks_hear_ahead_and_nothing_before():
@@ -172,6 +180,14 @@ def test_bad_input():
     with pytest.raises(ValueError, match='no modality'): DialogueTRM({}, 2)
     with pytest.raises(ValueError, match="did you mean 'fusion'"): model(fusoin='mgif')
     with pytest.raises(ValueError, match='fusion'): model(fusion='sum')
+    with pytest.raises(ValueError, match="'sum'"): DialogueTRM({'text': 6}, 3, fusion='sum')
+    for k in ({}, {'window': 'strict'}):
+        with pytest.raises(ValueError, match="unmasked_chunks=3 is read with window='chunks' alone"): model(unmasked_chunks=3, **k)
+    with pytest.raises(ValueError, match="'additive' has no option 'heads'; it has none"): model(fusion='additive', fusion_options={'heads': 1})
+    with pytest.raises(ValueError, match="'mcb' has no option 'bnis'; it has bins"): model(fusion='mcb', fusion_options={'bnis': 1})
+    assert model(fusion='mcb', fusion_options={'bins': 2}).fusion.size == 16 and model(fusion_options={'heads': 1}).fusion.encoder.layers[0].self_attn.heads == 1
+    with pytest.raises(ValueError, match='sep=None'): encode_pairs([[5]], 'A', 3, cls=1, sep=None)
+    with pytest.raises(ValueError, match='no room'): encode_pairs([[5]], 'A', 3, cls=1, sep=2, longest=3)
     with pytest.raises(ValueError, match='unknown feature'): model()(toy(sizes={'text': 6, 'audio': 4}))
     with pytest.raises(ValueError, match='attribute of demo'): load_dialogues('demo', attribute='loudness')
     with pytest.raises(ValueError, match='classes'): vector_ridge(load_corpus('demo'))
@@ -195,12 +211,53 @@ def test_contexts_of_a_corpus():
         for i, said in enumerate(g.context): assert said == ' '.join(text[j] for j in range(max(0, i-3), i) if who[j] == who[i])
 
 
+def test_utterances_that_overflow_are_told():
+    with pytest.warns(UserWarning, match='1 of 2 sentences are longer than 3 tokens'): x = encode_pairs([[7, 7, 7, 7], [8]], 'AA', 3, cls=1, sep=2, longest=6)
+    assert x['input_ids'].tolist() == [[1, 7, 7, 7, 2, 2], [1, 8, 2, 7, 7, 2]]
+
+
+def test_turns_without_a_label_are_context(monkeypatch):
+    def some(name, keep_unlabelled=False):
+        t = load_corpus('demo').table
+        t = t.assign(label=t.label.mask(t.turn % 3 == 1, -1))
+        return load_corpus('demo').replace(table=t, features={}, has={}) if keep_unlabelled else load_corpus('demo')
+    monkeypatch.setattr(D, 'load_corpus', some)
+    c = load_dialogues('demo', keep_unlabelled=True)
+    assert (c.table.label == -1).sum() > 100 and c.table.context.tolist() == load_dialogues('demo').table.context.tolist()
+
+
+def test_unlabelled_turns_of_the_real_corpus(data):
+    own, kept = load_dialogues('iemocap6', K=1), load_dialogues('iemocap6', K=1, keep_unlabelled=True)
+    assert (own.table.label >= 0).all() and len(own.table) == (kept.table.label >= 0).sum() < len(kept.table)
+    for c in (own, kept):
+        t = c.table[c.table.dialogue == kept.table.dialogue[0]]
+        assert t.context.tolist() == ['']+[a.text if a.speaker == b.speaker else '' for a, b in zip(t.itertuples(), t[1:].itertuples())]
+    assert own.table.context.tolist() != kept.table.context[kept.table.label >= 0].tolist(), 'a turn without a label comes between'
+
+
 def test_fine_tuned_on_pairs(folder, tmp_path, monkeypatch):
-    "One tiny run through the recipe's own system: two rates, batches of tokens, resumable, one seed at a time."
+    "One tiny run through the recipe's own system: two rates, batches of tokens, one seed at a time; interrupted in its second epoch it goes on to the same record."
+    import erc.experiments as X
+    from erc.training import Steps
     monkeypatch.setenv('ERC_CACHE', str(tmp_path))
+    monkeypatch.setattr(X, 'fit', partial(X.fit, every=0.)) # a checkpoint a step
     s = dataclasses.replace(system('dialoguetrm/M_ft'), encoder=folder, args={'preset': 'small', 'encoder': folder, 'width': 32, 'heads': 2, 'ffn': 32, 'fusion_heads': 2, 'layers': 1, 'fusion_layers': 1},
-                            settings={'tuned': {'lr': 1e-3, 'epochs': 1, 'encoder_lr': 1e-3, 'tokens': 4000, 'warmup': .1, 'decay': True, 'clip': 1.}})
-    r = run_system(s, 'demo', 'tuned', seeds=[0], home=tmp_path, progress=False)
+                            settings={'tuned': {'lr': 1e-3, 'epochs': 2, 'encoder_lr': 1e-3, 'tokens': 8000, 'warmup': .1, 'decay': True, 'clip': 1.}})
+    ran, step = [], Steps.run
+
+    def dies(self, b, at=None):
+        ran.append(b)
+        if len(ran) == at: raise KeyboardInterrupt
+        return step(self, b)
+    go = lambda home: run_system(s, 'demo', 'tuned', seeds=[0], home=tmp_path/home, progress=False)
+    monkeypatch.setattr(Steps, 'run', dies)
+    whole, n = go('whole'), len(ran)
+    ran.clear(); monkeypatch.setattr(Steps, 'run', partialmethod(dies, at=n//2+2))
+    with pytest.raises(KeyboardInterrupt): go('halved')
+    assert find_record(s.id, 'demo', 'tuned', tmp_path/'halved') is None
+    ran.clear(); monkeypatch.setattr(Steps, 'run', dies)
+    r = go('halved')
+    assert len(ran) == n-(n//2+1) and np.array_equal(r.predictions, whole.predictions) and r.dev == whole.dev and all(np.array_equal(r.curves[k], v) for k, v in whole.curves.items())
     assert len(r.dev) == 1 and r.encoders['text']['context'] == 'context' and r.settings['setting']['encoder_lr'] == 1e-3 and not r.fingerprint
     m = DialogueTRM({'text': 64, 'audio': 24}, 6, **s.args)
     assert isinstance(m.inputs['text'], torch.nn.Identity) and sum(k.startswith('encoder.') for k, _ in m.named_parameters()) > 10
@@ -284,6 +341,16 @@ def test_recipe_is_whole():
     for a in ('table2', 'table3', 'table4', 'table5', 'table6'):
         assert set(ref[ref.artefact == a].row)-{'header'} <= {x['row'] for x in r['artefacts'][a]['rows']}, a
     assert r['seeds'] == 10
+
+
+def test_what_a_recipe_says_twice_agrees():
+    "The encoder that makes tokens is the one that reads them; the window of the contexts is the model's."
+    from inspect import signature
+    K = signature(load_dialogues).parameters['K'].default
+    for s in load_recipe('dialoguetrm')['systems'].values():
+        if any(isinstance(e, dict) and e.get('tokens') for e in s.encode.values()): assert s.args['encoder'] == s.encoder, s.id
+        else: assert not s.args.get('encoder'), s.id
+        if s.kind == 'model': assert D.options_of(s.args['preset'], {k: v for k, v in s.args.items() if k != 'preset'})['K'] == s.data_args.get('K', K), s.id
 
 
 def test_cases_by_rule():
