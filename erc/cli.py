@@ -162,21 +162,26 @@ def estimate(
 def planned(
     target:str,   # a paper or a system 'paper/name'
     only_missing=False,
-    corpora=(), setting=None, seeds=None, home=None,
+    corpora=(), setting=None, seeds=None, home=None, device='cpu',
 ):                # DataFrame: system, corpus, setting, why, seconds
     "What `erc run` would run."
     import pandas as pd
     from erc.core import choose
+    from erc.corpora import converted,load_corpus
     from erc.experiments import missing,papers,system,wanted
     from erc.records import all_records
     paper,_,name = target.partition('/')
     choose(paper,papers(),'paper')
-    every = [(s.id,c,k) for s,c,k in wanted(paper) if not name or s.id==system(target).id]
+    own = [c for c in corpora if c in converted()]
+    every = [(s.id,c,k) for s,c,k in wanted(paper)+(wanted(paper,own) if own else []) if not name or s.id==system(target).id]
+    for c in own:
+        if not any(c==x[1] for x in every): raise ValueError(f"nothing of {target} can be trained on {c}, which has {', '.join(load_corpus(c).features)} alone")
     for c in corpora: choose(c,dict.fromkeys(x[1] for x in every),f'corpus of {target}')
     if setting: choose(setting,dict.fromkeys(x[2] for x in every),f'setting of {target}')
-    why = {(m.system,m.corpus,m.setting):m.why for m in missing(paper,seeds=seeds,home=home).itertuples()}
+    gone = pd.concat([missing(paper,seeds=seeds,home=home),*([missing(paper,seeds=seeds,home=home,corpora=own)] if own else [])])
+    why = {(m.system,m.corpus,m.setting):m.why for m in gone.itertuples()}
     keep = [x for x in every if (not corpora or x[1] in corpora) and (not setting or x[2]==setting) and (x in why or not only_missing)]
-    have = all_records(home)
+    have = [r for r in all_records(home) if (r.environment.get('device','cpu')=='cpu')==(device=='cpu')] # times of another kind of machine tell nothing
     return pd.DataFrame([(*x,why.get(x,'up to date'),estimate(*x,have)) for x in keep],columns=['system','corpus','setting','why','seconds'])
 
 # %% ../nbs/99_cli.ipynb #412ff271
@@ -208,7 +213,7 @@ def run(
     dry_run: Annotated[bool, typer.Option('--dry-run',help='Only say what would run.')] = False,
 ):
     "Run systems and write their records."
-    plan = planned(target,missing,names(corpora),setting,seeds)
+    plan = planned(target,missing,names(corpora),setting,seeds,device=device)
     if not len(plan): return typer.echo(f'{target}: nothing is missing')
     if missing: plan = plan.assign(seconds=[*with_timed(plan,seeds,device)])
     known = plan.seconds.dropna()

@@ -10,10 +10,10 @@ __all__ = ['COLUMNS', 'SPLITS', 'C1', 'MELD_CLASSES', 'MELD_COLUMNS', 'MELD_ARRA
            'need', 'read_csv', 'read_table', 'codes', 'number', 'rows_of', 'c1_map', 'clean_c1', 'meld_split',
            'meld_arrays', 'load_meld', 'iemocap_turns', 'iemocap_audio', 'load_iemocap', 'align_turns', 'iemocap_clips',
            'join_iemocap', 'read_numbers', 'join_mosi', 'load_mosi', 'read_pairs', 'chains', 'mosei_split',
-           'load_mosei', 'load_demo', 'Source', 'provenance', 'load_corpus', 'rebuilt_pairs', 'shift_pairs',
-           'pair_provenance', 'facts', 'pair_facts', 'aligned', 'expected', 'check', 'listing', 'width', 'structure_of',
-           'one_label', 'dialogue_rows', 'stacked', 'family_classes', 'unpack', 'read_family', 'convert',
-           'load_converted']
+           'load_mosei', 'load_demo', 'Source', 'provenance', 'converted', 'load_corpus', 'rebuilt_pairs',
+           'shift_pairs', 'pair_provenance', 'facts', 'pair_facts', 'aligned', 'expected', 'check', 'listing', 'width',
+           'structure_of', 'one_label', 'dialogue_rows', 'stacked', 'family_classes', 'unpack', 'read_family',
+           'convert', 'load_converted']
 
 # %% ../nbs/03_corpora.ipynb #1b6861e2
 import hashlib,json,math
@@ -563,6 +563,13 @@ def provenance(
     read += tuple(f for f in (next((f for f in either if (root/f).exists()),None) for either in s.optional) if f)
     return dict(files={f: sha256_of(root/f) for f in read}, licence=s.licence, notes=list(s.notes), stands_for=None)
 
+def converted(
+    root=None, # folder of corpora, `data_home()` if not said
+)->list:
+    "Names of the corpora that `convert` wrote there, beside those that have a name here."
+    root = Path(root) if root is not None else data_home()
+    return sorted(p.parent.name for p in root.glob('*/corpus.json') if p.parent.name not in CORPORA)
+
 def load_corpus(
     name:str,              # one of CORPORA, or the name of a folder that `convert` wrote there
     *,
@@ -572,7 +579,7 @@ def load_corpus(
     "A corpus by name, validated."
     root = Path(root) if root is not None else data_home()
     if (root/name/'corpus.json').exists(): return load_converted(root/name)
-    c = CORPORA[choose(name, CORPORA, 'corpus')].load(root, name, keep_unlabelled=keep_unlabelled)
+    c = CORPORA[choose(name, [*CORPORA,*converted(root)], 'corpus')].load(root, name, keep_unlabelled=keep_unlabelled)
     return validate(c.replace(provenance=provenance(name,root)))
 
 # %% ../nbs/03_corpora.ipynb #2afa888d

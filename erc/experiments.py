@@ -7,7 +7,7 @@ __all__ = ['GRID', 'KINDS', 'RESULT_KEYS', 'FINGERPRINTS', 'PROFILES', 'System',
            'settings_of', 'grid', 'distinct', 'varied', 'prepare', 'class_weights', 'confusions', 'scorer',
            'batches_of', 'Watch', 'maker', 'train_one', 'timed', 'best_of', 'pretrained', 'environment', 'kin',
            'checkpoints_of', 'facts_of', 'replaced', 'run_system', 'toy_batch', 'toy_fingerprint', 'stale', 'changed',
-           'data_digest', 'wanted', 'missing', 'Section', 'jobs', 'attempt']
+           'data_digest', 'reads', 'wanted', 'missing', 'Section', 'jobs', 'attempt']
 
 # %% ../nbs/32_experiments.ipynb #fead2917
 import functools,inspect,itertools,platform,shutil,time,tomllib,warnings
@@ -20,6 +20,7 @@ import pandas as pd
 import torch
 from .batches import from_padded,make_batches,standardise
 from .core import canonical,cache_home,choose,digest,package_file,resolve,results_home,root
+from .corpora import MODALITIES,converted,load_corpus
 from .features import encoder_identity,encoder_path,with_text
 from .encoders import with_context
 from .metrics import METRICS,confusion,moments
@@ -240,8 +241,9 @@ def timed(
     *, seeds=range(5), device='cpu',
     steps=3,   # that are measured, after one that is not
 )->float|None: # None for what is not trained
-    "Seconds that a run would take, from a few of its steps; nothing is kept."
+    "Seconds that a run would take, and what is trained before it, from a few steps; nothing is kept."
     if s.kind!='model': return None
+    before = timed(first_of(s),corpus,setting,seeds=seeds,device=device,steps=steps) if s.pretrain else 0
     c,_ = prepare(s,corpus,device)
     points = distinct(grid(settings_of(s,setting)['setting']))
     train,*others = batches_of(s,c,points[-1])
@@ -255,7 +257,7 @@ def timed(
     wait()
     row = (time.perf_counter()-start)/sum(map(len,some))
     scored = sum(map(len,others[0]))+(sum(map(len,others[1])) if s.watch else 0)
-    return row*(sum(map(len,train))+scored/3)*sum(p['epochs'] for p in points)*(1 if s.vectorise else len(seeds))
+    return before+row*(sum(map(len,train))+scored/3)*sum(p['epochs'] for p in points)*(1 if s.vectorise else len(seeds))
 
 # %% ../nbs/32_experiments.ipynb #e86b4310
 def best_of(s:System, c, setting:dict, seeds, device, progress, checkpoints:Path, begin=None):
@@ -438,13 +440,22 @@ def data_digest(data:str, corpus:str, **args)->str:
     return resolve(data)(corpus,**args).digest()
 
 # %% ../nbs/32_experiments.ipynb #29235abe
-def wanted(paper=None, corpora=None, notebook=None)->list: # (System, corpus, setting)
+def reads(s:System, features)->bool:
+    "Whether a corpus with these features has the modalities that a trained system reads."
+    return s.kind=='model' and all(m in features or m in s.encode for m in s.features if m in MODALITIES)
+
+def wanted(
+    paper=None,   # all if None
+    corpora=None, # only these; one of `erc.corpora.converted` stands for any system that can read it
+    notebook=None,
+)->list: # (System, corpus, setting)
     "Everything the recipes ask for."
-    out = []
+    own,out = {c:load_corpus(c).features for c in converted() if c in (corpora or ())},[]
     for p in [paper] if paper else papers():
         for s in load_recipe(p)['systems'].values():
             if notebook and s.notebook!=notebook: continue
-            out += [(s,c,k) for c in s.corpora if not corpora or c in corpora for k in s.settings]
+            on = [*s.corpora,*(c for c,x in own.items() if c not in s.corpora and reads(s,x))]
+            out += [(s,c,k) for c in on if not corpora or c in corpora for k in s.settings]
     return out
 
 def missing(
@@ -479,7 +490,7 @@ class Section:
         self.paper,self.notebook,self.profile = paper,notebook,choose(profile,PROFILES,'profile')
         self.recipe = load_recipe(paper)
         self.systems = [s for s in self.recipe['systems'].values() if s.notebook==notebook]
-        known = sorted({c for s in self.systems for c in s.corpora})
+        known = sorted({c for s in self.systems for c in s.corpora}|{*converted()})
         self.corpora = [choose(c.strip(),known,f'corpus of {notebook}') for c in corpora.split(',') if c.strip()]
         if int(seeds)<0: raise ValueError(f'seeds={seeds}: give a number of seeds, or 0 for as many as the profile has')
         self.seeds,self.device = int(seeds) or (self.recipe['demo']['seeds'] if profile=='demo' else 0),device # 0: each system's own number

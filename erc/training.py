@@ -515,6 +515,14 @@ def _saved(path, same:str, engine, seeds, every:float)->Checkpoint|None:
     return Checkpoint(path, digest([same,group,_hash([*engine.params.values(),*engine.buffers.values()])]), every)
 
 # %% ../nbs/30_training.ipynb #ea6bba85
+def _size_before(path, seeds)->int: # 0 if there was none
+    "Seeds of a group in an interrupted call, by the names of its checkpoints: free memory may be another one by now."
+    if path is None: return 0
+    path = Path(path)
+    if path.exists(): return len(seeds)
+    return max((int(p.stem.rpartition('x')[2]) for p in path.parent.glob(f'{path.stem}-*x*{path.suffix}')),default=0)
+
+# %% ../nbs/30_training.ipynb #7005fb78
 def fit(
     make,               # () -> nn.Module with `forward(batch) -> Out`
     train, dev,         # batches
@@ -544,7 +552,7 @@ def fit(
         engine = (Stack if vectorise else Single)(make,group,dtype,device,begin)
         steps = (Captured if capture and vectorise and engine.seeds.is_cuda else Steps)(engine,train,loss_of,s)
         return _fit_group(Run(steps,s['epochs'],watch,_saved(checkpoint,same,engine,seeds,every)),dev,score,s,bar)
-    size = _group_size(seeds_per_group,make,seeds,train,loss_of,s,device) if vectorise else 1
+    size = (_size_before(checkpoint,seeds) or _group_size(seeds_per_group,make,seeds,train,loss_of,s,device)) if vectorise else 1
     with tqdm(total=s['epochs']*len(seeds), disable=not progress, leave=False, mininterval=1, desc='seeds x epochs') as bar:
         runs = _in_groups(run,seeds,size,s)
     devs,losses = (np.concatenate([getattr(r,k) for r in runs]) for k in ('dev','losses'))

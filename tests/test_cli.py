@@ -1,6 +1,7 @@
 "The command line: quick help, one-line errors, exit codes, suggestions."
 import json
 import os
+import pickle
 import subprocess
 import sys
 import time
@@ -124,6 +125,30 @@ def test_estimates_come_from_records():
     assert estimate('p/a', 'x', 'paper', have) == 10 and estimate('p/a', 'z', 'paper', have) == 20
     assert estimate('p/a', 'x', 'tuned', have) == 100 and estimate('p/b', 'x', 'paper', have) is None
     assert estimate('p/a', 'x', 'other', have) == 30
+
+
+def test_times_of_another_kind_of_machine_tell_nothing(monkeypatch):
+    import erc.records
+    made = lambda device, seconds: SimpleNamespace(system='shapes/shift_paper', corpus='mosi', setting='tuned', seconds=seconds, environment={'device': device})
+    monkeypatch.setattr(erc.records, 'all_records', lambda home=None: [made('cpu', 900.), made('NVIDIA H200', 9.)])
+    how = dict(corpora=['mosi'], setting='tuned')
+    assert planned('shapes/shift_paper', **how).seconds.tolist() == [900.] and planned('shapes/shift_paper', **how, device='cuda').seconds.tolist() == [9.]
+
+
+def test_a_converted_corpus_runs_under_every_system_that_can_read_it(tmp_path, monkeypatch):
+    from test_corpora import KINDS, family
+
+    from erc.experiments import Section, wanted
+    monkeypatch.setenv('ERC_DATA', str(tmp_path/'data'))
+    (tmp_path/'x.pkl').write_bytes(pickle.dumps(family('mmgcn9', KINDS['mmgcn9'])))
+    assert 'fetched: ' in erc_('data', 'convert', str(tmp_path/'x.pkl'), str(tmp_path/'data'/'fetched'), '--name', 'fetched')
+    t = planned('shapes/gruarc_mosi', corpora=['fetched'], home=tmp_path)
+    assert t[['system', 'corpus', 'setting', 'why']].values.tolist() == [['shapes/gruarc_mosi', 'fetched', k, 'absent'] for k in ('paper', 'tuned')]
+    assert {s.id for s, _, _ in wanted('sagru', ['fetched'])} and not any(s.kind != 'model' for s, _, _ in wanted('shapes', ['fetched']))
+    assert Section('shapes', '41_gruarc', corpora='fetched').corpora == ['fetched']
+    assert 'fetched' not in {c for _, c, _ in wanted('shapes')}, 'unless it is asked for'
+    with pytest.raises(ValueError, match='unknown corpus of shapes/gruarc_mosi'): planned('shapes/gruarc_mosi', corpora=['fetch'])
+    with pytest.raises(ValueError, match='nothing of shapes/always_inertia can be trained on fetched, which has audio, text, visual alone'): planned('shapes/always_inertia', corpora=['fetched'])
 
 
 def test_dry_run_runs_nothing(monkeypatch):

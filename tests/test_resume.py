@@ -84,6 +84,20 @@ def test_a_killed_fit_goes_on(tmp_path, monkeypatch, kind, at):
     assert [m.training for m in resumed.modules()] == [m.training for m in whole.modules()]
 
 
+def test_a_killed_fit_goes_on_in_the_groups_it_had(tmp_path, monkeypatch):
+    "Other programs may leave more memory, or less, when it is called again."
+    path, ran, step = tmp_path/'c.safetensors', [], Steps.run
+    room = lambda n: monkeypatch.setattr(T, '_group_size', lambda wanted, *a, **k: n)
+    room(2); whole = run('stack')
+    def stop(engine, epoch):
+        if engine.seeds.tolist() == [2] and epoch == 1: raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): run('stack', path, watch=stop)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['c-0x2.safetensors', 'c-2x1.safetensors']
+    room(3)
+    monkeypatch.setattr(Steps, 'run', lambda self, b: (ran.append(len(self.engine.seeds)), step(self, b))[1])
+    assert equal(result(run('stack', path)), result(whole)) and set(ran) == {1}, 'the first two seeds are read, the third goes on'
+
+
 def test_a_finished_fit_is_read_not_trained(tmp_path, monkeypatch):
     path = tmp_path/'c.safetensors'
     first = run('single', path)
