@@ -69,7 +69,8 @@ class MSVE(nn.Module):
         self.features,dims = tuple(dims),modalities_of(dims)
         self.names,self.modalities = those_of(combinations,dims),lettered(dims)
         self.k,self.vote = len(self.names) if k in (None,'all') else k,choose(vote,('sum','mean'),'way to vote')
-        if not 1<=self.k<=len(self.names): raise ValueError(f"k={k} of {len(self.names)} combinations ({', '.join(self.names)}) cannot be drawn: choose 1 to {len(self.names)}, or None for all")
+        if not isinstance(self.k,int) or not 1<=self.k<=len(self.names): raise ValueError(f"k={k} of {len(self.names)} combinations ({', '.join(self.names)}) cannot be drawn: choose a whole number from 1 to {len(self.names)}, or None for all")
+        for c in hidden: choose(c,ALL,'combination in `hidden`')
         self.voters = nn.ModuleDict({c:voter(sum(dims[self.modalities[l]] for l in c),classes,hidden.get(c,())) for c in self.names})
 
     def votes(self,
@@ -90,7 +91,6 @@ class MSVE(nn.Module):
         return Out(z if training or self.vote=='sum' else z*(self.k/len(votes)), probes={} if training else {'votes':torch.stack([*votes.values()],1)})
 
 def ensemble(sizes:dict, classes:int, **options)->MSVE: return MSVE(sizes,classes,**options) # as recipes make a model
-
 def look(fit, c, batches)->dict: # of an `erc.training.Fit`, a Corpus and test batches
     "`erc.mmspcl.degraded`: a missing modality at its mean, and without its votes where there are others."
     names = next(fit.modules()).names

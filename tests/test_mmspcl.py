@@ -255,6 +255,8 @@ def test_bad_input():
     with pytest.raises(ValueError, match='nothing to prune against'): fused_model({'audio': 4, 'visual': 4}, 3, prune=2)(toy())
     m = fused_model(SIZES, 3).double()
     with pytest.raises(ValueError, match='audio missing: this model fuses text, audio, visual'): m(M.without(toy(), 'audio', 'gone'))
+    for fusion in (LinearProjection(SIZES), CrossModal(SIZES, **SMALL), Bottleneck(SIZES, **SMALL)):
+        with pytest.raises(ValueError, match='audio and visual missing: this model fuses text, audio, visual'): fusion({'text': torch.ones(2, 6)})
     with pytest.raises(ValueError, match='unknown way to lack'): M.without(toy(), 'audio', 'noise')
 
 

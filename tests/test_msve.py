@@ -192,6 +192,9 @@ def test_a_missing_modality_has_no_vote(gone):
 def test_bad_input():
     with pytest.raises(ValueError, match='k=7 of 6 combinations'): MSVE(SIZES, 7, k=7)
     with pytest.raises(ValueError, match='k=0 of 6'): MSVE(SIZES, 7, k=0)
+    with pytest.raises(ValueError, match=r'k=1\.5 of 6 .* a whole number from 1 to 6'): MSVE(SIZES, 7, k=1.5)
+    with pytest.raises(ValueError, match="unknown combination in `hidden` 'tva'; did you mean"): MSVE(SIZES, 7, hidden={'tva': (8,)})
+    assert MSVE(SIZES, 7, 'uni').names == ('t', 'a', 'v'), 'the default sizes name combinations that are not asked for'
     with pytest.raises(ValueError, match="unknown combination 'tva'; did you mean 'tv'"): MSVE(SIZES, 7, ['t', 'tva'])
     with pytest.raises(ValueError, match="unknown set of combinations 'un'"): MSVE(SIZES, 7, 'un')
     with pytest.raises(ValueError, match='none of the combinations tav can be had from text, audio'): MSVE({'text': 3, 'audio': 3}, 7, 'tri')
