@@ -213,11 +213,16 @@ def test_reproduce_without_a_checkout(tmp_path, monkeypatch):
     assert 'erc reproduce' in erc_('report', code=2)
 
 
-def test_bench():
+def test_bench(monkeypatch):
     t = bench_training('shapes/shift_paper', seeds=(1, 2), shape=(4, 8, 3), sizes={'sentence': 8, 'previous': 8}, classes=2)
     assert t.seeds.tolist() == [1, 2] and (t[['alone ms', 'stacked ms', 'product ms', 'best / product']] > 0).all().all() and t['captured ms'].isna().all()
     assert t.GFLOP[1] == 2*t.GFLOP[0] == 2*8*2*24*2/1e9, 'one logit of 24 numbers for 8 rows: forward, and backward to the weights'
-    assert 'stacked ms' in erc_('bench', '--seeds', '1', '--shape', '2,3,2', '--sizes', 'text=4,audio=3,visual=3,sentence=4')
+    both = [(k, {**v, 'shape': (2, 3, 2)}) for k, v in erc.cli.BENCHES.items()]
+    monkeypatch.setattr(erc.cli, 'BENCHES', dict(both))
+    rows = json.loads(erc_('bench', '--seeds', '1,2', '--json'))
+    assert [(r['system'], r['seeds']) for r in rows] == [(k, n) for k, _ in both for n in (1, 2)] and both[1][1]['classes'] == 7
+    assert 'stacked ms' in erc_('bench', '--system', 'shapes/gruarc_mosi', '--seeds', '1', '--shape', '2,3,2', '--sizes', 'text=4,audio=3,visual=3,sentence=4')
+    assert 'sagru/S1 fine-tunes no encoder' in erc_('bench', 'encoder', '--system', 'sagru/S1', code=2)
     assert 'three numbers' in erc_('bench', '--shape', '2,3', code=2) and "did you mean 'shapes/shift_paper'" in erc_('bench', '--system', 'shapes/shift_papr', code=2)
 
 
@@ -249,3 +254,17 @@ def test_a_run_takes_as_many_seeds_as_its_recipe_says(monkeypatch):
     for target, more in (('sagru/S3', ()), ('shapes/gruarc', ()), ('sagru/S3', ('--seeds', '2'))):
         erc_('run', target, '--setting', 'paper', '--corpora', 'iemocap4' if 'sagru' in target else 'iemocap6', *more)
     assert asked == [X.load_recipe('sagru')['seeds'], X.System.seeds, 2]
+
+
+def test_bench_of_an_encoder(tmp_path, monkeypatch):
+    import dataclasses
+
+    from erc.cli import bench_encoder
+    from erc.corpora import load_corpus
+    from erc.experiments import system
+    from erc.features import toy_encoder
+    monkeypatch.setenv('ERC_CACHE', str(tmp_path))
+    folder = str(toy_encoder(tmp_path/'enc', load_corpus('demo').table.text.tolist(), width=32, length=64))
+    s = dataclasses.replace(system('dialoguetrm/U_ft'), encoder=folder, args={'preset': 'small', 'encoder': folder, 'width': 32, 'heads': 2, 'ffn': 32, 'layers': 1})
+    t = bench_encoder(s, 'demo', steps=2)
+    assert len(t) == 1 and t.pairs[0] > 1 and 3 < t['tokens a pair'][0] <= 64 and t['pairs a second'][0] == pytest.approx(t.pairs[0]/t.seconds[0], rel=.3)
