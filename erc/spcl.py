@@ -509,8 +509,9 @@ def ending(
     "How a training ended."
     dev,loss = (np.nanmean(np.asarray(record.curves[k],float),0) for k in ('dev','loss'))
     q = max(1,len(dev)//4)
-    rose = 100*(dev[-q:].mean()-dev[-2*q:-q].mean())
-    return dict(epochs=len(dev),first=min(record.selected)+1,last=max(record.selected)+1,rose=rose,loss=(loss[-2*q:-q].mean(),loss[-q:].mean()))
+    quarters = lambda x: (float(x[-2*q:-q].mean()),float(x[-q:].mean()))
+    before,after = quarters(dev)
+    return dict(epochs=len(dev),first=min(record.selected)+1,last=max(record.selected)+1,rose=100*(after-before),loss=quarters(loss))
 
 def text_alone(
     recipe:dict, # of `erc.experiments.load_recipe`
