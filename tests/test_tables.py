@@ -250,3 +250,12 @@ def test_floors_of_another_recipe_stand_in_a_table():
     wanted = load_recipe('shapes')['artefacts']['table10']
     assert ('baselines/majority', 'fixed', 'iemocap6') in records_of(wanted) and ('gruarc', 'tuned', 'iemocap6') in records_of(wanted)
     with pytest.raises(ValueError, match='names no setting'): records_of({'rows': [{'row': 'a', 'corpus': 'b', 'systems': ['majority']}]})
+
+
+def test_what_would_fetch_a_row_can_be_fetched():
+    from erc.experiments import load_recipe, papers
+    from erc.sources import pins
+    rows = [r for p in papers() for a in load_recipe(p).get('artefacts', {}).values() for r in a.get('rows', []) if r.get('needs')]
+    assert len(rows) > 30 and all(r['get'] for r in rows)
+    for name in {r['get'].split()[3] for r in rows if r['get'].startswith('erc data get ')}: assert pins(name)
+    assert {r['needs'].partition(' of ')[0] for r in rows if r['get'] == 'erc data list'} <= {'video'}, 'recordings are given out by their makers'
