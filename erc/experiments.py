@@ -372,6 +372,7 @@ def run_system(
     got = fill(s,c,point,corpus=corpus,first=first,seeds=seeds,device=device,progress=progress,checkpoints=folder) if fill else {'facts':facts_of(s,c,home)}
     decided = got.pop('decided',{})
     for k,v in got.items(): setattr(new,k,v)
+    if any((cut:=c.provenance.get('cut',{})).values()): new.facts = {**new.facts,'cut':cut} # tokens that an encoder's limit cost
     if fill: _score(new,s,c,decided)
     new.seconds += time.time()-start
     old = kin(new,find_record(s.id,corpus,setting,home)) # again: another process may have added seeds meanwhile

@@ -345,3 +345,14 @@ def test_settings_that_are_lists_are_no_grid():
     s = complete({'lr': [1e-3, 1e-2], 'betas': [.9, .99], 'class_weights': [1., 2.]})
     assert [p['lr'] for p in X.grid(s)] == [1e-3, 1e-2] and all(p['betas'] == [.9, .99] for p in X.grid(s))
     assert X.varied(s, X.grid(s)[0]) == {'lr': 1e-3}
+
+
+@pytest.mark.parametrize('cut', [0, 7])
+def test_a_record_says_what_an_encoder_cut(tmp_path, monkeypatch, cut):
+    prepare = X.prepare
+    def cutting(*a):
+        c, data = prepare(*a)
+        return c.replace(provenance={**c.provenance, 'cut': {'text': cut}}), data
+    monkeypatch.setattr(X, 'prepare', cutting)
+    run_system(demo_system(), 'demo', 'paper', seeds=[0], home=tmp_path, demo=SMALL, progress=False)
+    assert find_record('shapes/shift_released', 'demo', 'paper', tmp_path).facts.get('cut') == ({'text': 7} if cut else None)
