@@ -8,7 +8,7 @@ __all__ = ['MARKS', 'NAMES', 'EPS', 'NEVER', 'DENOMINATORS', 'VARIANTS', 'EVICTI
            'load_prompts', 'reader', 'with_ids', 'similarity', 'warm', 'distance', 'pairings', 'log_sum',
            'spcl_anchors', 'spcl_loss', 'supcon_loss', 'draw', 'rank', 'Queues', 'PrototypeQueues', 'class_means',
            'difficulty', 'curriculum_keep_prob', 'Projection', 'Prompted', 'Curriculum', 'among', 'Contrast', 'SPCL',
-           'look', 'ending', 'text_alone']
+           'look', 'text_alone']
 
 # %% ../nbs/80_spcl.ipynb #6844c8f7
 import math,re
@@ -503,16 +503,6 @@ def look(
     return {**{f'{k}_by_seed':np.stack(v) for k,v in got.items()},'members':members}
 
 # %% ../nbs/80_spcl.ipynb #773426f4
-def ending(
-    record, # with curves of a training
-)->dict:    # epochs; first and last one chosen, from 1; points that dev rose from the last quarter but one to the last; loss of both
-    "How a training ended."
-    dev,loss = (np.nanmean(np.asarray(record.curves[k],float),0) for k in ('dev','loss'))
-    q = max(1,len(dev)//4)
-    quarters = lambda x: (float(x[-2*q:-q].mean()),float(x[-q:].mean()))
-    before,after = quarters(dev)
-    return dict(epochs=len(dev),first=min(record.selected)+1,last=max(record.selected)+1,rose=100*(after-before),loss=quarters(loss))
-
 def text_alone(
     recipe:dict, # of `erc.experiments.load_recipe`
 )->dict:         # for `erc.tables.comparison`

@@ -8,7 +8,7 @@ __all__ = ['STATES', 'NOT_RUN', 'CSS', 'BADGE', 'PAGE', 'HOW', 'DEMO', 'referenc
            'facts_of', 'save_table', 'recipe_of', 'artefact_spec', 'split_system', 'lines_of', 'cell', 'shown',
            'printed_cells', 'ask_stale', 'our_line', 'long_form', 'state_of', 'note_stale', 'paper_notes', 'systems_of',
            'comparison', 'sentence', 'say', 'fill_command', 'command_of', 'starts', 'wide', 'facts_table', 'records_of',
-           'drawn_state', 'status_of', 'status']
+           'drawn_state', 'status_of', 'status', 'ending', 'standing']
 
 # %% ../nbs/33_tables.ipynb #5b83da9b
 import html,json,re
@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from .core import choose,digest,package_file,results_home,write_atomic
+from .evidence import paired
 from .records import VALUE_METRICS,find_record
 
 # %% ../nbs/33_tables.ipynb #6d6c9ef2
@@ -466,3 +467,31 @@ def status(
     if recipes is None: recipes = {p.stem:recipe_of(p.stem) for p in package_file('recipes').glob('*.toml')}
     of = lambda x: status_of(x.paper,x.id,x.kind,recipes.get(x.paper),home,stale)
     return pd.DataFrame([{'paper':x.paper,'artefact':x.id,'kind':x.kind,'title':x.title,'notebook':x.notebook, **of(x)} for x in artefacts().itertuples()])
+
+# %% ../nbs/33_tables.ipynb #a8926ffc
+def ending(
+    record, # with curves of a training
+)->dict:    # epochs; first and last one chosen, from 1; seeds that stopped early; points that dev rose from the last quarter but one to the last; loss of both
+    "How a training ended."
+    every,stopped = np.asarray(record.curves['dev'],float),np.isnan(np.asarray(record.curves['dev'],float)[:,-1])
+    def quarters(x): # of the seeds that trained to the end; of all, to where the last one stopped, if none did
+        x = np.asarray(x,float)[stopped if stopped.all() else ~stopped]
+        x = np.nanmean(x[:,~np.isnan(x).all(0)],0)
+        q = max(1,len(x)//4)
+        return float(x[-2*q:-q].mean()),float(x[-q:].mean())
+    before,after = quarters(every)
+    return dict(epochs=every.shape[1],first=min(record.selected)+1,last=max(record.selected)+1,stopped=int(stopped.sum()),rose=100*(after-before),loss=quarters(record.curves['loss']))
+
+def standing(
+    label:str, # of the line
+    record, floor, # a trained system and a baseline on the same corpus; None where they did not run
+    metric='weighted_f1',
+)->str:        # one line of markdown
+    "A trained system against its floor, and how its training ended."
+    if record is None or floor is None: return f'- {label}: not run.'
+    d,e,mean = paired(record.confusions['all'],floor.confusions['all'],metric),ending(record),lambda x: f'{100*np.mean(x):.1f}'
+    side = 'below the floor' if d.high<0 else 'above the floor' if d.low>0 else 'not told apart from the floor'
+    return (f"- {label}: {mean(record.test)} on test, the floor {mean(floor.test)}, a difference of {d.text(scale=100)}: *{side}*. On dev, where the epoch is chosen, {mean(record.dev)} and {mean(floor.dev)}. "
+        f"Its seeds lie between {100*min(record.test):.1f} and {100*max(record.test):.1f}; they took epochs {e['first']} to {e['last']} of {e['epochs']}"+(f", and {e['stopped']} of {len(record.test)} stopped early" if e['stopped'] else '')+'. '
+        f"From the last quarter but one of the epochs to the last, dev moved by {e['rose']:+.1f} points and the loss from {e['loss'][0]:.2f} to {e['loss'][1]:.2f}: "
+        +('dev still rises, it is trained too little.' if e['rose']>.5 else 'more epochs would not lift it.'))

@@ -641,14 +641,6 @@ def test_meld(data):
 
 # ---- the section ------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize('dev,rose', [([.1, .2, .3, .4, .5, .6, .7, .8], 20), ([.5]*8, 0), ([.5]*6+[.4]*2, -10)])
-def test_how_a_training_ended(dev, rose):
-    record = SimpleNamespace(curves={'dev': [dev, [*dev[:-1], np.nan]], 'loss': [[8., 7, 6, 5, 4, 3, 2, 1]]*2}, selected=[2, 7])
-    e = S.ending(record)
-    assert (e['epochs'], e['first'], e['last'], e['loss']) == (8, 3, 8, (3.5, 1.5))
-    assert S.ending(SimpleNamespace(curves={'dev': [dev], 'loss': [[1.]*8]}, selected=[0]))['rose'] == pytest.approx(rose)
-
-
 def test_text_alone_is_text_on_meld(tmp_path):
     "No fusion, no ensemble, no other corpus; what Table 1 prints of SPCL stays."
     recipe = load_recipe('mmspcl')

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from erc.records import Record, record_path, save_record
-from erc.tables import (Table, artefacts, cell, comparison, facts_table, lines_of, printed, records_of, reference,
-                        shown, state_of, status, tex, to_html, to_latex, to_markdown)
+from erc.tables import (Table, artefacts, cell, comparison, ending, facts_table, lines_of, printed, records_of, reference,
+                        shown, standing, state_of, status, tex, to_html, to_latex, to_markdown)
 
 SYSTEMS = {f'shapes/{k}': SimpleNamespace(label=label, kind=kind, demo=demo, metric='weighted_f1') for k, label, kind, demo in [
     ('net', 'the network', 'model', True), ('rule', 'a rule', 'baseline', True), ('big', 'the large one', 'model', False)]}
@@ -259,3 +259,26 @@ def test_what_would_fetch_a_row_can_be_fetched():
     assert len(rows) > 30 and all(r['get'] for r in rows)
     for name in {r['get'].split()[3] for r in rows if r['get'].startswith('erc data get ')}: assert pins(name)
     assert {r['needs'].partition(' of ')[0] for r in rows if r['get'] == 'erc data list'} <= {'video'}, 'recordings are given out by their makers'
+
+
+@pytest.mark.parametrize('dev,rose', [([.1, .2, .3, .4, .5, .6, .7, .8], 20), ([.5]*8, 0), ([.5]*6+[.4]*2, -10)])
+def test_how_a_training_ended(dev, rose):
+    stops = [.9]*5+[np.nan]*3 # says nothing about the end
+    record = SimpleNamespace(curves={'dev': [dev, stops], 'loss': [[8., 7, 6, 5, 4, 3, 2, 1], [9.]*8]}, selected=[2, 7])
+    e = ending(record)
+    assert (e['epochs'], e['first'], e['last'], e['stopped'], e['loss']) == (8, 3, 8, 1, (3.5, 1.5)) and e['rose'] == pytest.approx(rose)
+    assert ending(SimpleNamespace(curves={'dev': [stops]*2, 'loss': [stops]*2}, selected=[0, 1]))['rose'] == pytest.approx(0)
+    assert ending(SimpleNamespace(curves={'dev': [dev], 'loss': [[1.]*8]}, selected=[0]))['rose'] == pytest.approx(rose)
+
+
+@pytest.mark.parametrize('hits,floor,side', [(3, 9, 'below the floor'), (9, 3, 'above the floor'), (6, 6, 'not told apart from the floor')])
+def test_which_side_of_the_floor(hits, floor, side):
+    counts = lambda n, S: np.tile(np.array([[n, 10-n], [10-n, n]]), (S, 9, 1, 1))
+    climbing = {'dev': [[.1, .2, .3, .4]]*2, 'loss': [[4., 3, 2, 1]]*2}
+    net = lambda curves: SimpleNamespace(confusions={'all': counts(hits, 2)}, test=[hits/10]*2, dev=[.5, .4], selected=[1, 3], curves=curves)
+    base = SimpleNamespace(confusions={'all': counts(floor, 1)}, test=[floor/10], dev=[.6])
+    said = standing('a net', net(climbing), base)
+    assert said.startswith(f'- a net: {10*hits}.0 on test, the floor {10*floor}.0') and f'*{side}*' in said and 'dev still rises' in said and 'stopped' not in said
+    flat = standing('a net', net({**climbing, 'dev': [[.4, .3, .2, .2], [.4, .3, np.nan, np.nan]]}), base)
+    assert 'more epochs would not lift it' in flat and '1 of 2 stopped early' in flat
+    assert standing('a net', None, base) == standing('a net', net(climbing), None) == '- a net: not run.'
