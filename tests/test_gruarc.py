@@ -1,7 +1,6 @@
 "The whole model against the authors' numbers, and what must hold of any model of conversations."
 import dataclasses
 import pickle
-import time
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from erc.dialoguernn import PastAttention, RunningAttention, party_states
 from erc.experiments import batches_of, load_recipe, prepare, run_system, system
 from erc.gruarc import GRUArcCell, GRUArcModel, ModalityNet, emotion_arcs, pairwise_fusion
 from erc.tables import reference
-from erc.training import Single, Stack, Steps, complete, criterion, operations
+from erc.training import Single, Stack, criterion
 from gruarc_by_turn import dialogue
 
 T = torch.from_numpy
@@ -488,7 +487,7 @@ def test_a_converted_pickle_with_three_modalities_runs(tmp_path, monkeypatch, st
     assert 'shift_network' in rec.confusions
 
 
-# ---- tables and time --------------------------------------------------------------------------------------
+# ---- tables ---------------------------------------------------------------------------------------------
 
 def test_every_printed_number_of_its_tables_is_drawn():
     "What the paper prints of others stands there too."
@@ -500,26 +499,3 @@ def test_every_printed_number_of_its_tables_is_drawn():
                 at = row.get('printed_as', {}).get(c['name'], c.get('printed'))
                 if at: drawn.add((row['row'], at) if isinstance(at, str) else (at.get('row', row['row']), at['column']))
         assert drawn == {(x.row, x.column) for x in ref[ref.artefact == a].itertuples()}, a
-
-
-@pytest.mark.parametrize('preset', ['paper', 'released_iemocap'])
-def test_a_step_takes_a_few_times_its_products(preset):
-    "IEMOCAP's shapes (108 dialogues, 5361 turns, longest 110; 768/100/512) on one thread, processor time. A fresh process on a quiet machine takes about 3 times, one with a long history on a busy machine more than 4: 6 catches what became twice as slow."
-    from erc.cli import toy_dialogues
-    threads, sizes = torch.get_num_threads(), dict(text=768, audio=100, visual=512, sentence=768)
-    torch.set_num_threads(1)
-    try:
-        b = toy_dialogues(sizes, 'emotion', (108, 5361, 110), 6)
-        make = lambda: GRUArcModel(sizes, 6, preset=preset)
-        step = Steps(Single(make, [0]), [b], criterion('emotion'), complete({}))
-        n = round((operations(make, b, 'emotion')/2)**(1/3))
-        p, q = torch.randn(2, n, n)
-        def seconds(f):
-            start = time.process_time(); f(); return time.process_time()-start
-        step(0, 0)
-        products, steps = [seconds(lambda: p@q) for _ in range(4)], []
-        while len(steps) < 6 and min(steps, default=np.inf) > 6*min(products): # a busy machine is asked again
-            steps.append(seconds(lambda: step(0, 0))); products.append(seconds(lambda: p@q))
-        print(f'{preset}: {min(steps)/min(products):.2f} times its products')
-        assert min(steps) <= 6*min(products), (steps, products)
-    finally: torch.set_num_threads(threads)
