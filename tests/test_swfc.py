@@ -141,11 +141,8 @@ def test_losses_are_fast():
         z, y = torch.randn(3000, 256, requires_grad=True), torch.randint(0, 6, (3000,))
         def seconds(f):
             start = time.process_time(); f().backward(); return time.process_time()-start
-        p, start = torch.randn(2048, 2048), time.process_time()
-        p@p
-        slow = max(1, 4*(time.process_time()-start)/.16) # a core that others slow down; .16 s is an idle one's
-        for gamma in (2., 2.4): assert min(seconds(lambda: swfc_loss(z, y, [500]*6, gamma=gamma)) for _ in range(4)) < .5*slow
-        assert min(seconds(lambda: soft_hgr(z, z*2, z.flip(0))) for _ in range(4)) < .25*slow
+        for gamma in (2., 2.4): assert min(seconds(lambda: swfc_loss(z, y, [500]*6, gamma=gamma)) for _ in range(4)) < .5
+        assert min(seconds(lambda: soft_hgr(z, z*2, z.flip(0))) for _ in range(4)) < .25
     finally: torch.set_num_threads(threads)
 
 
