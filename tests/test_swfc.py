@@ -155,3 +155,11 @@ def test_counts_are_the_known_ones(data):
     assert {names.get(r.row.lower(), r.row.lower()): int(r.value) for r in known[known.dataset == 'MELD'].itertuples()} == same({k: meld['train'][k]+meld['test'][k] for k in meld['train']})
     test = sorted(class_statistics(load_corpus('iemocap6'))['test'].values())
     assert test == sorted(int(v) for v in known[known.dataset == 'IEMOCAP'].value)
+
+
+def test_no_pair_is_kept_for_the_way_back():
+    "A million pairs are worked off in blocks: what waits for the backward pass is a few copies of z."
+    z, y, kept = torch.randn(1000, 16, requires_grad=True), torch.randint(0, 6, (1000,)), {}
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.update({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()}) or t, lambda t: t):
+        swfc_loss(z, y, [500]*6)
+    assert sum(kept.values()) < 10*z.nbytes < 1000*1000
