@@ -19,7 +19,7 @@ import pandas as pd
 from .core import choose,package_file,results_home,root,write_atomic
 from .evidence import CALLS,Interval,holm,interval,paired,randomised,verdict
 from .metrics import RULES,shift_flags
-from .records import load_record,record_path,score_of
+from .records import VALUE_METRICS,load_record,record_path,score_of
 from .tables import NOT_RUN,STATES,artefacts,command_of,comparison,heading,printed,recipe_of,records_of,reference,state_of
 
 # %% ../nbs/91_ledger.ipynb #a228b129
@@ -264,6 +264,7 @@ def selection_sentence(rows:pd.DataFrame)->str:
     say = lambda p: f'{gain[p].median():+.1f} (up to {gain[p].max():+.1f})'
     return (f"Over {len(rows)} runs, in points over the mean at the epoch chosen on dev, median run: the best epoch on test {say('best test epoch')}, the best seed {say('best seed')}, "
             f"the best epoch of the best seed {say('best of both')}; the last epoch, without any choice, {gain['last epoch'].median():+.1f}. "
+            +('Correlations count times 100. ' if rows.metric.isin(VALUE_METRICS).any() else '')+
             "A printed gain below that may be selection alone.")
 
 def settings_sentence(t:pd.DataFrame)->str:
@@ -290,7 +291,8 @@ def inflation_figure(
         ax.plot([np.median(gain)]*2,[y-.38,y+.38],color='black',lw=1.6,solid_capstyle='butt')
         ax.annotate(f'{np.round(np.median(gain),1)+0.:+.1f}',(1.01,y),xycoords=('axes fraction','data'),va='center',fontsize=8)
     ax.axvline(0,color='.6',lw=.8); ax.set_yticks(range(len(MARKS)),list(MARKS)); ax.invert_yaxis(); ax.grid(axis='x'); ax.tick_params(axis='y',length=0)
-    ax.set(xlabel='points over the mean at the epoch chosen on dev; the bar is the median system',title=f'{rows.corpus.iloc[0]}, {len(rows)} runs')
+    unit = 'correlation times 100,' if rows.metric.isin(VALUE_METRICS).all() else 'points'
+    ax.set(xlabel=f'{unit} over the mean at the epoch chosen on dev; the bar is the median system',title=f'{rows.corpus.iloc[0]}, {len(rows)} runs')
     return fig
 
 # %% ../nbs/91_ledger.ipynb #1f8a2ad3
