@@ -5,6 +5,8 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import erc.gruarc as G
 from erc.batches import Batch, from_padded, make_batches
@@ -14,7 +16,7 @@ from erc.dialoguernn import PastAttention, RunningAttention, party_states
 from erc.experiments import batches_of, load_recipe, prepare, run_system, system
 from erc.gruarc import GRUArcCell, GRUArcModel, ModalityNet, emotion_arcs, pairwise_fusion
 from erc.tables import reference
-from erc.training import Single, Stack, criterion
+from erc.training import Single, Stack, Steps, complete, criterion, operations
 from gruarc_by_turn import dialogue
 
 T = torch.from_numpy
@@ -487,7 +489,7 @@ def test_a_converted_pickle_with_three_modalities_runs(tmp_path, monkeypatch, st
     assert 'shift_network' in rec.confusions
 
 
-# ---- tables ---------------------------------------------------------------------------------------------
+# ---- tables and work --------------------------------------------------------------------------------------
 
 def test_every_printed_number_of_its_tables_is_drawn():
     "What the paper prints of others stands there too."
@@ -499,3 +501,28 @@ def test_every_printed_number_of_its_tables_is_drawn():
                 at = row.get('printed_as', {}).get(c['name'], c.get('printed'))
                 if at: drawn.add((row['row'], at) if isinstance(at, str) else (at.get('row', row['row']), at['column']))
         assert drawn == {(x.row, x.column) for x in ref[ref.artefact == a].itertuples()}, a
+
+
+class Work(TorchDispatchMode):
+    "Counts operations, and the numbers that they write; views write none."
+    def __init__(self): super().__init__(); self.operations = self.numbers = 0
+
+    def __torch_dispatch__(self, f, types, args=(), kwargs=None):
+        out = f(*args, **(kwargs or {}))
+        if not f.is_view:
+            self.operations += 1
+            self.numbers += sum(x.numel() for x in tree_leaves(out) if isinstance(x, torch.Tensor))
+        return out
+
+
+@pytest.mark.parametrize('preset', ['paper', 'released_iemocap'])
+def test_work_of_a_step(preset):
+    "What a step does beside its products, counted, since its time says more of the machine: IEMOCAP's shapes (108 dialogues, 5361 turns, longest 110; 768/100/512). `erc bench training` times it."
+    from erc.cli import toy_dialogues
+    sizes = dict(text=768, audio=100, visual=512, sentence=768)
+    batch, make = toy_dialogues(sizes, 'emotion', (108, 5361, 110), 6), lambda: GRUArcModel(sizes, 6, preset=preset)
+    steps = Steps(Single(make, [0]), [batch], criterion('emotion'), complete({'clip': 1.}))
+    steps(0, 0)
+    with Work() as w: steps(0, 1)
+    assert w.operations <= 220*110, 'a time step takes more operations'
+    assert 70*w.numbers <= operations(make, batch, 'emotion'), 'more is written for the same products'
