@@ -87,13 +87,16 @@ def curves_figure(
 def rows_of(
     table,       # a Table of `erc.tables.comparison`
     column:str,  # one of its columns
-)->list:         # dicts: row, line, kind, printed, mean, low, high; '' where there is none
+)->list:         # dicts: row, line, setting, basis, kind, printed, mean, low, high; '' where there is none
     "One column of a comparison, as `interval_figure` draws it."
     d = table.data
     d = d[d.column==choose(column, dict.fromkeys(d.column), f'column of {table.artefact}')]
-    return d[['row','line','setting','kind','printed','mean','low','high']].to_dict('records')
+    return d[['row','line','setting','basis','kind','printed','mean','low','high']].to_dict('records')
 
-def _label(r:dict)->str: return r['line'] + (f", {r['setting']}" if r.get('setting') else '') + (' (not run)' if r['kind']=='not run' else '')
+def _labels(rows:list)->list: # a string a line; what stands in is named where two lines would read the same
+    own = [r['line']+(f", {r['setting']}" if r.get('setting') else '') for r in rows]
+    names = [f"{l}, {r['basis'].removeprefix('stand-in: ')}" if own.count(l)>1 and r.get('basis') else l for l,r in zip(own,rows)]
+    return [l+(' (not run)' if r['kind']=='not run' else '') for l,r in zip(names,rows)]
 
 def _number(text): # as printed -> float or None
     try: return float(str(text).rstrip('%'))
@@ -113,7 +116,7 @@ def interval_figure(
     for g in groups:
         own = [r for r in rows if r['row']==g]
         heads.append(len(ticks)); ticks.append((y,g))
-        for i,r in enumerate(own): _dot(ax,r,y+i+1,y+len(own)); ticks.append((y+i+1,_label(r)))
+        for i,(r,l) in enumerate(zip(own,_labels(own))): _dot(ax,r,y+i+1,y+len(own)); ticks.append((y+i+1,l))
         y += len(own)+1.3
     ax.set_yticks(*zip(*ticks)); ax.set_ylim(y-.5,-.6)
     for i in heads: ax.get_yticklabels()[i].set_fontweight('bold')

@@ -91,6 +91,13 @@ def test_intervals_show_ours_the_papers_and_gaps():
     assert [68., 72.] in [list(ln.get_xdata()) for ln in ax.lines]
 
 
+def test_lines_that_would_read_the_same_name_what_stands_in():
+    line = lambda row, setting, basis: dict(row=row, line='net', setting=setting, basis=basis, kind='ours', mean=70., low=68., high=72.)
+    rows = [line('A', 'tuned', 'stand-in: IEMOCAP'), line('A', 'tuned', 'stand-in: MOSI'), line('A', 'paper', 'stand-in: MOSI'), line('B', 'tuned', 'stand-in: MOSI')]
+    labels = [t.get_text() for t in interval_figure(rows).axes[0].get_yticklabels()]
+    assert labels == ['A', 'net, tuned, IEMOCAP', 'net, tuned, MOSI', 'net, paper', 'B', 'net, tuned']
+
+
 def test_rows_of_a_table(tmp_path):
     from erc.tables import comparison
     from test_tables import put, recipe
