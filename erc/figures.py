@@ -93,10 +93,11 @@ def rows_of(
     d = d[d.column==choose(column, dict.fromkeys(d.column), f'column of {table.artefact}')]
     return d[['row','line','setting','basis','kind','printed','mean','low','high']].to_dict('records')
 
-def _labels(rows:list)->list: # a string a line; what stands in is named where two lines would read the same
-    own = [r['line']+(f", {r['setting']}" if r.get('setting') else '') for r in rows]
-    names = [f"{l}, {r['basis'].removeprefix('stand-in: ')}" if own.count(l)>1 and r.get('basis') else l for l,r in zip(own,rows)]
-    return [l+(' (not run)' if r['kind']=='not run' else '') for l,r in zip(names,rows)]
+def _labels(rows:list)->list: # a string a line; where several corpora stand in, a line under a head that names none says which
+    place = [r.get('basis','').partition('stand-in: ')[2] for r in rows]
+    several = len({*place}-{''})>1
+    return [r['line']+(f", {r['setting']}" if r.get('setting') else '')+(f', {p}' if several and p and p not in r['row'] else '')+(' (not run)' if r['kind']=='not run' else '')
+            for r,p in zip(rows,place)]
 
 def _number(text): # as printed -> float or None
     try: return float(str(text).rstrip('%'))
@@ -114,9 +115,9 @@ def interval_figure(
     fig,ax = plt.subplots(figsize=(width,.6+.22*(len(rows)+1.3*len(groups))))
     y,ticks,heads = 0.,[],[]
     for g in groups:
-        own = [r for r in rows if r['row']==g]
+        own = [(r,l) for r,l in zip(rows,_labels(rows)) if r['row']==g]
         heads.append(len(ticks)); ticks.append((y,g))
-        for i,(r,l) in enumerate(zip(own,_labels(own))): _dot(ax,r,y+i+1,y+len(own)); ticks.append((y+i+1,l))
+        for i,(r,l) in enumerate(own): _dot(ax,r,y+i+1,y+len(own)); ticks.append((y+i+1,l))
         y += len(own)+1.3
     ax.set_yticks(*zip(*ticks)); ax.set_ylim(y-.5,-.6)
     for i in heads: ax.get_yticklabels()[i].set_fontweight('bold')

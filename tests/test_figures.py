@@ -91,11 +91,12 @@ def test_intervals_show_ours_the_papers_and_gaps():
     assert [68., 72.] in [list(ln.get_xdata()) for ln in ax.lines]
 
 
-def test_lines_that_would_read_the_same_name_what_stands_in():
-    line = lambda row, setting, basis: dict(row=row, line='net', setting=setting, basis=basis, kind='ours', mean=70., low=68., high=72.)
-    rows = [line('A', 'tuned', 'stand-in: IEMOCAP'), line('A', 'tuned', 'stand-in: MOSI'), line('A', 'paper', 'stand-in: MOSI'), line('B', 'tuned', 'stand-in: MOSI')]
-    labels = [t.get_text() for t in interval_figure(rows).axes[0].get_yticklabels()]
-    assert labels == ['A', 'net, tuned, IEMOCAP', 'net, tuned, MOSI', 'net, paper', 'B', 'net, tuned']
+def test_lines_name_what_stands_in_where_that_differs():
+    line = lambda row, basis: dict(row=row, line='net', setting='tuned', basis=basis, kind='ours', mean=70., low=68., high=72.)
+    rows = [line('A', 'stand-in: IEMOCAP'), line('A', 'stand-in: MOSI'), line('on MOSI', 'stand-in: MOSI'), line('B', 'own features, text')]
+    labels = lambda rows: [t.get_text() for t in interval_figure(rows).axes[0].get_yticklabels()]
+    assert labels(rows) == ['A', 'net, tuned, IEMOCAP', 'net, tuned, MOSI', 'on MOSI', 'net, tuned', 'B', 'net, tuned']
+    assert labels(rows[1:]) == ['A', 'net, tuned', 'on MOSI', 'net, tuned', 'B', 'net, tuned'], 'one corpus alone: the caption says it'
 
 
 def test_rows_of_a_table(tmp_path):
