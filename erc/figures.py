@@ -96,8 +96,8 @@ def rows_of(
 def _labels(rows:list)->list: # a string a line; where several corpora stand in, a line under a head that names none says which
     place = [r.get('basis','').partition('stand-in: ')[2] for r in rows]
     several = len({*place}-{''})>1
-    return [r['line']+(f", {r['setting']}" if r.get('setting') else '')+(f', {p}' if several and p and p not in r['row'] else '')+(' (not run)' if r['kind']=='not run' else '')
-            for r,p in zip(rows,place)]
+    said = lambda r,p: [r['line'],r.get('setting'),p if several and p not in r['row'] else '']
+    return [', '.join(filter(None,said(r,p)))+(' (not run)' if r['kind']=='not run' else '') for r,p in zip(rows,place)]
 
 def _number(text): # as printed -> float or None
     try: return float(str(text).rstrip('%'))
@@ -111,11 +111,11 @@ def interval_figure(
 ):               # the figure
     "Dots with 95 % intervals, a line a system, grouped by row, beside what the paper prints."
     rows = list(rows)
-    groups = list(dict.fromkeys(r['row'] for r in rows))
+    groups,named = list(dict.fromkeys(r['row'] for r in rows)),list(zip(rows,_labels(rows)))
     fig,ax = plt.subplots(figsize=(width,.6+.22*(len(rows)+1.3*len(groups))))
     y,ticks,heads = 0.,[],[]
     for g in groups:
-        own = [(r,l) for r,l in zip(rows,_labels(rows)) if r['row']==g]
+        own = [(r,l) for r,l in named if r['row']==g]
         heads.append(len(ticks)); ticks.append((y,g))
         for i,(r,l) in enumerate(own): _dot(ax,r,y+i+1,y+len(own)); ticks.append((y+i+1,l))
         y += len(own)+1.3
