@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['SIZES', 'PROTOCOLS', 'MARKS', 'AUDITS', 'COLOURS', 'STYLE', 'PAGE', 'PAPERS', 'MORE', 'RULE', 'LOOKS', 'INFLATION',
-           'MARKS_OF', 'sound_records', 'record_of', 'claims', 'printed_effect', 'pair_of', 'counts_of', 'both_sides',
-           'measure', 'one_class', 'judged', 'lacking', 'dates', 'date_of', 'sections', 'section_of', 'saved',
-           'why_stale', 'entries', 'inflation', 'tuning', 'selection_sentence', 'settings_sentence', 'inflation_figure',
-           'repeated', 'audit', 'by_script', 'audits', 'audit_sentences', 'verdict_figure', 'image_of', 'outdated',
-           'table_html', 'shown_effect', 'short_title', 'sentence_of', 'facts_of_page', 'protocol_figures',
-           'write_report', 'summary_markdown', 'fill', 'as_markdown']
+           'MARKS_OF', 'sound_records', 'record_of', 'claims', 'printed_effect', 'pairs_of', 'counts_of', 'both_sides',
+           'difference', 'measure', 'one_class', 'judged', 'beside', 'lacking', 'dates', 'date_of', 'sections',
+           'section_of', 'saved', 'why_stale', 'entries', 'inflation', 'tuning', 'selection_sentence',
+           'settings_sentence', 'inflation_figure', 'repeated', 'audit', 'by_script', 'audits', 'audit_sentences',
+           'verdict_figure', 'image_of', 'outdated', 'table_html', 'shown_effect', 'short_title', 'sentence_of',
+           'facts_of_page', 'protocol_figures', 'write_report', 'summary_markdown', 'fill', 'as_markdown']
 
 # %% ../nbs/91_ledger.ipynb #fa02420e
 import base64,html,json,math,re,subprocess,time
@@ -63,18 +63,16 @@ def printed_effect(
         return _percent(printed(ref,claim.artefact,row,column,*dataset))
     return round(at(claim.printed_better)-at(claim.printed_worse),4) if claim.printed_better and claim.printed_worse else None
 
-def pair_of(
+def pairs_of(
     claim, # a row of `claims`
     records:dict,
-)->dict:   # better, worse (Records), basis; {} where no pair has both
-    "The first pair of records that a claim names."
-    ours = [(a,b) for a,b in zip(claim.better.split(';'),claim.worse.split(';')) if a]
+)->list:   # {better, worse (Records), basis, names}, in the claim's order of preference
+    "Every pair of records that a claim names, where both are there: the first is judged, the others are shown."
+    named = [(a,b) for a,b in zip(claim.better.split(';'),claim.worse.split(';')) if a]
     bases = claim.basis.split(';')
-    for i,(a,b) in enumerate(ours):
-        x,y = record_of(records,a),record_of(records,b)
-        as_printed = ', settings as printed' if '/paper@' in a else ''
-        if x and y: return {'better':x,'worse':y,'basis':bases[i if len(bases)==len(ours) else 0]+as_printed,'names':(a,b)}
-    return {}
+    basis = lambda i: bases[i if len(bases)==len(named) else 0]+(', settings as printed' if '/paper@' in named[i][0] else '')
+    found = [(i,record_of(records,a),record_of(records,b)) for i,(a,b) in enumerate(named)]
+    return [{'better':x,'worse':y,'basis':basis(i),'names':named[i]} for i,x,y in found if x and y]
 
 # %% ../nbs/91_ledger.ipynb #8c748c1c
 def counts_of(
@@ -98,14 +96,20 @@ def both_sides(
     first,second = np.stack([x,0*y],2),np.stack([0*x,y],2)
     return first,second,lambda c: np.where(c[...,1,:,:].sum((-1,-2))>0,f(c[...,1,:,:]),f(c[...,0,:,:]))
 
+def difference(
+    claim, pair:dict, resamples=2000,
+): # an Interval; None where the records cannot tell
+    "The better side less the other."
+    sides = both_sides(claim,pair)
+    return sides and paired(*sides,resamples=resamples,paired_seeds=bool(claim.against))
+
 def measure(
     claim, pair:dict, resamples=2000,
 )->dict: # low, mean, high, seeds, p; {} where the records cannot tell
     "Interval and p of a claim on its records."
-    sides = both_sides(claim,pair)
-    if sides is None: return {}
-    a,b,f = sides
-    e = paired(a,b,f,resamples=resamples,paired_seeds=bool(claim.against))
+    e = difference(claim,pair,resamples)
+    if e is None: return {}
+    a,b,f = both_sides(claim,pair)
     p = math.nan if claim.against else randomised(a,b,f,resamples=resamples) # within one system there is nothing to exchange
     return {'mean':e.mean,'low':e.low,'high':e.high,'seeds':e.seeds,'dialogues':e.dialogues,'p':p,'flat':one_class(a) and one_class(b)}
 
@@ -116,17 +120,33 @@ def one_class(counts)->bool: # (S, D, C, C), truth in rows
 # %% ../nbs/91_ledger.ipynb #8836b4b6
 def judged(
     home=None, records=None, resamples=2000,
-)->pd.DataFrame: # the claims, with pair, effect, p, holm, call, size
+)->pd.DataFrame: # the claims, with pair, effect, p, holm, call, size, others
     "Every claim with its verdict."
     records = sound_records(home)[0] if records is None else records
     refs,t,rows = {p:reference(p) for p in claims().paper.unique()},claims(),[]
     for c in t.itertuples():
-        pair = pair_of(c,records)
-        got = measure(c,pair,resamples) if pair else {}
+        pairs = pairs_of(c,records)
+        pair = pairs[0] if pairs else {}
+        got = {**measure(c,pair,resamples),**beside(c,pairs[1:],resamples)} if pair else {}
         rows.append({'printed':printed_effect(c,refs[c.paper]),'pair':' against '.join(pair['names']) if pair else '','used':pair.get('basis',''),'lacks':'' if pair else lacking(c,records),**got})
-    x = pd.concat([t,pd.DataFrame(rows).reindex(columns=['printed','pair','used','lacks','mean','low','high','seeds','dialogues','p','flat'])],axis=1)
+    x = pd.concat([t,pd.DataFrame(rows).reindex(columns=['printed','pair','used','lacks','mean','low','high','seeds','dialogues','p','flat','above','below','others'])],axis=1)
+    x['others'] = x.others.fillna('')
     x['holm'] = x.groupby(['paper','artefact']).p.transform(lambda p: holm(p.to_numpy(float)))
     return x.join(pd.DataFrame([_call(r) for r in x.itertuples()],index=x.index))
+
+def beside(
+    claim, pairs:list, # of `pairs_of`, without the first
+    resamples=2000,
+)->dict:               # others: in words; above, below: whether the interval of each lies over, under zero
+    "What the other pairs of a claim say. They decide nothing: a reader sees whether the verdict hangs on the choice of pair."
+    got = [(p,d) for p in pairs if (d:=difference(claim,p,resamples)) is not None]
+    side = lambda entry: re.fullmatch(r'.+?/(.+)/(.+)@(.+)',entry).groups()
+    def say(p,d):
+        (a,setting,corpus),b = side(p['names'][0]),side(p['names'][1])[0]
+        return f'{a}{f" over {b}" if b!=a else ""}, {setting} on {corpus}: {_effect(d,float(claim.scale))}'
+    return {'others':'; '.join(say(p,d) for p,d in got),'above':all(d.low>0 for _,d in got),'below':all(d.high<0 for _,d in got)}
+
+def _effect(d, scale:float)->str: return d.text(1 if scale>1 else 2,scale)
 
 def lacking(claim, records:dict)->str:
     "What the first pair of a claim waits for."
@@ -136,15 +156,16 @@ SIZES = {'as printed':'the printed effect is inside our interval','smaller than 
 
 def _call(r)->dict:
     "Verdict, size and ours as text of one line of `judged`."
-    none = dict(size='',ours='',note='')
+    none = dict(size='',ours='',note='',mixed=False)
     if r.why: return {'call':'not testable here','reason':r.why,**none}
     if not r.pair: return {'call':'not run','reason':f'no record of {r.lacks}',**none}
     if not np.isfinite(r.mean): return {'call':'not run','reason':'the records do not count this',**none}
     value = None if r.printed is None or not np.isfinite(r.printed) or r.printed==0 else r.printed
-    v = verdict(Interval(r.mean,r.low,r.high,r.seeds,r.dialogues,signed=True),value,direction=1,basis=r.used,scale=float(r.scale),p=None if np.isnan(r.holm) else r.holm)
-    scale = float(r.scale)
-    note = 'both sides always decide for one class' if r.flat is True else SIZES.get(v.size,'') if v.call=='not confirmed' else v.size
-    return {'call':v.call,'size':v.size,'note':note,'ours':Interval(r.mean,r.low,r.high,r.seeds,r.dialogues,signed=True).text(1 if scale>1 else 2,scale),'reason':''}
+    ours,scale = Interval(r.mean,r.low,r.high,r.seeds,r.dialogues,signed=True),float(r.scale)
+    v = verdict(ours,value,direction=1,basis=r.used,scale=scale,p=None if np.isnan(r.holm) else r.holm)
+    mixed = not {'confirmed':r.above,'contradicted':r.below}.get(v.call,True)
+    size = 'both sides always decide for one class' if r.flat is True else SIZES.get(v.size,'') if v.call=='not confirmed' else v.size
+    return {'call':v.call,'size':v.size,'note':'; '.join(x for x in (size,'other records do not agree' if mixed else '') if x),'mixed':mixed,'ours':_effect(ours,scale),'reason':''}
 
 # %% ../nbs/91_ledger.ipynb #a422d465
 def dates(home=None)->dict: # path below home -> 'YYYY-MM-DD' of its last commit
@@ -485,7 +506,7 @@ PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name=
 # %% ../nbs/91_ledger.ipynb #74c0b1f1
 PAPERS = """<a id="claims"></a>{% for p in papers %}<h2 id="{{ p.id }}">{{ p.title }}</h2>
 <h3>Claims</h3><div class="scroll"><table class="l"><tr><th>where</th><th>claim</th><th>ours</th><th>paper</th><th>p, corrected</th><th>seeds</th><th>basis</th><th>verdict</th></tr>
-{% for c in p.claims %}<tr><td class="day">{{ c.place }}</td><td>{{ c.claim }}</td><td class="day">{{ c.ours }}</td><td>{{ c.paper_effect }}</td><td>{{ c.p }}</td><td>{{ c.n }}</td><td>{{ c.used }}</td><td class="{{ looks[c.call] }}">{{ c.call }}{% if c.note %}; {{ c.note }}{% endif %}{% if c.reason and not c.ours %}: {{ c.reason }}{% endif %}</td></tr>
+{% for c in p.claims %}<tr><td class="day">{{ c.place }}</td><td>{{ c.claim }}</td><td class="day">{{ c.ours }}</td><td>{{ c.paper_effect }}</td><td>{{ c.p }}</td><td>{{ c.n }}</td><td>{{ c.used }}{% if c.others %}<br><span class="about">others: {{ c.others }}</span>{% endif %}</td><td class="{{ looks[c.call] }}">{{ c.call }}{% if c.note %}; {{ c.note }}{% endif %}{% if c.reason and not c.ours %}: {{ c.reason }}{% endif %}</td></tr>
 {% endfor %}</table></div>
 {% for e in p.entries %}<div id="{{ e.paper }}-{{ e.artefact }}"><h3>{{ e.heading }} <span class="state {{ looks[e.state] }}">{{ e.state }}</span></h3>
 {% if e.table %}<div class="scroll">{{ e.table|safe }}</div>{% elif e.image %}<img loading="lazy" alt="{{ e.heading }}: {{ e.title }}" src="{{ e.image }}"><p>{{ e.caption or e.title }}</p>{% else %}<p>{{ e.title }}: {{ e.state }}</p>{% endif %}
@@ -502,7 +523,7 @@ MORE = """<h2 id="protocols">What each protocol would have let one print</h2><p>
 RULE = ('Confirmed: the 95 % interval of our difference (two-level bootstrap over seeds and dialogues) excludes zero on the claimed side, and approximate randomisation, '
         'corrected by Holm within the table, agrees at 5 % (a comparison of two parts of one test set under one system has its interval alone). Contradicted: the same on the other side. Not confirmed: neither. Not run: a system has no record yet. '
         'Not testable here: what the claim needs cannot be had, the line says what. Effects are differences in points, ours with interval; a verdict holds for its basis: '
-        'the paper\'s corpus with our own features, or another corpus that stands in.')
+        'the paper\'s corpus with our own features, or another corpus that stands in. Where a claim names several pairs of records (other settings, another corpus, the released reading), the first decides and the others stand beside it.')
 LOOKS = {'confirmed':'yes','drawn':'yes','contradicted':'against','not confirmed':'unsure','partly':'unsure','not run':'open','needs data':'open','not testable here':'open'}
 
 def short_title(paper:str)->str: # 'Shapes of Emotions'
@@ -515,9 +536,10 @@ def sentence_of(t:pd.DataFrame)->str: # t: of `judged`
     smaller = int(((t.call=='not confirmed')&(t['size']=='smaller than printed')).sum())
     open_ = t[t.call=='not confirmed']
     off = open_[(open_.low>0)|(open_.high<0)]
+    mixed = f' ({n} of them not by every pair of records there is)' if (n:=int(t.mixed.sum())) else ''
     other = int(t[t.call.isin(CALLS[:3])].used.str.contains('stand-in').sum())
     return (f"{total} times the five papers say that one thing is better than another, a few of them twice, for another corpus or in another table. {judged} of these claims could be judged so far, each over several seeds with the epoch chosen on dev, {other} of them on a corpus that stands in: "
-            f"{calls['confirmed']} came out confirmed, {calls['contradicted']} contradicted, {calls['not confirmed']} not confirmed ({smaller} of these with an interval below the printed effect; {len(off)} with an interval off zero that the correction for many claims does not keep, {int((off.high<0).sum())} of them against the claim). {calls['not run']} wait for runs; "
+            f"{calls['confirmed']} came out confirmed, {calls['contradicted']} contradicted{mixed}, {calls['not confirmed']} not confirmed ({smaller} of these with an interval below the printed effect; {len(off)} with an interval off zero that the correction for many claims does not keep, {int((off.high<0).sum())} of them against the claim). {calls['not run']} wait for runs; "
             f"{calls['not testable here']} cannot be tested with what is at hand.")
 
 # %% ../nbs/91_ledger.ipynb #36c19a8a
@@ -625,7 +647,7 @@ def as_markdown(f:dict, papers:list, figures:list)->str:
     "The report for code hosts."
     out = ['# The ledger',*summary_markdown(f),RULE,*[f'**Not a sound record:** {b}' for b in f['broken']],*[f'Stale: {s}' for s in f['stale']]]
     for p in papers:
-        out += [f"## {p['title']}",'### Claims',_md([(c['place'],c['claim'],c['ours'],c['paper_effect'],c['p'],c['used'],c['call']+(f": {c['reason'] or c['note']}" if c['reason'] or c['note'] else '')) for c in p['claims']],['where','claim','ours','paper','p, corrected','basis','verdict']),
+        out += [f"## {p['title']}",'### Claims',_md([(c['place'],c['claim'],c['ours'],c['paper_effect'],c['p'],c['used'],c['others'],c['call']+(f": {c['reason'] or c['note']}" if c['reason'] or c['note'] else '')) for c in p['claims']],['where','claim','ours','paper','p, corrected','basis','other records','verdict']),
                 '### Tables and figures',_md([(f"[{e['artefact']}]({e['files']}.{'md' if e['kind']=='table' else 'png'})" if e['files'] else e['artefact'],e['title'],e['state'],', '.join(e['basis']),e['seeds'],e['newest'],
                     f"[{e['notebook']}](../nbs/{e['notebook']}.ipynb)"+(f", {e['section']}" if e['section'] else ''),f"`{e['command']}`" if e['command'] else '') for e in p['entries']],['artefact','what','state','basis','seeds','newest','section','fill'])]
     out += ['## What each protocol would have let one print',f['selection'],INFLATION,*[f'![{c}](figures/{s.name}.png)' for c,s in figures],'### The price of settings',f['settings'],'## Audits']

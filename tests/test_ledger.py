@@ -103,8 +103,9 @@ def test_claims_ask_for_scores_that_exist(found):
 def test_every_slice_of_a_claim_adds_up(found):
     "A slice and what it leaves are all utterances, and scoring the slices side by side is scoring each alone."
     c = next(c for c in CLAIMS if c.against)
-    pair = L.pair_of(c, found)
-    if not pair: pytest.skip('its records are not there')
+    pairs = L.pairs_of(c, found)
+    if not pairs: pytest.skip('its records are not there')
+    pair = pairs[0]
     x, y = L.counts_of(pair['better'], c.slice), L.counts_of(pair['worse'], c.against)
     assert (x+y == pair['better'].confusions['all']).all()
     a, b, f = L.both_sides(c, pair)
@@ -112,18 +113,33 @@ def test_every_slice_of_a_claim_adds_up(found):
     assert np.allclose(f(a.sum(1)), alone(x.sum(1))) and np.allclose(f(b.sum(1)), alone(y.sum(1)))
 
 
-def test_the_first_pair_is_taken_not_the_one_that_fits():
+def test_pairs_come_in_their_order_of_preference():
     Fake = lambda name: SimpleNamespace(name=name)
     records = {n: Fake(n) for n in ('p/a--c--paper', 'p/b--c--paper', 'p/a--c--tuned')}
     c = SimpleNamespace(better='p/a/tuned@c;p/a/paper@c', worse='p/b/tuned@c;p/b/paper@c', basis='one;two')
-    pair = L.pair_of(c, records)
+    pair, = L.pairs_of(c, records)
     assert (pair['better'].name, pair['worse'].name, pair['basis']) == ('p/a--c--paper', 'p/b--c--paper', 'two, settings as printed'), 'both sides under one setting'
-    assert L.pair_of(c, {}) == {} and L.pair_of(c, {'p/b--c--tuned': Fake('x'), **records})['basis'] == 'one'
+    assert L.pairs_of(c, {}) == [] and [p['basis'] for p in L.pairs_of(c, {'p/b--c--tuned': Fake('x'), **records})] == ['one', 'two, settings as printed']
+
+
+def right(*of, n=20):
+    "A record of five seeds that has so many of n turns right in each of 30 dialogues."
+    return SimpleNamespace(confusions={'all': np.tile([[[k, n-k], [0, 0]] for k in of], (5, 30//len(of), 1, 1))}, classes=['a', 'b'], task='emotion')
+
+
+def test_the_other_pairs_of_a_claim_stand_beside_the_first():
+    c = SimpleNamespace(slice='all', against='', metric='accuracy', scale='100')
+    pair = lambda a, b, setting: {'better': a, 'worse': b, 'names': (f'p/new/{setting}@c', f'p/old/{setting}@c')}
+    more, same, less = pair(right(16, 18), right(8, 10), 'tuned'), pair(right(9, 11), right(9, 11), 'paper'), pair(right(8, 10), right(16, 18), 'paper')
+    assert L.beside(c, []) == {'others': '', 'above': True, 'below': True}, 'nothing else there: nothing that could disagree'
+    got = L.beside(c, [more, same], resamples=200)
+    assert got['others'].startswith('new over old, tuned on c: +40.0 [') and '; new over old, paper on c: +0.0 [' in got['others'] and not got['above'] and not got['below']
+    assert L.beside(c, [more], resamples=200)['above'] and L.beside(c, [less], resamples=200)['below']
 
 
 # ---- verdicts
 
-def line(**over): return SimpleNamespace(**{'why': '', 'pair': 'a against b', 'mean': .02, 'low': .01, 'high': .03, 'seeds': 5, 'dialogues': 31, 'holm': .01, 'printed': 2., 'scale': '100', 'used': 'same', 'lacks': 'p/b/tuned@c', 'flat': False, **over})
+def line(**over): return SimpleNamespace(**{'why': '', 'pair': 'a against b', 'mean': .02, 'low': .01, 'high': .03, 'seeds': 5, 'dialogues': 31, 'holm': .01, 'printed': 2., 'scale': '100', 'used': 'same', 'lacks': 'p/b/tuned@c', 'flat': False, 'above': True, 'below': True, **over})
 
 
 @pytest.mark.parametrize('over,call,size', [
@@ -153,6 +169,16 @@ def test_two_systems_that_decide_nothing_are_named():
     assert L.one_class(one) and not L.one_class(two)
     assert L._call(line(flat=True, mean=0., low=0., high=0.))['note'] == 'both sides always decide for one class'
     assert 'no record of p/b/tuned@c' in L._call(line(pair=''))['reason']
+
+
+def test_a_verdict_that_hangs_on_the_choice_of_pair_says_so():
+    assert not L._call(line())['mixed']
+    got = L._call(line(above=False))
+    assert (got['call'], got['mixed'], got['note']) == ('confirmed', True, 'as printed; other records do not agree'), 'the first pair still decides'
+    assert L._call(line(printed=None, above=False))['note'] == 'other records do not agree'
+    against = dict(mean=-.02, low=-.03, high=-.01)
+    assert L._call(line(**against, below=False))['mixed'] and not L._call(line(**against, above=False))['mixed']
+    assert not L._call(line(low=-.01, above=False))['mixed'], 'nothing was said that others could deny'
 
 
 def test_claims_are_judged(found):
