@@ -189,17 +189,14 @@ def with_timed(
     plan,        # of `planned`
     seeds, device:str, # seeds of every system; its own number if None
 ):               # a generator of seconds, NaN where nobody knows
-    "Estimates of a plan; one run of each kind that no record tells about is timed for a few steps."
+    "Estimates of a plan; what no record tells about is timed for a few steps."
     from erc.experiments import system,timed
-    found = {}
     for r in plan.itertuples():
+        if r.seconds==r.seconds and r.seconds is not None: yield r.seconds; continue
         s = system(r.system)
-        kind = (s.model,s.vectorise,r.corpus,r.setting,*s.features)
-        if r.seconds==r.seconds and r.seconds is not None: found[kind] = r.seconds
-        elif kind not in found:
-            try: found[kind] = timed(s,r.corpus,r.setting,seeds=range(seeds or s.seeds),device=device)
-            except Exception as e: found[kind] = typer.echo(f'no estimate for {r.system} on {r.corpus}: {type(e).__name__}: {str(e)[:100]}',err=True)
-        yield float('nan') if found[kind] is None else found[kind]
+        try: found = timed(s,r.corpus,r.setting,seeds=range(seeds or s.seeds),device=device)
+        except Exception as e: found = typer.echo(f'no estimate for {r.system} on {r.corpus}: {type(e).__name__}: {str(e)[:100]}',err=True)
+        yield float('nan') if found is None else found
 
 # %% ../nbs/99_cli.ipynb #c57191e8
 @app.command()

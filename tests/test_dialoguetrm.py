@@ -408,4 +408,4 @@ def test_missing_tells_its_time_first(monkeypatch, tmp_path):
     monkeypatch.setattr(X, 'timed', lambda s, corpus, setting, **k: calls.append(s.id) or (None if s.kind == 'facts' else 60.))
     monkeypatch.setattr(X, 'run_system', lambda *a, **k: ran.append(a) or 1/0)
     out = CliRunner().invoke(app, ['run', 'dialoguetrm', '--missing', '--dry-run']).output
-    assert calls == ['dialoguetrm/U', 'dialoguetrm/M', 'dialoguetrm/cases'] and 'about 180 s (3 min) for the 3' in out and not ran
+    assert calls == [s for s, *_ in lacks] and 'about 180 s (3 min) for the 3' in out and not ran # the costs of two systems of one model may be far apart
