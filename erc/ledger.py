@@ -96,6 +96,7 @@ def both_sides(
     first,second = np.stack([x,0*y],2),np.stack([0*x,y],2)
     return first,second,lambda c: np.where(c[...,1,:,:].sum((-1,-2))>0,f(c[...,1,:,:]),f(c[...,0,:,:]))
 
+# %% ../nbs/91_ledger.ipynb #244863ff
 def difference(
     claim, pair:dict, resamples=2000,
 ): # an Interval; None where the records cannot tell
@@ -152,6 +153,7 @@ def lacking(claim, records:dict)->str:
     "What the first pair of a claim waits for."
     return ' and '.join(x for x in (claim.better.split(';')[0],claim.worse.split(';')[0]) if x and not record_of(records,x))
 
+# %% ../nbs/91_ledger.ipynb #fa16777c
 SIZES = {'as printed':'the printed effect is inside our interval','smaller than printed':'the printed effect is above our interval','larger than printed':'the printed effect is below our interval'}
 
 DENIED = 'other records do not agree'
