@@ -190,8 +190,9 @@ def with_timed(
     seeds, device:str, # seeds of every system; its own number if None
 ):               # a generator of seconds, NaN where nobody knows
     "Estimates of a plan; what no record tells about is timed for a few steps."
+    from tqdm import tqdm
     from erc.experiments import system,timed
-    for r in plan.itertuples():
+    for r in tqdm(plan.itertuples(),total=len(plan),desc='estimates',leave=False):
         if r.seconds==r.seconds and r.seconds is not None: yield r.seconds; continue
         s = system(r.system)
         try: found = timed(s,r.corpus,r.setting,seeds=range(seeds or s.seeds),device=device)

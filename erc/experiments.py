@@ -240,22 +240,26 @@ def timed(
     s:System, corpus:str, setting:str,
     *, seeds=range(5), device='cpu',
     steps=3,   # that are measured, after one that is not
+    enough=5., # seconds after which no further one is taken; the first counts if it is the only one
 )->float|None: # None for what is not trained
     "Seconds that a run would take, and what is trained before it, from a few steps; nothing is kept."
     if s.kind!='model': return None
-    before = timed(first_of(s),corpus,setting,seeds=seeds,device=device,steps=steps) if s.pretrain else 0
+    before = timed(first_of(s),corpus,setting,seeds=seeds,device=device,steps=steps,enough=enough) if s.pretrain else 0
     c,_ = prepare(s,corpus,device)
     points = distinct(grid(settings_of(s,setting)['setting']))
     train,*others = batches_of(s,c,points[-1])
     group,dtype = list(seeds) if s.vectorise else list(seeds)[:1],getattr(torch,points[-1]['dtype'])
     some = [train[i].to(device,dtype) for i in np.linspace(0,len(train)-1,min(steps,len(train))).astype(int)]
     run = Steps((Stack if s.vectorise else Single)(maker(s,c),group,dtype,device),some,criterion(s.target),points[-1])
-    wait = torch.cuda.synchronize if torch.device(device).type=='cuda' else lambda: None
-    run(0,0); wait()
-    start = time.perf_counter()
-    for i in range(len(some)): run(i,i)
-    wait()
-    row = (time.perf_counter()-start)/sum(map(len,some))
+    took = [] # seconds and rows of each step
+    for i in (0,*range(len(some))):
+        start = time.perf_counter()
+        run(i,i)
+        if torch.device(device).type=='cuda': torch.cuda.synchronize()
+        took.append((time.perf_counter()-start,len(some[i])))
+        if sum(t for t,_ in took)>enough: break
+    seconds,rows = map(sum,zip(*(took[1:] or took)))
+    row = seconds/rows
     scored = sum(map(len,others[0]))+(sum(map(len,others[1])) if s.watch else 0)
     return before+row*(sum(map(len,train))+scored/3)*sum(p['epochs'] for p in points)*(1 if s.vectorise else len(seeds))
 

@@ -394,6 +394,17 @@ def test_time_is_estimated_from_steps(tmp_path):
     assert short < 8*r.seconds
 
 
+def test_one_long_step_is_estimate_enough(monkeypatch):
+    from erc.experiments import timed
+    from erc.training import Steps
+    s = dataclasses.replace(system('dialoguetrm/U'), encoder='hashing', settings={'short': {'epochs': 2, 'batch': 8}})
+    taken, run = [], Steps.run
+    monkeypatch.setattr(Steps, 'run', lambda self, b: taken.append(b) or run(self, b))
+    assert timed(s, 'demo', 'short', seeds=range(2), enough=0.) > 0 and len(taken) == 1
+    timed(s, 'demo', 'short', seeds=range(2))
+    assert len(taken) > 3
+
+
 def test_missing_tells_its_time_first(monkeypatch, tmp_path):
     import erc.experiments as X
     import pandas as pd
