@@ -251,8 +251,7 @@ def status(
     there = [f'{p}/{w}'+(f', {len(o)} stale' if o else '') if w else '' for p,w,o in zip(t.present,t.wanted,t.stale)]
     show(t.assign(artefact=t.paper+' '+t.artefact,records=there,basis=[short(', '.join(b)) for b in t.basis])[['artefact','state','records','seeds','newest','basis','notebook']])
     typer.echo('\n'+', '.join(f'{n} {s}' for s,n in t.state.value_counts().items())+' of '+str(len(t)))
-    for c in dict.fromkeys(c for c,s in zip(t.command,t.state) if c and s!='needs data'): typer.echo(f'what is missing: {c}')
-    for x in t[t.state=='needs data'].itertuples(): typer.echo(f'{x.paper} {x.artefact} needs data: {x.command}')
+    for c in dict.fromkeys(c for x in t.command if x for c in x.split('; ')): typer.echo(f'to fill what is missing: {c}')
     for b in broken: typer.echo(f'not a sound record: {b}',err=True)
     for o in dict.fromkeys(o for x in t.stale for o in x): typer.echo(f'stale: {o}')
 

@@ -243,13 +243,14 @@ def _entry(x, spec:dict, records:dict, stale:dict, known:dict, home)->dict:
     "One line of the ledger."
     have,want = _wanted(spec,x.paper,records)
     lacks,last = any(r.get('needs') for r in spec.get('rows',[])),saved(x.paper,x.id,home)
-    state = state_of(['ours']*len(have)+[NOT_RUN]*(want-len(have))+['needs data']*lacks) if want or lacks else last.get('state',NOT_RUN)
     days,seeds = sorted(date_of(r,home,known) for r in have),sorted({len(r.seeds) for r in have if r.fingerprint})
     old = [f'{r.name}: {stale[r.name]}' for r in have if r.name in stale]
+    kinds = ['ours']*len(have)+['stale']*len(old)+[NOT_RUN]*(want-len(have))+['needs data']*lacks
+    state = state_of(kinds) if kinds else last.get('state',NOT_RUN)
     return {'paper':x.paper,'artefact':x.id,'kind':x.kind,'title':x.title,'state':choose(state,STATES,'state'),'basis':_bases(spec,x.paper,records) or list(last.get('basis',[])),
         'seeds':f'{seeds[0]}-{seeds[-1]}' if len(seeds)>1 else str(*seeds),'present':len(have),'wanted':want,'oldest':days[0] if days else '','newest':days[-1] if days else '',
         'stale':old,'notebook':x.notebook,'section':section_of(x),'files':last.get('stem',''),
-        'command':'' if state=='drawn' and not old else command_of(spec,x.paper,state),
+        'command':command_of(spec,x.paper,kinds or [NOT_RUN]*(state!='drawn')),
         'from':[str(record_path(r.system,r.corpus,r.setting,Path('.'))) for r in have]}
 
 def _bases(spec:dict, paper:str, records:dict)->list:

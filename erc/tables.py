@@ -81,9 +81,9 @@ class Table:
     @property
     def badge(self):
         "State in words, with how much is missing."
-        gone = sum(k in (NOT_RUN,'needs data') for k in self.kinds)
         of = sum(k!='printed' for k in self.kinds)
-        return self.state if self.state!='partly' or not gone else f'partly: {gone} of {of} lines not run'
+        gone = [f'{n} of {of} lines {what}' for kind,what in ((NOT_RUN,NOT_RUN),('needs data','without data')) if (n:=self.kinds.count(kind))]
+        return f"partly: {', '.join(gone)}" if self.state=='partly' and gone else self.state
 
 # %% ../nbs/33_tables.ipynb #ff6b892d
 def heading(
@@ -368,7 +368,7 @@ def comparison(
     kinds,about = [x['kind'] for x in lines],spec.get('caption') or sentence(owed(paper,artefact))
     state = state_of(kinds)
     return Table(wide(lines,columns,spec), paper, artefact, say(about,HOW,DEMO if profile=='demo' else ''), state,
-        command_of(spec,paper,state,profile), data=long_form(lines,columns), kinds=kinds, starts=starts(lines), notes=note_stale(lines)+paper_notes(ref,artefact),
+        command_of(spec,paper,kinds,profile), data=long_form(lines,columns), kinds=kinds, starts=starts(lines), notes=note_stale(lines)+paper_notes(ref,artefact),
         basis=sorted({x['basis'] for x in lines if x.get('basis')}), profile=profile)
 
 # %% ../nbs/33_tables.ipynb #9cfe2c48
@@ -379,10 +379,16 @@ def fill_command(paper:str, profile='recorded')->str:
     "What would run what a table lacks."
     return 'erc reproduce --profile demo' if profile=='demo' else f'erc run {paper} --missing'
 
-def command_of(spec:dict, paper:str, state:str, profile='recorded')->str:
-    "What would fill an artefact: a fetch where it needs data, a run otherwise."
-    get = [r['get'] for r in spec.get('rows',[]) if r.get('get')]
-    return '; '.join(dict.fromkeys(get)) if state=='needs data' else fill_command(paper,profile)
+def command_of(
+    spec:dict,  # an artefact of a recipe
+    paper:str,
+    kinds,      # of its lines
+    profile='recorded',
+)->str:         # commands joined by '; '; '' if it lacks nothing
+    "What would fill an artefact: a run of what was not run or is stale, a fetch of what needs data."
+    run = [fill_command(paper,profile)] if {NOT_RUN,'stale'} & set(kinds) else []
+    get = [r['get'] for r in spec.get('rows',[]) if r.get('get')] if 'needs data' in kinds else []
+    return '; '.join(dict.fromkeys(run+get))
 
 def starts(lines:list)->list:
     "Where a new row of the paper begins."
@@ -453,9 +459,8 @@ def status_of(
     if not want and not lacks: return {'state':drawn_state(paper,artefact,kind,home),'present':0,'wanted':0,'stale':[],'command':''}
     have = [r for s,k,c in want if (r:=find_record(s if '/' in s else f'{paper}/{s}',c,k,home))]
     old = [f'{r.name}: {why}' for r in have if (why:=ask_stale(stale,r))]
-    state = state_of(['ours']*len(have)+[NOT_RUN]*(len(want)-len(have))+['needs data']*lacks)
-    command = '' if state=='drawn' and not old else command_of(spec,paper,state)
-    return {'state':state,'present':len(have),'wanted':len(want),'stale':old,'command':command}
+    kinds = ['ours']*len(have)+['stale']*len(old)+[NOT_RUN]*(len(want)-len(have))+['needs data']*lacks
+    return {'state':state_of(kinds),'present':len(have),'wanted':len(want),'stale':old,'command':command_of(spec,paper,kinds)}
 
 # %% ../nbs/33_tables.ipynb #6eb14424
 def status(
