@@ -376,7 +376,7 @@ def bench_encoder(
     if str(device).startswith('cuda'): torch.cuda.synchronize()
     took,pairs = time.perf_counter()-start,sum(len(train[i]) for i in some)
     tokens = sum(float((x!=0).sum()) for i in some for k,x in train[i].features.items() if k=='text')
-    return pd.DataFrame([(s.id,corpus,torch.get_num_threads(),pairs,round(tokens/pairs),round(took,1),round(pairs/took,1))],columns=['system','corpus','threads','pairs','tokens a pair','seconds','pairs a second'])
+    return pd.DataFrame([(s.id,corpus,torch.get_num_threads(),pairs,round(tokens/pairs),round(took,3),round(pairs/took,1))],columns=['system','corpus','threads','pairs','tokens a pair','seconds','pairs a second'])
 
 # %% ../nbs/99_cli.ipynb #fd2d98e4
 @app.command()

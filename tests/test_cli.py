@@ -267,4 +267,4 @@ def test_bench_of_an_encoder(tmp_path, monkeypatch):
     folder = str(toy_encoder(tmp_path/'enc', load_corpus('demo').table.text.tolist(), width=32, length=64))
     s = dataclasses.replace(system('dialoguetrm/U_ft'), encoder=folder, args={'preset': 'small', 'encoder': folder, 'width': 32, 'heads': 2, 'ffn': 32, 'layers': 1})
     t = bench_encoder(s, 'demo', steps=2)
-    assert len(t) == 1 and t.pairs[0] > 1 and 3 < t['tokens a pair'][0] <= 64 and t['pairs a second'][0] == pytest.approx(t.pairs[0]/t.seconds[0], rel=.3)
+    assert len(t) == 1 and t.pairs[0] > 1 and 3 < t['tokens a pair'][0] <= 64 and t['pairs a second'][0] == pytest.approx(t.pairs[0]/t.seconds[0], rel=.02)
