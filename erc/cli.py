@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['app', 'data', 'AsJson', 'Device', 'Root', 'SHAPES', 'SIZES', 'BENCHES', 'Group', 'main', 'show', 'names', 'data_list',
-           'data_get', 'data_check', 'data_convert', 'features', 'estimate', 'planned', 'with_timed', 'run', 'status',
-           'reproduce', 'report', 'lengths_of', 'toy_dialogues', 'bench_training', 'bench_encoder', 'bench']
+           'data_get', 'convert_step', 'data_check', 'data_convert', 'features', 'estimate', 'planned', 'with_timed',
+           'run', 'status', 'reproduce', 'report', 'lengths_of', 'toy_dialogues', 'bench_training', 'bench_encoder',
+           'bench']
 
 # %% ../nbs/99_cli.ipynb #27235ef6
 import os
@@ -90,6 +91,19 @@ def data_get(
     if not out: return typer.echo(f'{corpus}: nothing to fetch')
     show(pd.DataFrame(out.items(),columns=['file','what happened']))
     if 'not in the mirror' in out.values(): raise typer.Exit(1)
+    if step:=convert_step(corpus,root): typer.echo(f'\nthen: {step}')
+
+def convert_step(
+    corpus:str, # as `erc.sources.get` takes it
+    root=None,  # where its files are; `data_home()` if not said
+)->str: # '' where the files are read as they are, or are several corpora
+    "The command that makes a corpus of fetched feature pickles."
+    from erc.core import data_home
+    from erc.sources import pins
+    import shlex
+    own,home = [p.rel for p in pins(corpus)],Path(root or data_home())
+    if not all(x.startswith('public/') for x in own) or (len(own)>1 and not corpus.endswith('_multiemo')): return ''
+    return shlex.join(['erc','data','convert',*(str(home/x) for x in own),str(home/corpus),'--name',corpus])
 
 # %% ../nbs/99_cli.ipynb #e31ddf73
 @data.command('check')

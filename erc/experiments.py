@@ -7,7 +7,7 @@ __all__ = ['GRID', 'KINDS', 'RESULT_KEYS', 'FINGERPRINTS', 'PROFILES', 'System',
            'settings_of', 'grid', 'distinct', 'varied', 'prepare', 'class_weights', 'confusions', 'scorer',
            'batches_of', 'Watch', 'maker', 'train_one', 'timed', 'best_of', 'pretrained', 'environment', 'kin',
            'checkpoints_of', 'facts_of', 'replaced', 'run_system', 'toy_batch', 'toy_fingerprint', 'stale', 'changed',
-           'data_digest', 'reads', 'wanted', 'missing', 'Section', 'jobs', 'attempt']
+           'data_digest', 'reads', 'wired', 'wanted', 'missing', 'Section', 'jobs', 'attempt']
 
 # %% ../nbs/32_experiments.ipynb #fead2917
 import functools,inspect,itertools,platform,shutil,time,tomllib,warnings
@@ -449,17 +449,28 @@ def reads(s:System, features)->bool:
     "Whether a corpus with these features has the modalities that a trained system reads."
     return s.kind=='model' and all(m in features or m in s.encode for m in s.features if m in MODALITIES)
 
+def wired(
+    paper:str,
+    recipe:dict, # of `load_recipe`
+)->set:          # (system, corpus)
+    "What a recipe's rows show once a corpus was fetched, and so is run where that corpus is."
+    rows = [r for a in recipe.get('artefacts',{}).values() for r in a.get('rows',[])]
+    return {(f"{paper}/{e['system'].partition('/')[0]}",e['corpus']) for r in rows for e in r.get('wired',[])}
+
 def wanted(
     paper=None,   # all if None
     corpora=None, # only these; one of `erc.corpora.converted` stands for any system that can read it
     notebook=None,
 )->list: # (System, corpus, setting)
-    "Everything the recipes ask for."
-    own,out = {c:load_corpus(c).features for c in converted() if c in (corpora or ())},[]
+    "Everything the recipes ask for, with what is wired to a corpus that was fetched since."
+    here,out = converted(),[]
+    own = {c:load_corpus(c).features for c in here if c in (corpora or ())}
     for p in [paper] if paper else papers():
-        for s in load_recipe(p)['systems'].values():
+        recipe = load_recipe(p)
+        waiting = wired(p,recipe)
+        for s in recipe['systems'].values():
             if notebook and s.notebook!=notebook: continue
-            on = [*s.corpora,*(c for c,x in own.items() if c not in s.corpora and reads(s,x))]
+            on = [*s.corpora,*(c for c in here if c not in s.corpora and ((s.id,c) in waiting or c in own and reads(s,own[c])))]
             out += [(s,c,k) for c in on if not corpora or c in corpora for k in s.settings]
     return out
 

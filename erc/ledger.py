@@ -20,7 +20,7 @@ from .core import choose,package_file,results_home,root,write_atomic
 from .evidence import CALLS,Interval,holm,interval,paired,randomised,verdict
 from .metrics import RULES,shift_flags
 from .records import VALUE_METRICS,load_record,record_path,score_of
-from .tables import NOT_RUN,STATES,artefacts,command_of,comparison,heading,printed,recipe_of,records_of,reference,state_of
+from .tables import NOT_RUN,STATES,artefacts,comparison,heading,printed,recipe_of,reference,status_of
 
 # %% ../nbs/91_ledger.ipynb #a228b129
 def sound_records(
@@ -222,12 +222,6 @@ def why_stale(records:dict)->dict: # name -> reason
     from erc.experiments import stale # imports torch
     return {n:why for n,r in records.items() if (why:=stale(r))}
 
-def _wanted(spec:dict, paper:str, records:dict)->tuple:
-    "Records that an artefact reads: those there are, and how many there should be."
-    want = records_of(spec) if spec else []
-    have = [r for s,k,c in want if (r:=records.get(f"{s if '/' in s else paper+'/'+s}--{c}--{k}"))]
-    return have,len(want)
-
 # %% ../nbs/91_ledger.ipynb #e11b57c3
 def entries(
     home=None, records=None,
@@ -241,22 +235,12 @@ def entries(
 
 def _entry(x, spec:dict, records:dict, stale:dict, known:dict, home)->dict:
     "One line of the ledger."
-    have,want = _wanted(spec,x.paper,records)
-    lacks,last = any(r.get('needs') for r in spec.get('rows',[])),saved(x.paper,x.id,home)
+    s = status_of(x.paper,x.id,x.kind,spec,home,lambda r: stale.get(r.name),lambda *name: records.get('--'.join(name)))
+    have,last = s.pop('records'),saved(x.paper,x.id,home)
     days,seeds = sorted(date_of(r,home,known) for r in have),sorted({len(r.seeds) for r in have if r.fingerprint})
-    old = [f'{r.name}: {stale[r.name]}' for r in have if r.name in stale]
-    kinds = ['ours']*len(have)+['stale']*len(old)+[NOT_RUN]*(want-len(have))+['needs data']*lacks
-    state = state_of(kinds) if kinds else last.get('state',NOT_RUN)
-    return {'paper':x.paper,'artefact':x.id,'kind':x.kind,'title':x.title,'state':choose(state,STATES,'state'),'basis':_bases(spec,x.paper,records) or list(last.get('basis',[])),
-        'seeds':f'{seeds[0]}-{seeds[-1]}' if len(seeds)>1 else str(*seeds),'present':len(have),'wanted':want,'oldest':days[0] if days else '','newest':days[-1] if days else '',
-        'stale':old,'notebook':x.notebook,'section':section_of(x),'files':last.get('stem',''),
-        'command':command_of(spec,x.paper,kinds or [NOT_RUN]*(state!='drawn')),
-        'from':[str(record_path(r.system,r.corpus,r.setting,Path('.'))) for r in have]}
-
-def _bases(spec:dict, paper:str, records:dict)->list:
-    "Bases of the rows that have records."
-    own = [r for r in spec.get('rows',[]) if r.get('basis') and _wanted({'rows':[r]},paper,records)[0]]
-    return sorted({r['basis'] for r in own})
+    return {'paper':x.paper,'artefact':x.id,'kind':x.kind,'title':x.title,'notebook':x.notebook,'section':section_of(x), **s, 'basis':s['basis'] or list(last.get('basis',[])),
+        'seeds':f'{seeds[0]}-{seeds[-1]}' if len(seeds)>1 else str(*seeds),'oldest':days[0] if days else '','newest':days[-1] if days else '',
+        'files':last.get('stem',''),'from':[str(record_path(r.system,r.corpus,r.setting,Path('.'))) for r in have]}
 
 # %% ../nbs/91_ledger.ipynb #443b518c
 PROTOCOLS = ('chosen on dev','last epoch','best test epoch','best seed','best of both')

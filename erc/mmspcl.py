@@ -6,7 +6,7 @@
 __all__ = ['LETTERS', 'UPDATES', 'TEXT', 'FUSIONS', 'lettered', 'having', 'joined', 'LinearProjection', 'cut', 'similarities',
            'prune_heads', 'Pairwise', 'CrossModal', 'bottleneck_step', 'Bridge', 'Bottleneck', 'modalities_of',
            'pruned', 'Fused', 'MMSPCL', 'fused_model', 'load_fused', 'without', 'counts_of', 'degraded', 'look',
-           'fetched', 'difference']
+           'difference']
 
 # %% ../nbs/81_mmspcl.ipynb #8a43303f
 from dataclasses import replace
@@ -287,19 +287,6 @@ def look(fit, c, batches)->dict: # of an `erc.training.Fit`, a Corpus and test b
     return {**degraded(fit,c,batches),**{f'kept_{m}':of(torch.cat([k[m] for k in kept]).cpu().numpy()) for m in kept[0]}}
 
 # %% ../nbs/81_mmspcl.ipynb #7ee2ec2c
-def fetched(
-    recipe:dict, # of `erc.experiments.load_recipe`
-    home=None,   # where records lie
-)->dict:         # for `erc.tables.comparison`
-    "A recipe in which rows that need data show their systems as soon as one has a record."
-    from erc.records import find_record
-    from erc.tables import split_system
-    def ready(row):
-        wired = [split_system(e,row) for e in row.get('wired',[])]
-        if not any(find_record(f"mmspcl/{x['system']}",x['corpus'],x['setting'],home) for x in wired): return row
-        return {**{k:v for k,v in row.items() if k not in ('needs','get')},'systems':[*row['wired'],*row.get('systems',[])]}
-    return {**recipe,'artefacts':{k:{**a,'rows':[ready(r) for r in a['rows']]} if 'rows' in a else a for k,a in recipe['artefacts'].items()}}
-
 def difference(
     a, b,         # Records on the same test set, or None
     metric='weighted_f1',

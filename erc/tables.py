@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['STATES', 'NOT_RUN', 'CSS', 'BADGE', 'PAGE', 'HOW', 'DEMO', 'reference', 'artefacts', 'printed', 'Table', 'heading',
            'owed', 'is_text', 'classes_of', 'caption_html', 'styler', 'to_html', 'to_markdown', 'tex', 'to_latex',
-           'facts_of', 'save_table', 'recipe_of', 'artefact_spec', 'split_system', 'lines_of', 'cell', 'shown',
-           'printed_cells', 'ask_stale', 'our_line', 'long_form', 'state_of', 'note_stale', 'paper_notes', 'systems_of',
-           'comparison', 'sentence', 'say', 'fill_command', 'command_of', 'starts', 'wide', 'facts_table', 'records_of',
-           'drawn_state', 'status_of', 'status', 'ending', 'standing']
+           'facts_of', 'save_table', 'recipe_of', 'artefact_spec', 'split_system', 'with_wired', 'system_id',
+           'lines_of', 'cell', 'shown', 'printed_cells', 'ask_stale', 'our_line', 'long_form', 'state_of', 'note_stale',
+           'paper_notes', 'systems_of', 'comparison', 'sentence', 'say', 'fill_command', 'command_of', 'starts', 'wide',
+           'facts_table', 'records_of', 'drawn_state', 'status_of', 'bases_of', 'ending', 'standing']
 
 # %% ../nbs/33_tables.ipynb #5b83da9b
 import html,json,re
@@ -240,6 +240,24 @@ def split_system(
     recipe,name,setting = ['']*(3-len(parts))+parts
     return {'label':None,'corpus':row.get('corpus'),'basis':row.get('basis',''), **own, 'recipe':recipe,'system':name,'setting':setting}
 
+def with_wired(
+    spec:dict, # an artefact of a recipe
+    paper:str,
+    find,      # (system, corpus, setting) -> its Record, or None
+)->dict:       # the artefact with nothing wired
+    "An artefact in which rows that need data show their wired systems as soon as one of these has a record."
+    def one(row):
+        there = any(find(system_id(paper,x),x['corpus'],x['setting']) for x in (split_system(e,row) for e in row.get('wired',[])))
+        return {**{k:v for k,v in row.items() if k not in ('needs','get','wired')},'systems':[*row['wired'],*row.get('systems',[])]} if there else row
+    return {**spec,'rows':[one(r) for r in spec['rows']]} if 'rows' in spec else spec
+
+def system_id(
+    paper:str, # whose table it is
+    x:dict,    # of `split_system`
+)->str: # 'paper/name'
+    "A system of a table, with its recipe."
+    return f"{x.get('recipe') or paper}/{x['system']}"
+
 def lines_of(
     spec:dict,            # an artefact of a recipe
     profile='recorded',
@@ -302,7 +320,7 @@ def our_line(
     paper:str, line:dict, columns:list, home, stale,
 )->dict: # the line, with kind, seeds, cells and why it is stale
     "One of our lines, from its record; a score that says nothing about what its system predicts stays empty."
-    rec = find_record(f"{line.get('recipe') or paper}/{line['system']}",line['corpus'],line['setting'],home)
+    rec = find_record(system_id(paper,line),line['corpus'],line['setting'],home)
     if rec is None: return {**line,'kind':NOT_RUN,'cells':[{'state':NOT_RUN if (c['metric'] in VALUE_METRICS)==line['values'] else ''} for c in columns]}
     why = ask_stale(stale,rec)
     return {**line,'kind':'stale' if why else 'ours','why':why,'seeds':len(rec.seeds),'cells':[cell(rec,c) for c in columns]}
@@ -353,7 +371,7 @@ def comparison(
 )->Table:
     "A table of scores, the paper's lines beside ours; errors: ValueError for an artefact the recipe does not describe."
     recipe,ref = recipe or recipe_of(paper),reference(paper)
-    spec = artefact_spec(recipe,paper,artefact)
+    spec = with_wired(artefact_spec(recipe,paper,artefact),paper,lambda *x: find_record(*x,home))
     systems = systems_of(recipe)
     stale,columns,lines = False if profile=='demo' else stale,spec['columns'],[]
     for x in lines_of(spec,profile,[k for k,s in systems.items() if s.demo]):
@@ -385,10 +403,10 @@ def command_of(
     kinds,      # of its lines
     profile='recorded',
 )->str:         # commands joined by '; '; '' if it lacks nothing
-    "What would fill an artefact: a run of what was not run or is stale, a fetch of what needs data."
-    run = [fill_command(paper,profile)] if {NOT_RUN,'stale'} & set(kinds) else []
-    get = [r['get'] for r in spec.get('rows',[]) if r.get('get')] if 'needs data' in kinds else []
-    return '; '.join(dict.fromkeys(run+get))
+    "What would fill an artefact: a fetch of what needs data, a run of what was not run, is stale or is wired to what is fetched."
+    rows = [r for r in spec.get('rows',[]) if 'needs data' in kinds]
+    run = {NOT_RUN,'stale'} & set(kinds) or any(r.get('wired') for r in rows)
+    return '; '.join(dict.fromkeys([r['get'] for r in rows if r.get('get')]+[fill_command(paper,profile)]*bool(run)))
 
 def starts(lines:list)->list:
     "Where a new row of the paper begins."
@@ -434,13 +452,14 @@ def facts_table(
 # %% ../nbs/33_tables.ipynb #11b47e81
 def records_of(
     spec:dict, # an artefact of a recipe
-)->list:       # (system, setting, corpus); a system of another recipe with its name
+    paper:str,
+)->list:       # (system, corpus, setting)
     "The records an artefact reads."
-    ours = [((x['recipe']+'/' if x['recipe'] else '')+x['system'],x['setting'],x['corpus']) for x in lines_of(spec) if x['kind']=='ours'] if 'rows' in spec else []
+    ours = [(system_id(paper,x),x['corpus'],x['setting']) for x in lines_of(spec) if x['kind']=='ours'] if 'rows' in spec else []
     for r in spec.get('records',[]):
         m = re.fullmatch(r'([^/@]+)/([^/@]+)@(.+)', r)
         if not m: raise ValueError(f"{r!r} does not name a record: write 'system/setting@corpus'")
-        ours.append(m.groups())
+        ours.append((f'{paper}/{m[1]}',m[3],m[2]))
     return list(dict.fromkeys(ours))
 
 def drawn_state(
@@ -451,27 +470,27 @@ def drawn_state(
     return json.loads(path.read_text(encoding='utf-8'))['state'] if path.exists() else NOT_RUN
 
 def status_of(
-    paper:str, artefact:str, kind:str, recipe, home=None, stale=None,
-)->dict: # state, present, wanted, stale, command
+    paper:str, artefact:str, kind:str,
+    spec:dict, # the artefact in its recipe; {} if no recipe has it
+    home=None, stale=None,
+    find=None, # (system, corpus, setting) -> its Record, or None; looked up under `home` if not given
+)->dict: # state, records, present, wanted, basis, stale, command
     "What an artefact has and lacks."
-    spec = (recipe or {}).get('artefacts',{}).get(artefact)
-    want,lacks = records_of(spec) if spec else [],any(r.get('needs') for r in (spec or {}).get('rows',[]))
-    if not want and not lacks: return {'state':drawn_state(paper,artefact,kind,home),'present':0,'wanted':0,'stale':[],'command':''}
-    have = [r for s,k,c in want if (r:=find_record(s if '/' in s else f'{paper}/{s}',c,k,home))]
+    find = find or (lambda *x: find_record(*x,home))
+    spec = with_wired(spec,paper,find)
+    want = records_of(spec,paper)
+    have = [r for x in want if (r:=find(*x))]
     old = [f'{r.name}: {why}' for r in have if (why:=ask_stale(stale,r))]
+    lacks = any(r.get('needs') for r in spec.get('rows',[]))
     kinds = ['ours']*len(have)+['stale']*len(old)+[NOT_RUN]*(len(want)-len(have))+['needs data']*lacks
-    return {'state':state_of(kinds),'present':len(have),'wanted':len(want),'stale':old,'command':command_of(spec,paper,kinds)}
+    state = state_of(kinds) if kinds else drawn_state(paper,artefact,kind,home)
+    return {'state':state,'records':have,'present':len(have),'wanted':len(want),'basis':bases_of(spec,paper,find),'stale':old,
+            'command':command_of(spec,paper,kinds or [NOT_RUN]*(state!='drawn'))}
 
-# %% ../nbs/33_tables.ipynb #6eb14424
-def status(
-    home=None,  # folder that holds `records/`; the project's `results/` if None
-    stale=None, # (record) -> reason or None; False: don't ask
-    recipes=None, # paper -> recipe; all there are if None
-)->pd.DataFrame: # one line an artefact
-    "Every artefact of the five papers with its state, its records and the command that would fill it."
-    if recipes is None: recipes = {p.stem:recipe_of(p.stem) for p in package_file('recipes').glob('*.toml')}
-    of = lambda x: status_of(x.paper,x.id,x.kind,recipes.get(x.paper),home,stale)
-    return pd.DataFrame([{'paper':x.paper,'artefact':x.id,'kind':x.kind,'title':x.title,'notebook':x.notebook, **of(x)} for x in artefacts().itertuples()])
+def bases_of(spec:dict, paper:str, find)->list:
+    "On what the records of an artefact's rows stand."
+    lines = lines_of(spec) if 'rows' in spec else []
+    return sorted({x['basis'] for x in lines if x.get('basis') and find(system_id(paper,x),x['corpus'],x['setting'])})
 
 # %% ../nbs/33_tables.ipynb #a8926ffc
 def ending(

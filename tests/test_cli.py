@@ -2,6 +2,7 @@
 import json
 import os
 import pickle
+import shlex
 import subprocess
 import sys
 import time
@@ -133,6 +134,22 @@ def test_times_of_another_kind_of_machine_tell_nothing(monkeypatch):
     monkeypatch.setattr(erc.records, 'all_records', lambda home=None: [made('cpu', 900.), made('NVIDIA H200', 9.)])
     how = dict(corpora=['mosi'], setting='tuned')
     assert planned('shapes/shift_paper', **how).seconds.tolist() == [900.] and planned('shapes/shift_paper', **how, device='cuda').seconds.tolist() == [9.]
+
+
+def test_a_fetched_pickle_names_the_command_that_converts_it(tmp_path, monkeypatch):
+    from test_corpora import KINDS, family
+
+    from erc.cli import convert_step
+    from erc.corpora import converted
+    from erc.sources import pins
+    monkeypatch.setenv('ERC_DATA', str(tmp_path))
+    path = tmp_path/pins('meld_mmgcn')[0].rel
+    path.parent.mkdir(parents=True)
+    path.write_bytes(pickle.dumps(family('mmgcn9', KINDS['mmgcn9'])))
+    erc_(*shlex.split(convert_step('meld_mmgcn'))[1:])
+    assert converted() == ['meld_mmgcn']
+    assert convert_step('meld') == convert_step('avec') == '', 'read as it is; several corpora'
+    assert len(shlex.split(convert_step('iemocap_multiemo'))) == 3+4+3, 'one corpus of four files'
 
 
 def test_a_converted_corpus_runs_under_every_system_that_can_read_it(tmp_path, monkeypatch):

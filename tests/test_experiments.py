@@ -12,7 +12,7 @@ import torch
 
 import erc.experiments as X
 from erc.experiments import (GRID, Section, class_weights, grid, jobs, load_recipe, missing, papers, run_system, settings_of, stale, system, toy_fingerprint,
-                             wanted)
+                             wanted, wired)
 from erc.records import Record, all_records, find_record, load_record, merge, save_record
 from erc.training import complete
 
@@ -36,10 +36,10 @@ def test_every_system_resolves(paper):
     from erc.core import resolve
     recipe = load_recipe(paper)
     rows = [r for a in recipe.get('artefacts', {}).values() for r in a.get('rows', [])] # some wait for files that are to be fetched
-    wired = {e['system'].partition('/')[0] for r in rows for e in r.get('wired', [])} | {e.partition('/')[0] for r in rows if r.get('needs') for e in r.get('systems', []) if isinstance(e, str)}
+    waiting = {s for s, _ in wired(paper, recipe)} | {f"{paper}/{e.partition('/')[0]}" for r in rows if r.get('needs') for e in r.get('systems', []) if isinstance(e, str)}
     for s in recipe['systems'].values():
         assert callable(resolve(s.model)) and callable(resolve(s.data)) and s.settings
-        assert s.corpora or s.id.partition('/')[2] in wired
+        assert s.corpora or s.id in waiting
         for hook in (s.slices, s.probe):
             if hook: assert callable(resolve(hook))
         for k in s.settings: assert grid(settings_of(s, k)['setting'])

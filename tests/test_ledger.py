@@ -339,7 +339,7 @@ def test_recipes_feed_artefacts_that_exist():
     for p in PAPERS:
         for a, spec in recipe_of(p).get('artefacts', {}).items():
             assert (p, a) in known, f'{p}.toml feeds {a}, which no paper has'
-            for s, setting, corpus in records_of(spec): assert setting in system(s if '/' in s else f'{p}/{s}').settings, f'{p} {a}: {s}/{setting}'
+            for s, corpus, setting in records_of(spec, p): assert setting in system(s).settings, f'{p} {a}: {s}/{setting}'
 
 
 def test_every_table_has_its_section():

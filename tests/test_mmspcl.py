@@ -11,7 +11,7 @@ import erc.msve as V
 from erc.attention import Encoder, EncoderLayer, attend
 from erc.batches import from_padded
 from erc.corpora import convert, load_corpus
-from erc.experiments import load_recipe, replaced, run_system, settings_of, system, toy_fingerprint
+from erc.experiments import load_recipe, replaced, run_system, settings_of, system, toy_fingerprint, wanted, wired
 from erc.mmspcl import Bottleneck, CrossModal, Fused, LinearProjection, bottleneck_step, fused_model, prune_heads
 from erc.records import PROBE_LIMIT, find_record
 from erc.tables import comparison, records_of, reference
@@ -279,8 +279,8 @@ def test_every_system_has_a_model_and_a_fingerprint():
 
 def test_every_row_of_a_table_has_a_system():
     for k, a in RECIPE['artefacts'].items():
-        for system_id, setting, corpus in records_of(a):
-            s = system(system_id if '/' in system_id else f'mmspcl/{system_id}')
+        for system_id, corpus, setting in records_of(a, 'mmspcl'):
+            s = system(system_id)
             assert setting in s.settings and (corpus in s.corpora or not s.corpora), (k, system_id, corpus)
         for row in a.get('rows', []):
             for e in row.get('wired', []): assert system(f"mmspcl/{e['system'].split('/')[0]}").corpora == []
@@ -351,12 +351,14 @@ def public_meld(path):
 def test_public_features_of_meld_fill_their_rows(tmp_path, monkeypatch):
     "From a pickle of the public structure to a record to the line of a table; before that the row needs data."
     monkeypatch.setenv('ERC_DATA', str(tmp_path/'data'))
-    before = comparison('mmspcl', 'table4', home=tmp_path, recipe=M.fetched(RECIPE, tmp_path))
+    before = comparison('mmspcl', 'table4', home=tmp_path)
     assert 'needs data' in before.kinds and not any('MELD' in str(x) and 'needs' not in str(x) for x in before.frame['line'])
     convert(public_meld(tmp_path/'meld.pkl'), tmp_path/'data'/'meld_mmgcn', name='meld_mmgcn')
+    due = {s.id for s, c, _ in wanted('mmspcl') if c == 'meld_mmgcn'}
+    assert 'mmspcl/meld_prune64_tav_spcl' in due == {s for s, _ in wired('mmspcl', RECIPE)}, 'what is wired is run once its corpus is there'
     rec = run_system(system('mmspcl/meld_prune64_tav_spcl'), 'meld_mmgcn', 'paper', seeds=[0], home=tmp_path, demo=SHORT, progress=False)
     assert len(rec.classes) == 7 and set(rec.probes) >= {'kept_audio', 'kept_visual', 'without_visual_by_seed'}
-    after = comparison('mmspcl', 'table4', home=tmp_path, recipe=M.fetched(RECIPE, tmp_path), stale=False)
+    after = comparison('mmspcl', 'table4', home=tmp_path, stale=False)
     lines = after.data[after.data.corpus == 'meld_mmgcn']
     assert list(lines.system) == ['meld_prune64_tav_spcl']*2+['meld_prune64_tav']*2 and list(lines.state) == ['drawn']+['not run']*3
     assert after.kinds.count('needs data') == before.kinds.count('needs data')-1

@@ -8,7 +8,7 @@ import pytest
 
 from erc.records import Record, record_path, save_record
 from erc.tables import (Table, artefacts, cell, comparison, ending, facts_table, lines_of, printed, records_of, reference,
-                        shown, standing, state_of, status, tex, to_html, to_latex, to_markdown)
+                        shown, standing, state_of, status_of, tex, to_html, to_latex, to_markdown)
 
 SYSTEMS = {f'shapes/{k}': SimpleNamespace(label=label, kind=kind, demo=demo, metric='weighted_f1') for k, label, kind, demo in [
     ('net', 'the network', 'model', True), ('rule', 'a rule', 'baseline', True), ('big', 'the large one', 'model', False)]}
@@ -110,14 +110,14 @@ def test_needs_data(tmp_path):
     t = draw(tmp_path, recipe=recipe(rows=rows))
     assert (t.state, t.frame.line[1], t.frame.F1[1]) == ('needs data', 'needs features of MOSEI', 'needs data')
     assert t.command == 'erc data get mosei_features' and t.command in to_html(t)
-    s = status(tmp_path, stale=False, recipes={'shapes': recipe(rows=rows)}).set_index(['paper', 'artefact']).loc[('shapes', 'table6')]
-    assert (s.state, s.command, s.wanted) == ('needs data', 'erc data get mosei_features', 0)
+    s = status_of('shapes', 'table6', 'table', {'rows': rows}, tmp_path)
+    assert (s['state'], s['command'], s['wanted']) == ('needs data', 'erc data get mosei_features', 0)
     put(tmp_path)
     both = draw(tmp_path, recipe=recipe(rows=rows + [dict(row='IEMOCAP 4-label', corpus='a', systems=['net/paper'])]))
     assert both.state == 'partly' and (both.badge, both.command) == ('partly: 1 of 2 lines without data', 'erc data get mosei_features')
     more = draw(tmp_path, recipe=recipe(rows=rows + [dict(row='IEMOCAP 4-label', corpus='a', systems=['net/paper', 'big/paper'])]))
     assert more.badge == 'partly: 1 of 3 lines not run, 1 of 3 lines without data'
-    assert more.command == 'erc run shapes --missing; erc data get mosei_features', 'each is filled in its own way'
+    assert more.command == 'erc data get mosei_features; erc run shapes --missing', 'each is filled in its own way'
 
 
 @pytest.mark.parametrize('kinds,state', [(['printed', 'ours'], 'drawn'), (['printed'], 'not run'), (['ours', 'not run'], 'partly'), (['stale', 'stale'], 'drawn'),
@@ -219,16 +219,26 @@ def test_facts_table(tmp_path):
 
 def test_records_of_and_status(tmp_path):
     spec = recipe()['artefacts']['table6']
-    assert len(records_of(spec)) == 6 and ('net', 'tuned', 'c') in records_of(spec)
-    assert records_of({'records': ['net/tuned@iemocap6@polarity_paper']}) == [('net', 'tuned', 'iemocap6@polarity_paper')]
-    with pytest.raises(ValueError, match="write 'system/setting@corpus'"): records_of({'records': ['net@a']})
+    assert len(records_of(spec, 'shapes')) == 6 and ('shapes/net', 'c', 'tuned') in records_of(spec, 'shapes')
+    assert records_of({'records': ['net/tuned@iemocap6@polarity_paper']}, 'shapes') == [('shapes/net', 'iemocap6@polarity_paper', 'tuned')]
+    with pytest.raises(ValueError, match="write 'system/setting@corpus'"): records_of({'records': ['net@a']}, 'shapes')
     put(tmp_path)
-    s = status(tmp_path, stale=lambda r: 'old', recipes={'shapes': recipe()})
-    assert len(s) == len(artefacts()) and s.present.sum() == 1
-    x = s[(s.paper == 'shapes') & (s.artefact == 'table6')].iloc[0]
-    assert (x.state, x.present, x.wanted, x.stale, x.command) == ('partly', 1, 6, ['shapes/net--a--paper: old'], 'erc run shapes --missing')
+    x = status_of('shapes', 'table6', 'table', spec, tmp_path, stale=lambda r: 'old')
+    assert (x['state'], x['present'], x['wanted'], x['stale'], x['command']) == ('partly', 1, 6, ['shapes/net--a--paper: old'], 'erc run shapes --missing')
+    assert [r.name for r in x['records']] == ['shapes/net--a--paper']
     draw(tmp_path).save(tmp_path)
-    assert status(tmp_path, stale=False, recipes={}).set_index(['paper', 'artefact']).state['shapes', 'table6'] == 'partly', 'without a recipe, as it was last drawn'
+    assert status_of('shapes', 'table6', 'table', {}, tmp_path)['state'] == 'partly', 'in no recipe, as it was last drawn'
+
+
+def test_wired_rows_open_with_their_first_record(tmp_path):
+    rows = [dict(row='CMU-MOSEI', needs='its features', get='erc data get it', wired=[dict(system='net/paper', corpus='it', basis='fetched'), dict(system='big/paper', corpus='it', basis='fetched')])]
+    of = lambda: (draw(tmp_path, recipe=recipe(rows=rows)), status_of('shapes', 'table6', 'table', {'rows': rows}, tmp_path, stale=False))
+    t, s = of()
+    assert t.state == s['state'] == 'needs data' and t.command == s['command'] == 'erc data get it; erc run shapes --missing' and not s['basis']
+    put(tmp_path, corpus='it')
+    t, s = of()
+    assert t.kinds == ['printed', 'ours', 'not run'] and t.state == s['state'] == 'partly' and (s['present'], s['wanted'], s['basis']) == (1, 2, ['fetched'])
+    assert t.command == s['command'] == 'erc run shapes --missing'
 
 
 def test_lines_follow_the_recipe():
@@ -251,8 +261,8 @@ def test_floors_of_another_recipe_stand_in_a_table():
     lines = t.data[t.data.system == 'majority']
     assert len(lines) and (lines.state == 'drawn').all(), 'the records of the floors are committed'
     wanted = load_recipe('shapes')['artefacts']['table10']
-    assert ('baselines/majority', 'fixed', 'iemocap6') in records_of(wanted) and ('gruarc', 'tuned', 'iemocap6') in records_of(wanted)
-    with pytest.raises(ValueError, match='names no setting'): records_of({'rows': [{'row': 'a', 'corpus': 'b', 'systems': ['majority']}]})
+    assert {('baselines/majority', 'iemocap6', 'fixed'), ('shapes/gruarc', 'iemocap6', 'tuned')} <= set(records_of(wanted, 'shapes'))
+    with pytest.raises(ValueError, match='names no setting'): records_of({'rows': [{'row': 'a', 'corpus': 'b', 'systems': ['majority']}]}, 'shapes')
 
 
 def test_what_would_fetch_a_row_can_be_fetched():

@@ -290,8 +290,8 @@ def test_recipes_feed_the_three_figures():
     assert sorted(owed.paper+'/'+owed.id) == ['mmspcl/fig6', 'mmspcl/fig7', 'shapes/fig3']
     for x in owed.itertuples():
         recipe = load_recipe(x.paper)
-        for name, setting, corpus in records_of(recipe['artefacts'][x.id]):
-            s = recipe['systems'][f'{x.paper}/{name}']
+        for name, corpus, setting in records_of(recipe['artefacts'][x.id], x.paper):
+            s = recipe['systems'][name]
             assert s.notebook == x.notebook and corpus in s.corpora and setting in s.settings
 
 
