@@ -187,7 +187,7 @@ def planned(
     paper,_,name = target.partition('/')
     choose(paper,papers(),'paper')
     own = [c for c in corpora if c in converted()]
-    every = [(s.id,c,k) for s,c,k in wanted(paper)+(wanted(paper,own) if own else []) if not name or s.id==system(target).id]
+    every = dict.fromkeys((s.id,c,k) for s,c,k in wanted(paper)+(wanted(paper,own) if own else []) if not name or s.id==system(target).id)
     for c in own:
         if not any(c==x[1] for x in every): raise ValueError(f"nothing of {target} can be trained on {c}, which has {', '.join(load_corpus(c).features)} alone")
     for c in corpora: choose(c,dict.fromkeys(x[1] for x in every),f'corpus of {target}')

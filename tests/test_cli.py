@@ -148,6 +148,8 @@ def test_a_fetched_pickle_names_the_command_that_converts_it(tmp_path, monkeypat
     path.write_bytes(pickle.dumps(family('mmgcn9', KINDS['mmgcn9'])))
     erc_(*shlex.split(convert_step('meld_mmgcn'))[1:])
     assert converted() == ['meld_mmgcn']
+    assert planned('mmspcl/meld_text', corpora=['meld_mmgcn'], home=tmp_path).setting.tolist() == ['paper', 'tuned'], 'each once'
+    assert 'meld_mmgcn' in set(planned('mmspcl', True, home=tmp_path).corpus), 'wired rows are due once their corpus is there'
     assert convert_step('meld') == convert_step('avec') == '', 'read as it is; several corpora'
     assert len(shlex.split(convert_step('iemocap_multiemo'))) == 3+4+3, 'one corpus of four files'
 
