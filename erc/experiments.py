@@ -474,6 +474,7 @@ def wanted(
             out += [(s,c,k) for c in on if not corpora or c in corpora for k in s.settings]
     return out
 
+# %% ../nbs/32_experiments.ipynb #7eae0710
 def missing(
     paper=None,   # all papers if None
     *, home=None,

@@ -240,6 +240,7 @@ def split_system(
     recipe,name,setting = ['']*(3-len(parts))+parts
     return {'label':None,'corpus':row.get('corpus'),'basis':row.get('basis',''), **own, 'recipe':recipe,'system':name,'setting':setting}
 
+# %% ../nbs/33_tables.ipynb #fa94abb1
 def with_wired(
     spec:dict, # an artefact of a recipe
     paper:str,
@@ -258,6 +259,7 @@ def system_id(
     "A system of a table, with its recipe."
     return f"{x.get('recipe') or paper}/{x['system']}"
 
+# %% ../nbs/33_tables.ipynb #1d606df3
 def lines_of(
     spec:dict,            # an artefact of a recipe
     profile='recorded',
