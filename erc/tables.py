@@ -471,6 +471,7 @@ def drawn_state(
     path = Path(home or results_home())/('tables' if kind=='table' else 'figures')/f'{paper}_{artefact}.json'
     return json.loads(path.read_text(encoding='utf-8'))['state'] if path.exists() else NOT_RUN
 
+# %% ../nbs/33_tables.ipynb #d3447194
 def status_of(
     paper:str, artefact:str, kind:str,
     spec:dict, # the artefact in its recipe; {} if no recipe has it
