@@ -266,6 +266,7 @@ def status(
     show(t.assign(artefact=t.paper+' '+t.artefact,records=there,basis=[short(', '.join(b)) for b in t.basis])[['artefact','state','records','seeds','newest','basis','notebook']])
     typer.echo('\n'+', '.join(f'{n} {s}' for s,n in t.state.value_counts().items())+' of '+str(len(t)))
     for c in dict.fromkeys(c for x in t.command if x for c in x.split('; ')): typer.echo(f'to fill what is missing: {c}')
+    for n in dict.fromkeys(n for x in t.beyond for n in x): typer.echo(f'no command fetches: {n}')
     for b in broken: typer.echo(f'not a sound record: {b}',err=True)
     for o in dict.fromkeys(o for x in t.stale for o in x): typer.echo(f'stale: {o}')
 
@@ -348,12 +349,12 @@ def bench_training(
     import pandas as pd
     import torch
     from erc.core import resolve
-    from erc.experiments import system as find
+    from erc.experiments import system as find,there
     from erc.training import operations,product_seconds,step_seconds
     s = find(system)
     sizes = {f:{**SIZES,**(sizes or {})}[f] for f in dict.fromkeys([*s.features,*(sizes or {})])}
     make = partial(resolve(s.model),sizes=sizes,classes=classes,**s.args)
-    batch = toy_dialogues(sizes,s.target,shape or SHAPES[s.unit],classes).to(device)
+    batch = toy_dialogues(sizes,s.target,shape or SHAPES[s.unit],classes).to(there(device))
     time,work,rows = partial(step_seconds,make,batch,s.target,device=device),operations(make,batch,s.target),[]
     alone = time(seeds=1,how='alone')
     for S in seeds:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GRID', 'KINDS', 'RESULT_KEYS', 'FINGERPRINTS', 'PROFILES', 'System', 'papers', 'load_recipe', 'system', 'first_of',
-           'settings_of', 'grid', 'distinct', 'varied', 'prepare', 'class_weights', 'confusions', 'scorer',
+           'settings_of', 'grid', 'distinct', 'varied', 'there', 'prepare', 'class_weights', 'confusions', 'scorer',
            'batches_of', 'Watch', 'maker', 'train_one', 'timed', 'best_of', 'pretrained', 'environment', 'kin',
            'checkpoints_of', 'facts_of', 'replaced', 'run_system', 'toy_batch', 'toy_fingerprint', 'stale', 'changed',
            'data_digest', 'reads', 'wired', 'wanted', 'missing', 'Section', 'jobs', 'attempt']
@@ -146,12 +146,21 @@ def varied(setting:dict, point:dict)->dict:
     return {k:point[k] for k,v in setting.items() if isinstance(v,list) and k not in LISTS}
 
 # %% ../nbs/32_experiments.ipynb #3e8e4e54
+def there(
+    device, # 'cpu', 'cuda', 'cuda:1', ...
+):          # the same
+    "A device of this machine; errors: ValueError."
+    try: torch.empty(0,device=device)
+    except (AssertionError,RuntimeError) as e: raise ValueError(f"device {str(device)!r} is not to be had here ({str(e).splitlines()[0]}): cpu is everywhere") from e
+    return device
+
 def prepare(
     s:System,
     corpus:str, # its name
     device='cpu',
 ):              # (corpus ready for batches, digest of what was loaded)
     "Load a system's corpus and attach what its model reads."
+    there(device)
     c = resolve(s.data)(corpus, **s.data_args)
     digest = c.digest()
     for name,what in s.encode.items():

@@ -356,3 +356,10 @@ def test_a_record_says_what_an_encoder_cut(tmp_path, monkeypatch, cut):
     monkeypatch.setattr(X, 'prepare', cutting)
     run_system(demo_system(), 'demo', 'paper', seeds=[0], home=tmp_path, demo=SMALL, progress=False)
     assert find_record('shapes/shift_released', 'demo', 'paper', tmp_path).facts.get('cut') == ({'text': 7} if cut else None)
+
+
+def test_a_device_that_is_not_there_is_said_before_anything_is_loaded(monkeypatch):
+    monkeypatch.setattr(X, 'resolve', lambda *a: pytest.fail('loaded first'))
+    for device in ('cuda:99', 'abacus'):
+        with pytest.raises(ValueError, match=f"device '{device}' is not to be had here .+: cpu is everywhere"): X.prepare(X.system('shapes/shift_paper'), 'mosi', device)
+    assert X.there('cpu') == 'cpu'
