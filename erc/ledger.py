@@ -9,7 +9,7 @@ __all__ = ['SIZES', 'DENIED', 'PROTOCOLS', 'MARKS', 'AUDITS', 'COLOURS', 'STYLE'
            'sections', 'section_of', 'saved', 'why_stale', 'entries', 'inflation', 'tuning', 'selection_sentence',
            'settings_sentence', 'inflation_figure', 'repeated', 'audit', 'by_script', 'audits', 'audit_sentences',
            'verdict_figure', 'image_of', 'outdated', 'table_html', 'shown_effect', 'short_title', 'sentence_of',
-           'facts_of_page', 'protocol_figures', 'write_report', 'summary_markdown', 'fill', 'as_markdown']
+           'facts_of_page', 'protocol_figures', 'write_report', 'summary_markdown', 'fill', 'to_fill', 'as_markdown']
 
 # %% ../nbs/91_ledger.ipynb #fa02420e
 import base64,html,json,math,re,subprocess,time
@@ -499,7 +499,7 @@ PAPERS = """<a id="claims"></a>{% for p in papers %}<h2 id="{{ p.id }}">{{ p.tit
 {% endfor %}</table></div>
 {% for e in p.entries %}<div id="{{ e.paper }}-{{ e.artefact }}"><h3>{{ e.heading }} <span class="state {{ looks[e.state] }}">{{ e.state }}</span></h3>
 {% if e.table %}<div class="scroll">{{ e.table|safe }}</div>{% elif e.image %}<img loading="lazy" alt="{{ e.heading }}: {{ e.title }}" src="{{ e.image }}"><p>{{ e.caption or e.title }}</p>{% else %}<p>{{ e.title }}: {{ e.state }}</p>{% endif %}
-<p class="about"><a href="../nbs/{{ e.notebook }}.ipynb{{ '#'+e.section|replace(' ','-') if e.section }}">{{ e.notebook }}{% if e.section %}, "{{ e.section }}"{% endif %}</a>. Draw again: <code>erc reproduce --profile recorded --only {{ e.notebook }}</code>{% if e.command %}; what is missing: <code>{{ e.command }}</code>{% endif %}.
+<p class="about"><a href="../nbs/{{ e.notebook }}.ipynb{{ '#'+e.section|replace(' ','-') if e.section }}">{{ e.notebook }}{% if e.section %}, "{{ e.section }}"{% endif %}</a>. Draw again: <code>erc reproduce --profile recorded --only {{ e.notebook }}</code>{% if e.command %}; what is missing: <code>{{ e.command }}</code>{% endif %}{% if e.beyond %}; what no command fetches: {{ e.beyond|join("; ") }}{% endif %}.
 {% if e.from %}<details><summary>{{ e.from|length }} records</summary>{% for f in e.from %}<a href="{{ f }}">{{ f }}</a> {% endfor %}</details>{% endif %}</p></div>
 {% endfor %}{% endfor %}"""
 MORE = """<h2 id="protocols">What each protocol would have let one print</h2><p>{{ selection }}</p><p class="about">{{ inflation_about }}</p>
@@ -632,13 +632,17 @@ def fill(
     return True
 
 # %% ../nbs/91_ledger.ipynb #43fc6d41
+def to_fill(e:dict)->str:
+    "What would fill an artefact: a command, and what no command fetches."
+    return '; '.join([f"`{e['command']}`"]*bool(e['command'])+['no command fetches '+n for n in e['beyond']])
+
 def as_markdown(f:dict, papers:list, figures:list)->str:
     "The report for code hosts."
     out = ['# The ledger',*summary_markdown(f),RULE,*[f'**Not a sound record:** {b}' for b in f['broken']],*[f'Stale: {s}' for s in f['stale']]]
     for p in papers:
         out += [f"## {p['title']}",'### Claims',_md([(c['place'],c['claim'],c['ours'],c['paper_effect'],c['p'],c['used'],c['others'],c['call']+(f": {c['reason'] or c['note']}" if c['reason'] or c['note'] else '')) for c in p['claims']],['where','claim','ours','paper','p, corrected','basis','other records','verdict']),
                 '### Tables and figures',_md([(f"[{e['artefact']}]({e['files']}.{'md' if e['kind']=='table' else 'png'})" if e['files'] else e['artefact'],e['title'],e['state'],', '.join(e['basis']),e['seeds'],e['newest'],
-                    f"[{e['notebook']}](../nbs/{e['notebook']}.ipynb)"+(f", {e['section']}" if e['section'] else ''),f"`{e['command']}`" if e['command'] else '') for e in p['entries']],['artefact','what','state','basis','seeds','newest','section','fill'])]
+                    f"[{e['notebook']}](../nbs/{e['notebook']}.ipynb)"+(f", {e['section']}" if e['section'] else ''),to_fill(e)) for e in p['entries']],['artefact','what','state','basis','seeds','newest','section','fill'])]
     out += ['## What each protocol would have let one print',f['selection'],INFLATION,*[f'![{c}](figures/{s.name}.png)' for c,s in figures],'### The price of settings',f['settings'],'## Audits']
     for k,t in f['audits'].items(): out += [f'### {AUDITS[k]}',f['audit words'][k],_md(t.values.tolist(),list(t)) if len(t) else 'not run: `erc run ledger --missing`']
     return '\n\n'.join(out)+'\n'

@@ -8,7 +8,7 @@ __all__ = ['STATES', 'NOT_RUN', 'CSS', 'BADGE', 'PAGE', 'HOW', 'DEMO', 'referenc
            'facts_of', 'save_table', 'recipe_of', 'artefact_spec', 'split_system', 'with_wired', 'system_id',
            'lines_of', 'cell', 'shown', 'printed_cells', 'ask_stale', 'our_line', 'long_form', 'state_of', 'note_stale',
            'paper_notes', 'systems_of', 'comparison', 'sentence', 'say', 'fill_command', 'command_of', 'starts', 'wide',
-           'facts_table', 'records_of', 'drawn_state', 'status_of', 'bases_of', 'ending', 'standing']
+           'facts_table', 'records_of', 'drawn_state', 'status_of', 'beyond', 'bases_of', 'ending', 'standing']
 
 # %% ../nbs/33_tables.ipynb #5b83da9b
 import html,json,re
@@ -477,7 +477,7 @@ def status_of(
     spec:dict, # the artefact in its recipe; {} if no recipe has it
     home=None, stale=None,
     find=None, # (system, corpus, setting) -> its Record, or None; looked up under `home` if not given
-)->dict: # state, records, present, wanted, basis, stale, command
+)->dict: # state, records, present, wanted, basis, stale, command, beyond
     "What an artefact has and lacks."
     find = find or (lambda *x: find_record(*x,home))
     spec = with_wired(spec,paper,find)
@@ -488,7 +488,11 @@ def status_of(
     kinds = ['ours']*len(have)+['stale']*len(old)+[NOT_RUN]*(len(want)-len(have))+['needs data']*lacks
     state = state_of(kinds) if kinds else drawn_state(paper,artefact,kind,home)
     return {'state':state,'records':have,'present':len(have),'wanted':len(want),'basis':bases_of(spec,paper,find),'stale':old,
-            'command':command_of(spec,paper,kinds or [NOT_RUN]*(state!='drawn'))}
+            'command':command_of(spec,paper,kinds or [NOT_RUN]*(state!='drawn')),'beyond':beyond(spec)}
+
+def beyond(spec:dict)->list:
+    "What an artefact needs and no command fetches."
+    return list(dict.fromkeys(r['needs'] for r in spec.get('rows',[]) if r.get('needs') and not r.get('get')))
 
 def bases_of(spec:dict, paper:str, find)->list:
     "On what the records of an artefact's rows stand."

@@ -111,7 +111,9 @@ def test_needs_data(tmp_path):
     assert (t.state, t.frame.line[1], t.frame.F1[1]) == ('needs data', 'needs features of MOSEI', 'needs data')
     assert t.command == 'erc data get mosei_features' and t.command in to_html(t)
     s = status_of('shapes', 'table6', 'table', {'rows': rows}, tmp_path)
-    assert (s['state'], s['command'], s['wanted']) == ('needs data', 'erc data get mosei_features', 0)
+    assert (s['state'], s['command'], s['wanted'], s['beyond']) == ('needs data', 'erc data get mosei_features', 0, [])
+    s = status_of('shapes', 'table6', 'table', {'rows': rows + [dict(row='AVEC', needs='AVEC, given out on request')]}, tmp_path)
+    assert s['command'] == 'erc data get mosei_features' and s['beyond'] == ['AVEC, given out on request']
     put(tmp_path)
     both = draw(tmp_path, recipe=recipe(rows=rows + [dict(row='IEMOCAP 4-label', corpus='a', systems=['net/paper'])]))
     assert both.state == 'partly' and (both.badge, both.command) == ('partly: 1 of 2 lines without data', 'erc data get mosei_features')
@@ -270,8 +272,7 @@ def test_what_would_fetch_a_row_can_be_fetched():
     from erc.sources import pins
     rows = [r for p in papers() for a in load_recipe(p).get('artefacts', {}).values() for r in a.get('rows', []) if r.get('needs')]
     get = {r['get'] for r in rows if 'get' in r}
-    assert len(rows) > 30 and all(g == 'erc data list' or pins(g.removeprefix('erc data get ')) for g in get)
-    assert {r['needs'].partition(' of ')[0] for r in rows if r.get('get') == 'erc data list'} <= {'video'}, 'recordings are given out by their makers'
+    assert len(rows) > 30 and all(pins(g.removeprefix('erc data get ')) for g in get)
     assert all('on request' in r['needs'] or 'to be extracted' in r['needs'] for r in rows if 'get' not in r), 'a row that no command fetches says why'
 
 
