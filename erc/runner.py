@@ -83,6 +83,13 @@ def _papermill():
     os.environ.setdefault('JUPYTER_PREFER_ENV_PATH','1')
     return papermill
 
+def _started(run, *a, **k):
+    "Run; a kernel that died before it answered is started once more, as its port may have been taken between choice and use."
+    try: return run(*a,**k)
+    except RuntimeError as e:
+        if 'before replying' not in str(e): raise
+        return run(*a,**k)
+
 # %% ../nbs/35_runner.ipynb #2bc8c67e
 def execute(
     notebook,        # path
@@ -96,7 +103,7 @@ def execute(
     output.parent.mkdir(parents=True,exist_ok=True)
     for p in (output,failed): p.unlink(missing_ok=True)
     try:
-        pm.execute_notebook(str(notebook), str(part), parameters, kernel_name='python3', progress_bar=False, cwd=str(notebook.parent))
+        _started(pm.execute_notebook, str(notebook), str(part), parameters, kernel_name='python3', progress_bar=False, cwd=str(notebook.parent))
         os.replace(part,output)
     except Exception as e:
         out.status,out.output,out.error = 'failed',str(failed),f"{getattr(e,'ename',type(e).__name__)}: {getattr(e,'evalue',e)}"

@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -65,6 +66,17 @@ def test_all_but_the_failing_one_are_ok(ran):
     out, m = ran
     assert [(n['name'], n['status']) for n in m['notebooks']] == [('10_draws', 'ok'), ('20_fails', 'failed'), ('30_plain', 'ok'), ('90_last', 'ok')]
     assert m['failed'] == 1 and m == read_manifest(out)
+
+
+@pytest.mark.parametrize('taken,status', [(1, 'ok'), (99, 'failed')], ids=['once', 'always'])
+def test_a_kernel_whose_port_is_taken_meanwhile_is_started_once_more(tmp_path, monkeypatch, taken, status):
+    from jupyter_client.provisioning.local_provisioner import LocalPortCache
+    free, asked = LocalPortCache.find_available_port, []
+    with socket.create_server(('127.0.0.1', 0)) as other:
+        monkeypatch.setattr(LocalPortCache, 'find_available_port', lambda self, ip: asked.append(ip) or (other.getsockname()[1] if len(asked) <= taken else free(self, ip)))
+        r = execute(write(tmp_path, 'n', '1'), tmp_path/'out/n.ipynb')
+    assert r.status == status and len(asked) == 10, 'five ports a kernel, two kernels'
+    assert status == 'ok' or 'Kernel died before replying' in r.error
 
 
 def test_the_failure_is_named_with_cell_source_and_traceback(ran):
