@@ -1,17 +1,26 @@
 "An encoder inside a model: what it is given, and that blocks, padding and the cache change nothing."
+
 import warnings
 
 import numpy as np
 import pytest
 import torch
 
-import erc.encoders as E
-from erc.batches import make_batches
-from erc.cells import Out
-from erc.corpora import load_corpus
-from erc.encoders import TextEncoder, pair_ids, pooled, token_ids, tokenizer_of, vectors, with_context
-from erc.features import toy_encoder
-from erc.training import fit
+import erc.nn.encoders as E
+from erc.data.batches import make_batches
+from erc.nn.cells import Out
+from erc.data.registry import load_corpus
+from erc.nn.encoders import (
+    TextEncoder,
+    pair_ids,
+    pooled,
+    token_ids,
+    tokenizer_of,
+    vectors,
+    with_context,
+)
+from erc.data.sentence_encoders import toy_encoder
+from erc.training.fit import fit
 
 TEXTS = ['yes', 'no no maybe', 'maybe well', 'well no yes yes yes', 'yes no']
 CONTEXTS = ['', 'well yes no maybe yes', 'no', '', 'no no no no no no no no']
@@ -24,29 +33,50 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch): monkeypatch.setenv('ERC_CACHE', str(tmp_path/'cache'))
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv('ERC_CACHE', str(tmp_path / 'cache'))
 
 
 def test_pairs_match_the_specification(golden):
     g = golden('dialoguetrm/dialoguetrm_bert_pairs')
-    ids = [[1000+10*(n+1)+k for k in range(m)] for n, m in enumerate(g['utterance_lengths'])]
+    ids = [
+        [1000 + 10 * (n + 1) + k for k in range(m)] for n, m in enumerate(g['utterance_lengths'])
+    ]
     who, K = g['speakers'], int(g['K'])
-    for kind, longest, drop in (('roomy', 24, 'oldest'), ('tight_drop_oldest', 11, 'oldest'), ('tight_drop_newest', 11, 'newest')):
+    for kind, longest, drop in (
+        ('roomy', 24, 'oldest'),
+        ('tight_drop_oldest', 11, 'oldest'),
+        ('tight_drop_newest', 11, 'newest'),
+    ):
         for i in range(8):
-            context = [t for j in range(max(0, i-K), i) if who[j] == who[i] for t in ids[j]]
+            context = [t for j in range(max(0, i - K), i) if who[j] == who[i] for t in ids[j]]
             x = pair_ids(ids[i], context, 101, 102, longest, drop=drop)
             on = g[f'{kind}_attention_mask'][i] == 1
-            assert (abs(x)-1 == g[f'{kind}_input_ids'][i][on]).all() and ((x < 0) == g[f'{kind}_token_type_ids'][i][on]).all()
+            assert (abs(x) - 1 == g[f'{kind}_input_ids'][i][on]).all() and (
+                (x < 0) == g[f'{kind}_token_type_ids'][i][on]
+            ).all()
 
 
 def test_pairs_are_the_tokenizers(folder):
     tok = tokenizer_of(folder)
     x = token_ids(TEXTS, folder, 60, CONTEXTS)
     for row, t, c in zip(x, TEXTS, CONTEXTS):
-        want = tok(t, c) if c else {'input_ids': [*tok(t)['input_ids'], tok.sep_token_id], 'token_type_ids': [*tok(t)['token_type_ids'], 1]} # an empty context keeps its separator
-        assert (abs(row[row != 0])-1 == want['input_ids']).all() and ((row[row != 0] < 0) == want['token_type_ids']).all()
+        want = (
+            tok(t, c)
+            if c
+            else {
+                'input_ids': [*tok(t)['input_ids'], tok.sep_token_id],
+                'token_type_ids': [*tok(t)['token_type_ids'], 1],
+            }
+        )  # an empty context keeps its separator
+        assert (abs(row[row != 0]) - 1 == want['input_ids']).all() and (
+            (row[row != 0] < 0) == want['token_type_ids']
+        ).all()
     plain = token_ids(TEXTS, folder)
-    assert all((row[row != 0]-1 == tok(t)['input_ids']).all() for row, t in zip(plain, TEXTS)) and plain.shape[1] == 7
+    assert (
+        all((row[row != 0] - 1 == tok(t)['input_ids']).all() for row, t in zip(plain, TEXTS))
+        and plain.shape[1] == 7
+    )
 
 
 def test_minilm_pairs_are_the_tokenizers():
@@ -55,38 +85,66 @@ def test_minilm_pairs_are_the_tokenizers():
     tok = tokenizer_of('minilm')
     x = token_ids(["I don't know."], 'minilm', 64, ['You said so. Yesterday!'])
     want = tok("I don't know.", 'You said so. Yesterday!')
-    assert (abs(x[0])-1 == want['input_ids']).all() and ((x[0] < 0) == want['token_type_ids']).all()
+    assert (abs(x[0]) - 1 == want['input_ids']).all() and (
+        (x[0] < 0) == want['token_type_ids']
+    ).all()
     short = token_ids(["I don't know."], 'minilm', 12, ['You said so. Yesterday!'])[0]
     assert len(short) == 12 and short[-2] == x[0][-2], 'the newest words stay'
 
 
 def test_long_sentences_are_cut_counted_and_named(folder):
-    with pytest.warns(UserWarning, match='1 of 5 sentences are longer than 3 tokens'): x = token_ids(TEXTS, folder, 6, CONTEXTS)
+    with pytest.warns(UserWarning, match='1 of 5 sentences are longer than 3 tokens'):
+        x = token_ids(TEXTS, folder, 6, CONTEXTS)
     assert (x[3] != 0).sum() == 6 and (x[3] < 0).sum() == 1, 'no context is left'
-    with pytest.warns(UserWarning, match='1 of 5 sentences are longer than 3 tokens'): assert np.array_equal(token_ids(TEXTS, folder, 6, CONTEXTS), x), 'from the cache'
-    with pytest.warns(UserWarning, match='2 of 5 sentences are longer than 2 tokens'): token_ids(TEXTS, folder, 4)
-    with pytest.warns(UserWarning, match='1 of 1 sentences are longer than 62 tokens'): assert token_ids(['no '*99], folder, 256).shape == (1, 64), 'no more than the encoder reads'
+    with pytest.warns(UserWarning, match='1 of 5 sentences are longer than 3 tokens'):
+        assert np.array_equal(token_ids(TEXTS, folder, 6, CONTEXTS), x), 'from the cache'
+    with pytest.warns(UserWarning, match='2 of 5 sentences are longer than 2 tokens'):
+        token_ids(TEXTS, folder, 4)
+    with pytest.warns(UserWarning, match='1 of 1 sentences are longer than 62 tokens'):
+        assert token_ids(['no ' * 99], folder, 256).shape == (1, 64), (
+            'no more than the encoder reads'
+        )
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        token_ids(TEXTS, folder, 8, CONTEXTS), token_ids(TEXTS, folder, 7) # five words fit, and no more need be said
-    with pytest.raises(ValueError, match='no room'): token_ids(TEXTS, folder, 3, CONTEXTS)
-    with pytest.raises(ValueError, match="'oldest'"): token_ids(TEXTS, folder, 20, CONTEXTS, drop='last')
+        (
+            token_ids(TEXTS, folder, 8, CONTEXTS),
+            token_ids(TEXTS, folder, 7),
+        )  # five words fit, and no more need be said
+    with pytest.raises(ValueError, match='no room'):
+        token_ids(TEXTS, folder, 3, CONTEXTS)
+    with pytest.raises(ValueError, match="'oldest'"):
+        token_ids(TEXTS, folder, 20, CONTEXTS, drop='last')
 
 
 def test_what_was_cut_stands_in_the_provenance(folder):
     c = load_corpus('demo')
     n = [len(tokenizer_of(folder)(t)['input_ids']) for t in c.table.text]
     for _ in range(2):
-        with pytest.warns(UserWarning, match='are cut'): d = with_context(with_context(c, folder, longest=12), folder, 'wide', longest=60)
-        assert d.provenance['cut'] == {'text': sum(k > 12 for k in n), 'wide': 0} and d.provenance['cut']['text'] > 0
+        with pytest.warns(UserWarning, match='are cut'):
+            d = with_context(with_context(c, folder, longest=12), folder, 'wide', longest=60)
+        assert (
+            d.provenance['cut'] == {'text': sum(k > 12 for k in n), 'wide': 0}
+            and d.provenance['cut']['text'] > 0
+        )
     assert 'cut' not in d.provenance['encoders']['text'], 'a record compares these'
 
 
 def test_as_many_tokens_as_the_encoder_reads(folder, monkeypatch):
     asked = []
     monkeypatch.setattr(E, 'encoder_path', lambda name: folder)
-    monkeypatch.setattr(E, 'token_ids_and_cut', lambda texts, encoder, longest, *a, **k: asked.append(longest) or (np.ones((len(texts), 2), np.float32), 0))
-    for k in ({'encoder': 'minilm'}, {'encoder': 'bert-base-uncased'}, {'encoder': 'minilm', 'longest': 40}): with_context(load_corpus('demo'), tokens=True, **k)
+    monkeypatch.setattr(
+        E,
+        'token_ids_and_cut',
+        lambda texts, encoder, longest, *a, **k: (
+            asked.append(longest) or (np.ones((len(texts), 2), np.float32), 0)
+        ),
+    )
+    for k in (
+        {'encoder': 'minilm'},
+        {'encoder': 'bert-base-uncased'},
+        {'encoder': 'minilm', 'longest': 40},
+    ):
+        with_context(load_corpus('demo'), tokens=True, **k)
     assert asked == [256, 300, 40]
 
 
@@ -96,25 +154,32 @@ def test_one_segment_is_hidden_from_the_encoder_and_not_from_the_mean(folder):
     net = TextEncoder(folder).eval()
     for row, y in zip(torch.from_numpy(ids).long(), not_told):
         x = row[row != 0]
-        with torch.no_grad(): h = net.model(input_ids=x.abs()[None]-1).last_hidden_state[0]
-        assert np.abs(h[x > 0].mean(0).numpy()-y).max() < 1e-5
-    assert (np.abs(told-not_told).max(1) > 1e-3).all()
-    with pytest.raises(ValueError, match='one_segment=True'): with_context(load_corpus('demo'), folder, segments=False)
+        with torch.no_grad():
+            h = net.model(input_ids=x.abs()[None] - 1).last_hidden_state[0]
+        assert np.abs(h[x > 0].mean(0).numpy() - y).max() < 1e-5
+    assert (np.abs(told - not_told).max(1) > 1e-3).all()
+    with pytest.raises(ValueError, match='one_segment=True'):
+        with_context(load_corpus('demo'), folder, segments=False)
 
 
 def test_a_missing_special_token_is_named():
     for k, v in (('sep', dict(cls=1, sep=None)), ('cls', dict(cls=None, sep=2))):
-        with pytest.raises(ValueError, match=f'{k}=None'): pair_ids([5], [6], longest=9, **v)
+        with pytest.raises(ValueError, match=f'{k}=None'):
+            pair_ids([5], [6], longest=9, **v)
     assert pair_ids([5], [6], 1, None, 9, separator=False).tolist() == [2, 6, -7]
 
 
 def test_an_encoder_without_sep_is_refused(folder, monkeypatch):
     real = tokenizer_of(folder)
+
     class Bare:
         cls_token_id, sep_token_id = real.cls_token_id, None
+
     import transformers
+
     monkeypatch.setattr(transformers.AutoTokenizer, 'from_pretrained', lambda *a, **k: Bare())
-    with pytest.raises(ValueError, match=r'no \[SEP\]'): tokenizer_of(folder)
+    with pytest.raises(ValueError, match=r'no \[SEP\]'):
+        tokenizer_of(folder)
 
 
 def test_tokenised_once(folder, monkeypatch):
@@ -131,69 +196,107 @@ def test_blocks_and_padding_change_nothing(folder, pooling, tokens):
     x = torch.from_numpy(token_ids(TEXTS, folder, 32, CONTEXTS))
     net = TextEncoder(folder, pooling, tokens).eval()
     with torch.no_grad():
-        a, b = net(x), torch.cat([net(r[None, :int((r != 0).sum())]) for r in x])
+        a, b = net(x), torch.cat([net(r[None, : int((r != 0).sum())]) for r in x])
         wide = net(torch.nn.functional.pad(x, (0, 9)))
-    assert (a-b).abs().max() < 1e-5 and (a-wide).abs().max() < 1e-6 and a.shape == (5, 32)
+    assert (a - b).abs().max() < 1e-5 and (a - wide).abs().max() < 1e-6 and a.shape == (5, 32)
 
 
 def test_vectors_are_the_librarys(folder):
     from transformers import AutoModel
-    ref, tok, net = AutoModel.from_pretrained(folder).eval(), tokenizer_of(folder), TextEncoder(folder, 'mean').eval()
+
+    ref, tok, net = (
+        AutoModel.from_pretrained(folder).eval(),
+        tokenizer_of(folder),
+        TextEncoder(folder, 'mean').eval(),
+    )
     with torch.no_grad():
         h = ref(**tok(TEXTS[1], CONTEXTS[1], return_tensors='pt')).last_hidden_state[0]
         y = net(torch.from_numpy(token_ids(TEXTS[1:2], folder, 64, CONTEXTS[1:2])))
-    assert (y[0]-h.mean(0)).abs().max() < 1e-5
+    assert (y[0] - h.mean(0)).abs().max() < 1e-5
 
 
 def test_poolings():
-    h, x = torch.arange(8.).view(1, 4, 2), torch.tensor([[3, 9, -4, 0]])
-    assert pooled(h, x, 'cls').tolist() == [[0, 1]] and pooled(h, x, 'mean').tolist() == [[2, 3]] and pooled(h, x, 'own').tolist() == [[1, 2]]
+    h, x = torch.arange(8.0).view(1, 4, 2), torch.tensor([[3, 9, -4, 0]])
+    assert (
+        pooled(h, x, 'cls').tolist() == [[0, 1]]
+        and pooled(h, x, 'mean').tolist() == [[2, 3]]
+        and pooled(h, x, 'own').tolist() == [[1, 2]]
+    )
     assert pooled(h, x, 'mask', 8).tolist() == [[2, 3]]
-    with pytest.raises(ValueError, match='row 0 has no'): pooled(h, x, 'mask', 5)
-    with pytest.raises(ValueError, match='pooling'): pooled(h, x, 'max')
+    with pytest.raises(ValueError, match='row 0 has no'):
+        pooled(h, x, 'mask', 5)
+    with pytest.raises(ValueError, match='pooling'):
+        pooled(h, x, 'max')
 
 
 def test_mask_pooling_reads_the_mask(folder):
     net = TextEncoder(folder, 'mask').eval()
     tok = tokenizer_of(folder)
-    x = torch.tensor([[*tok(f'yes no {tok.mask_token}')['input_ids']]])+1
-    with torch.no_grad(): assert (net(x)[0]-net.model(input_ids=x-1).last_hidden_state[0, 3]).abs().max() < 1e-5
+    x = torch.tensor([[*tok(f'yes no {tok.mask_token}')['input_ids']]]) + 1
+    with torch.no_grad():
+        assert (net(x)[0] - net.model(input_ids=x - 1).last_hidden_state[0, 3]).abs().max() < 1e-5
 
 
 def test_as_features(folder):
     c = load_corpus('demo')
     c = c.replace(table=c.table.assign(context=c.table.groupby('dialogue').text.shift().fillna('')))
     t = with_context(c, folder, context='context', tokens=True, longest=40)
-    assert t.features['text'].shape[0] == len(c.table) and (t.features['text'] < 0).any(1).all() and t.provenance['encoders']['text']['context'] == 'context'
+    assert (
+        t.features['text'].shape[0] == len(c.table)
+        and (t.features['text'] < 0).any(1).all()
+        and t.provenance['encoders']['text']['context'] == 'context'
+    )
     v = with_context(c, folder, context='context', longest=40)
     assert v.features['text'].shape == (len(c.table), 32) and np.isfinite(v.features['text']).all()
     alone = with_context(c, folder)
     assert not np.allclose(alone.features['text'], v.features['text'])
     assert with_context(c, 'hashing', context='context').features['text'].shape[1] == 512
-    with pytest.raises(ValueError, match='column of demo'): with_context(c, folder, context='before')
+    with pytest.raises(ValueError, match='column of demo'):
+        with_context(c, folder, context='before')
     assert np.array_equal(vectors(t.features['text'], folder), v.features['text']), 'from the cache'
 
 
 def test_an_encoder_learns(folder):
     "With a slow rate for what was pretrained; the same seed twice gives the same."
     c = with_context(load_corpus('demo'), folder, tokens=True, longest=24)
+
     class Net(torch.nn.Module):
         def __init__(self):
             super().__init__()
             self.encoder = TextEncoder(folder, 'mean')
             self.out = torch.nn.Linear(self.encoder.size, len(c.classes))
-        def forward(self, batch): return Out(self.out(self.encoder(batch.features['text'])))
+
+        def forward(self, batch):
+            return Out(self.out(self.encoder(batch.features['text'])))
+
     cost = np.count_nonzero(c.features['text'], 1)
-    train = make_batches(c, 'train', size=2000, features=['text'], targets={'emotion': 'label'}, cost=cost)
+    train = make_batches(
+        c, 'train', size=2000, features=['text'], targets={'emotion': 'label'}, cost=cost
+    )
     dev = make_batches(c, 'dev', size=99, features=['text'], targets={'emotion': 'label'})
     y = c.table.label.to_numpy()[c.rows('dev')]
-    run = lambda **k: fit(Net, train, dev, lambda p: (p == y).mean(1), seeds=[0], settings={'epochs': 2, 'lr': 1e-2, 'encoder_lr': 3e-3, **k}, target='emotion', vectorise=False, progress=False)
+    run = lambda **k: fit(
+        Net,
+        train,
+        dev,
+        lambda p: (p == y).mean(1),
+        seeds=[0],
+        settings={'epochs': 2, 'lr': 1e-2, 'encoder_lr': 3e-3, **k},
+        target='emotion',
+        vectorise=False,
+        progress=False,
+    )
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         f = run()
-    assert f.losses[0, 1] < f.losses[0, 0]-.02 and np.array_equal(f.losses, run().losses)
+    assert f.losses[0, 1] < f.losses[0, 0] - 0.02 and np.array_equal(f.losses, run().losses)
     still = run(encoder_lr=1e-12)
-    moved = [float((p-q).detach().abs().max()) for (p, q) in zip(next(still.modules()).encoder.parameters(), TextEncoder(folder, 'mean').parameters())]
+    moved = [
+        float((p - q).detach().abs().max())
+        for (p, q) in zip(
+            next(still.modules()).encoder.parameters(), TextEncoder(folder, 'mean').parameters()
+        )
+    ]
     assert max(moved) < 1e-6
 
 
@@ -202,12 +305,18 @@ def test_on_cuda_in_half_precision(folder):
     x = torch.from_numpy(token_ids(TEXTS, folder, 32, CONTEXTS))
     net = TextEncoder(folder, 'own').train()
     for m in net.modules():
-        if isinstance(m, torch.nn.Dropout): m.p = 0.
+        if isinstance(m, torch.nn.Dropout):
+            m.p = 0.0
     a = net(x)
     a.square().sum().backward()
     g = {k: p.grad.clone() for k, p in net.named_parameters() if p.grad is not None}
-    net = net.cuda(); net.zero_grad()
+    net = net.cuda()
+    net.zero_grad()
     b = net(x.cuda())
     b.square().sum().backward()
-    assert b.dtype == torch.float32 and (a-b.cpu()).abs().max() < .1 and net.model.is_gradient_checkpointing
+    assert (
+        b.dtype == torch.float32
+        and (a - b.cpu()).abs().max() < 0.1
+        and net.model.is_gradient_checkpointing
+    )
     assert all(torch.isfinite(p.grad).all() for p in net.parameters() if p.grad is not None) and g

@@ -1,4 +1,5 @@
 "Every notebook runs, as a reader would run it: a clone, no corpus, no network; and what is committed is what comes out."
+
 import os
 import re
 import subprocess
@@ -9,10 +10,10 @@ import nbformat
 import pytest
 
 from erc.core import results_home, root
-from erc.runner import cores, notebooks, parameters_of, reproduce, told
-from erc.tables import artefacts
+from erc.report.notebooks import cores, notebooks, parameters_of, reproduce, told
+from erc.report.artefacts import artefacts
 
-SHELF = notebooks(root()/'nbs')
+SHELF = notebooks(root() / 'nbs')
 SECTIONS = [p for p in SHELF if parameters_of(p)]
 name = lambda p: p.stem
 
@@ -21,9 +22,18 @@ name = lambda p: p.stem
 def run(tmp_path_factory):
     "All notebooks in the profile `recorded`, with an empty folder of corpora."
     out, before = tmp_path_factory.mktemp('recorded'), dict(os.environ)
-    os.environ.update(ERC_DATA=str(tmp_path_factory.mktemp('no_corpora')), HF_HUB_OFFLINE='1', TRANSFORMERS_OFFLINE='1')
-    try: return out, reproduce('recorded', jobs=min(2, cores()), out=out, nbs=root()/'nbs', progress=False)
-    finally: os.environ.clear(); os.environ.update(before)
+    os.environ.update(
+        ERC_DATA=str(tmp_path_factory.mktemp('no_corpora')),
+        HF_HUB_OFFLINE='1',
+        TRANSFORMERS_OFFLINE='1',
+    )
+    try:
+        return out, reproduce(
+            'recorded', jobs=min(2, cores()), out=out, nbs=root() / 'nbs', progress=False
+        )
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @pytest.mark.parametrize('path', SHELF, ids=name)
@@ -34,26 +44,37 @@ def test_notebook_runs(run, path):
 
 def tables(path):
     "The tables in a notebook's outputs, cell by cell."
-    html = [''.join(o['data'].get('text/html', '')) for c in nbformat.read(path, 4).cells for o in c.get('outputs', []) if 'data' in o]
+    html = [
+        ''.join(o['data'].get('text/html', ''))
+        for c in nbformat.read(path, 4).cells
+        for o in c.get('outputs', [])
+        if 'data' in o
+    ]
     return [re.findall(r'<td[^>]*>(.*?)</td>', h, re.S) for h in html if 'class="erc-table"' in h]
 
 
 @pytest.mark.parametrize('path', SECTIONS, ids=name)
 def test_section_shows_the_tables_that_are_committed(run, path):
-    shown, again = tables(path), tables(run[0]/'notebooks'/path.name)
+    shown, again = tables(path), tables(run[0] / 'notebooks' / path.name)
     owed = artefacts().query('notebook == @path.stem and kind == "table"')
     assert shown == again and len(shown) >= len(owed)
 
 
 def test_results_hold_what_the_records_draw(run):
     out, _ = run
-    drawn = {p.name: p.read_text() for p in (out/'tables').glob('*.csv')}
+    drawn = {p.name: p.read_text() for p in (out / 'tables').glob('*.csv')}
     assert drawn, 'nothing was drawn'
-    for n, text in drawn.items(): assert (results_home()/'tables'/n).read_text() == text, f'results/tables/{n} is not what results/records give: run the section notebook again'
-    assert {p.stem for p in (out/'figures').glob('*.svg')} <= {p.stem for p in (results_home()/'figures').glob('*.svg')}
+    for n, text in drawn.items():
+        assert (results_home() / 'tables' / n).read_text() == text, (
+            f'results/tables/{n} is not what results/records give: run the section notebook again'
+        )
+    assert {p.stem for p in (out / 'figures').glob('*.svg')} <= {
+        p.stem for p in (results_home() / 'figures').glob('*.svg')
+    }
 
 
-def test_recorded_writes_no_record(run): assert not list(run[0].rglob('records'))
+def test_recorded_writes_no_record(run):
+    assert not list(run[0].rglob('records'))
 
 
 def test_size_of_committed_notebooks():
@@ -65,30 +86,63 @@ def test_a_missing_record_is_not_run_in_the_section(tmp_path, monkeypatch):
     "The whole way: a copy of results/ without one record, drawn by the section's recipe."
     import shutil
 
-    from erc.experiments import load_recipe
-    from erc.tables import comparison
-    home = tmp_path/'results'
-    if not (results_home()/'records').exists(): pytest.skip('no records are committed')
-    shutil.copytree(results_home()/'records', home/'records')
+    from erc.runs.recipes import load_recipe
+    from erc.report.tables import comparison
+
+    home = tmp_path / 'results'
+    if not (results_home() / 'records').exists():
+        pytest.skip('no records are committed')
+    shutil.copytree(results_home() / 'records', home / 'records')
     spec = load_recipe('shapes')['artefacts']['table6']
     before = comparison('shapes', 'table6', home=home, stale=False)
     row = before.data[before.data.kind == 'ours'].iloc[0]
-    Path(home/'records/shapes'/f'{row.system}--{row.corpus}--{row.setting}.json').unlink()
+    Path(home / 'records/shapes' / f'{row.system}--{row.corpus}--{row.setting}.json').unlink()
     after = comparison('shapes', 'table6', home=home, stale=False)
-    same = (after.data.system == row.system) & (after.data.corpus == row.corpus) & (after.data.setting == row.setting)
-    assert set(after.data[same].state) == {'not run'} and (after.data[~same] == before.data[~same]).all(axis=None)
+    same = (
+        (after.data.system == row.system)
+        & (after.data.corpus == row.corpus)
+        & (after.data.setting == row.setting)
+    )
+    assert set(after.data[same].state) == {'not run'} and (
+        after.data[~same] == before.data[~same]
+    ).all(axis=None)
     assert after.state == 'partly' and len(spec['columns']) == same.sum()
 
 
 def test_a_section_runs_in_demo(tmp_path):
     "One notebook trains, from nothing: no corpus, no downloaded encoder."
-    env = {k: v for k, v in os.environ.items() if k not in ('ERC_DATA', 'ERC_MINILM')} | {'ERC_DATA': str(tmp_path/'none'), 'HF_HUB_OFFLINE': '1'}
-    run = subprocess.run([sys.executable, '-m', 'papermill', str(root()/'nbs/40_shift.ipynb'), str(tmp_path/'out.ipynb'), '-p', 'profile', 'demo', '-p', 'out', str(tmp_path)],
-                         env=env, cwd=tmp_path, capture_output=True, text=True)
+    env = {k: v for k, v in os.environ.items() if k not in ('ERC_DATA', 'ERC_MINILM')} | {
+        'ERC_DATA': str(tmp_path / 'none'),
+        'HF_HUB_OFFLINE': '1',
+    }
+    run = subprocess.run(
+        [
+            sys.executable,
+            '-m',
+            'papermill',
+            str(root() / 'nbs/40_shift.ipynb'),
+            str(tmp_path / 'out.ipynb'),
+            '-p',
+            'profile',
+            'demo',
+            '-p',
+            'out',
+            str(tmp_path),
+        ],
+        env=env,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert run.returncode == 0, run.stderr[-2000:]
-    from erc.records import all_records
+    from erc.runs.records import all_records
+
     trained = [r for r in all_records(tmp_path) if r.fingerprint]
     assert trained and all(r.corpus == 'demo' and len(r.seeds) == 2 for r in trained)
     floor = next(r for r in all_records(tmp_path) if r.system == 'shapes/always_inertia')
-    assert max(r.test[0] for r in trained) > floor.test[0]+.05, 'the network learns what was planted'
-    assert {'shapes_table1.html', 'shapes_table6.tex'} <= {p.name for p in (tmp_path/'tables').iterdir()} and (tmp_path/'figures/shapes_fig1.svg').exists()
+    assert max(r.test[0] for r in trained) > floor.test[0] + 0.05, (
+        'the network learns what was planted'
+    )
+    assert {'shapes_table1.html', 'shapes_table6.tex'} <= {
+        p.name for p in (tmp_path / 'tables').iterdir()
+    } and (tmp_path / 'figures/shapes_fig1.svg').exists()
