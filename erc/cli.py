@@ -244,10 +244,10 @@ def features(
     "Encode a corpus; a second call reads the cache."
     import time
     from erc.data.registry import load_corpus
-    from erc.data.features import with_text
+    from erc.data.features import encode
 
     start = time.time()
-    c = with_text(load_corpus(corpus, root=root), encoder, pooling, device=device)
+    c = encode(load_corpus(corpus, root=root), encoder, pooling, device=device)
     x = c.features['text']
     typer.echo(
         f'{corpus}: {len(x)} sentences, {x.shape[1]} numbers each, {time.time() - start:.1f} s'

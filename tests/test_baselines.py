@@ -10,7 +10,7 @@ from erc.models.baselines import majority, tfidf_logreg, training_rows, vector_l
 from erc.data.batches import standardised
 from erc.data.corpus import Corpus
 from erc.data.registry import load_corpus
-from erc.data.features import context_mean, with_text
+from erc.data.features import context_mean, encode
 from erc.data.sentence_encoders import encoder_path
 from erc.evidence.metrics import METRICS, confusion
 
@@ -268,7 +268,7 @@ def measured(data):
 
     def get(name):
         if name not in made:
-            made[name] = with_text(load_corpus(name), progress=False)
+            made[name] = encode(load_corpus(name), progress=False)
         return made[name]
 
     return get

@@ -11,7 +11,7 @@ from erc.nn.dialoguernn import (
     PastAttention,
     RunningAttention,
     contexts,
-    own_name,
+    our_parameter_name,
     padded_contexts,
     party_states,
 )
@@ -51,11 +51,11 @@ def test_authors_numbers(golden, name, both):
     close(b.to_padded(s[0])[T(real)], spoken.transpose(1, 0, 2)[real])
     (out * T(g['cot']).transpose(0, 1)).sum().backward()
     close(u.grad[T(real)], g['dU'].transpose(1, 0, 2)[real])
-    theirs = {own_name(k): v for k, v in unpack(g, 'grad').items()}
+    theirs = {our_parameter_name(k): v for k, v in unpack(g, 'grad').items()}
     for k, v in rnn.named_parameters():
         close(v.grad, theirs[k])
     if not both:
-        assert not any(own_name(k).startswith('ahead') for k in g['params_without_grad'])
+        assert not any(our_parameter_name(k).startswith('ahead') for k in g['params_without_grad'])
 
 
 @pytest.mark.parametrize('name,both', [('bi', True), ('uni', False)])

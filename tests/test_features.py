@@ -14,7 +14,7 @@ import pytest
 import erc.data.features as F
 from erc.data.corpus import Corpus
 from erc.data.registry import load_corpus
-from erc.data.features import context_mean, encode_text, load_with_text, read_store, with_text
+from erc.data.features import context_mean, encode_text, load_with_text, read_store, encode
 from erc.data.sentence_encoders import encoder_identity, encoder_path, toy_encoder
 
 LINES = [
@@ -411,8 +411,8 @@ def small(task='emotion'):
 
 def test_with_text_adds_a_modality_and_says_whose(toy, tmp_path):
     c = small()
-    out = with_text(
-        with_text(c, toy, cache=tmp_path, progress=False),
+    out = encode(
+        encode(c, toy, cache=tmp_path, progress=False),
         toy,
         'cls',
         name='first',
@@ -440,7 +440,7 @@ def test_with_text_adds_a_modality_and_says_whose(toy, tmp_path):
         ),
     }
     with pytest.raises(ValueError, match="no column 'previous' to encode"):
-        with_text(c, toy, column='previous')
+        encode(c, toy, column='previous')
 
 
 def test_a_corpus_keeps_the_vectors_it_brings():

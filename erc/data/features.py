@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SHARD', 'DTYPES', 'HASHED', 'text_keys', 'write_shard', 'read_store', 'encode_missing', 'encode_text', 'hashed_words',
-           'with_text', 'load_with_text', 'context_mean']
+           'encode', 'load_with_text', 'context_mean']
 
 # %% ../../nbs/051_features.ipynb #c4100b6d
 import hashlib
@@ -181,7 +181,7 @@ def hashed_words(
     )
 
 # %% ../../nbs/051_features.ipynb #47acb600
-def with_text(
+def encode(
     corpus: Corpus,
     encoder='minilm',  # see `encoder_path`
     pooling: str = 'mean',  # 'mean' or 'cls'
@@ -226,7 +226,7 @@ def load_with_text(
 ) -> Corpus:
     "A corpus with text vectors: those it brings, else the encoder's."
     corpus = load_corpus(name, **kwargs)
-    return corpus if 'text' in corpus.features else with_text(corpus, encoder)
+    return corpus if 'text' in corpus.features else encode(corpus, encoder)
 
 # %% ../../nbs/051_features.ipynb #23c9606d
 def context_mean(

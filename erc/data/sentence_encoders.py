@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ENCODERS', 'TOKENIZER_FILES', 'POOLING', 'quiet_import', 'wheel_path', 'from_hub', 'encoder_path', 'toy_encoder',
-           'quiet', 'encoder_files', 'encoder_identity', 'pool', 'length_batches', 'load_encoder', 'tokenise',
-           'run_encoder', 'in_threads']
+           'quiet_transformers', 'encoder_files', 'encoder_identity', 'pool', 'length_batches', 'load_encoder',
+           'tokenise', 'run_encoder', 'in_threads']
 
 # %% ../../nbs/050_sentence_encoders.ipynb #c3227c61
 import difflib
@@ -99,7 +99,7 @@ def toy_encoder(
     with quiet_import():
         import torch
         from transformers import BertConfig, BertModel, BertTokenizer
-    with quiet(), torch.random.fork_rng(devices=[]):
+    with quiet_transformers(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         BertTokenizer(
             vocab={w: i for i, w in enumerate(vocab)}, model_max_length=length
@@ -118,7 +118,7 @@ def toy_encoder(
 
 
 @contextmanager
-def quiet():
+def quiet_transformers():
     "Keep transformers' progress bars and load reports out of notebooks, and leave its settings as they were."
     with quiet_import():
         from transformers.utils import logging
@@ -208,7 +208,7 @@ def load_encoder(
     dtype: str = 'float32',
 ):  # tokenizer, model
     "A frozen encoder, ready to run; of an encoder-decoder, the encoder."
-    with quiet():
+    with quiet_transformers():
         import torch
         from transformers import AutoModel, AutoTokenizer
 
@@ -228,7 +228,7 @@ def tokenise(
     longest = min(
         tokenizer.model_max_length, getattr(model.config, 'max_position_embeddings', None) or 512
     )
-    with quiet():
+    with quiet_transformers():
         ids = tokenizer(texts, add_special_tokens=True)['input_ids']
     if empty := [i for i, x in enumerate(ids) if not x]:
         raise ValueError(f'the encoder makes no token of sentence {empty[0]} ({texts[empty[0]]!r})')
@@ -238,7 +238,7 @@ def tokenise(
     warnings.warn(
         f'{len(long)} of {len(ids)} sentences are longer than the {longest} tokens of the encoder and are cut'
     )
-    with quiet():
+    with quiet_transformers():
         cut = tokenizer(
             [texts[i] for i in long], add_special_tokens=True, truncation=True, max_length=longest
         )['input_ids']

@@ -134,7 +134,7 @@ def vector_logreg(
         if k not in corpus.features:
             raise ValueError(
                 f'corpus {corpus.name} has no features {k!r}; it has {", ".join(corpus.features) or "none"}. '
-                'Sentence vectors: erc.data.features.with_text(corpus)'
+                'Sentence vectors: erc.data.features.encode(corpus)'
             )
     parts = [standardised(corpus.features[k], corpus.has[k], rows, k) for k in features]
     if context:

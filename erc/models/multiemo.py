@@ -19,7 +19,7 @@ from ..data.batches import Batch
 from .swfc import soft_hgr, swfc_loss
 from ..nn.attention import look
 from ..nn.cells import Out, dropout_mask, weighted_nll
-from ..nn.dialoguernn import DialogueRNN, contexts, own_name, padded_contexts, stacked, widened
+from ..nn.dialoguernn import DialogueRNN, contexts, our_parameter_name, padded_contexts, stacked, pad_to_longest
 from ..nn.encoders import TextEncoder
 
 # %% ../../nbs/610_multiattn.ipynb #72925ea6
@@ -368,7 +368,7 @@ def fused(model, batch: Batch):
         c.update(zip(model.rnns, deep))
     if not leak:
         return c, model.multiattn(c, batch)
-    wide, *_ = widened(batch, [])
+    wide, *_ = pad_to_longest(batch, [])
     back = lambda v: {m: f[batch.dialogue, batch.turn] for m, f in v.items()}
     return back(c), back(
         model.multiattn.padded(
@@ -427,7 +427,7 @@ def own_weights(
     "Their parameters under our names, heads joined."
     out, heads = {}, {}
     for name, v in state.items():
-        name, v = own_name(name.removeprefix('module.')), torch.as_tensor(v)
+        name, v = our_parameter_name(name.removeprefix('module.')), torch.as_tensor(v)
         name = re.sub(r'multiattn_(text|audio|visual)\.multiattn_layers\.', r'streams.\1.', name)
         name = re.sub(
             r'^(text|audio|visual)_fc',

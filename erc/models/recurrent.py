@@ -8,7 +8,7 @@ __all__ = ['DialogueRNNClassifier', 'ContextGRU']
 # %% ../../nbs/250_recurrent.ipynb #30ae2449
 import torch
 from torch import nn
-from ..data.batches import Batch, mirrored
+from ..data.batches import Batch, reversed_rows
 from ..nn.cells import GRUCell, Out, dropout
 from ..nn.dialoguernn import DialogueRNN, Unit
 
@@ -62,7 +62,7 @@ class ContextGRU(nn.Module):
     def forward(self, batch: Batch) -> Out:
         x, rev, steps = (
             torch.cat([batch.features[k] for k in self.names], -1),
-            mirrored(batch.sizes, batch.ids.device),
+            reversed_rows(batch.sizes, batch.ids.device),
             [],
         )
         unit = Unit([self.ahead, self.back], [x, x[rev]], batch)

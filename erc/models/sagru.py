@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from ..core import choose
-from ..data.batches import Batch, mirrored
+from ..data.batches import Batch, reversed_rows
 from ..nn.cells import Out, dropout, gru
 
 # %% ../../nbs/700_sagru.ipynb #2b22186d
@@ -135,7 +135,7 @@ def both_ways(
     sizes: tuple,  # rows of each time step
 ) -> Tensor:  # (N, 2H)
     "Bidirectional recurrence; each dialogue's backward run starts at its last turn."
-    back = mirrored(sizes, x.device)
+    back = reversed_rows(sizes, x.device)
     W, b = (torch.stack([getattr(c, k) for c in cells]) for k in ('weight_ih', 'bias_ih'))
     gi = torch.stack([x, x.index_select(0, back)]) @ W.mT + b[:, None]
     h = run_units(cells, gi, gi.new_zeros(2, sizes[0], cells[0].hidden_size), sizes)

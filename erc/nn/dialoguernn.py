@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['ATTENTIONS', 'RunningAttention', 'weigh', 'weigh_few', 'join', 'PastAttention', 'DialogueCell', 'stacked', 'Unit',
-           'by_step', 'party_states', 'emotion_states', 'DialogueRNN', 'lanes', 'contexts', 'widened',
-           'padded_contexts', 'own_name', 'load_released']
+           'by_step', 'party_states', 'emotion_states', 'DialogueRNN', 'lanes', 'contexts', 'pad_to_longest',
+           'padded_contexts', 'our_parameter_name', 'load_released']
 
 # %% ../../nbs/220_dialoguernn.ipynb #63cddfc8
 import torch
 from dataclasses import replace
 from torch import Tensor, nn
 from ..core import choose
-from ..data.batches import Batch, from_padded, mirrored
+from ..data.batches import Batch, from_padded, reversed_rows
 from .cells import GRUCell, Products, dropout, dropout_mask, gates
 
 # %% ../../nbs/220_dialoguernn.ipynb #18c44fdb
@@ -356,7 +356,7 @@ def contexts(
             r.finish(e, batch)
             for r, e in zip(rnns, lanes([r.ahead for r in rnns], x, batch, one.rates[0], one.place))
         ]
-    rev = mirrored(batch.sizes, batch.ids.device)
+    rev = reversed_rows(batch.sizes, batch.ids.device)
     who = torch.stack([batch.speakers] * M + [batch.speakers[rev]] * M)
     e = lanes(
         [r.ahead for r in rnns] + [r.back for r in rnns],
@@ -370,7 +370,7 @@ def contexts(
     return [r.finish(torch.cat([e[i], e[M + i][rev]], -1), batch) for i, r in enumerate(rnns)]
 
 # %% ../../nbs/220_dialoguernn.ipynb #5718ea81
-def widened(
+def pad_to_longest(
     batch: Batch,
     x: list,  # (N, D) each
 ):  # the batch with all dialogues as long as the longest; the features in it; (N',) bool where nobody speaks
@@ -388,8 +388,8 @@ def widened(
 
 def padded_contexts(rnns, x: list, batch: Batch) -> list:  # (B, T, H) each
     "The contexts of `contexts`, with the rows that the released loop leaves at padding (MultiEMO code)."
-    wide, full, nobody = widened(batch, x)
-    one, rev = rnns[0], mirrored(batch.sizes, batch.ids.device)
+    wide, full, nobody = pad_to_longest(batch, x)
+    one, rev = rnns[0], reversed_rows(batch.sizes, batch.ids.device)
     e = [
         wide.to_padded(l)
         for l in lanes([r.ahead for r in rnns], full, wide, one.rates[0], one.place, nobody=nobody)
@@ -406,7 +406,7 @@ def padded_contexts(rnns, x: list, batch: Batch) -> list:  # (B, T, H) each
     ]
 
 # %% ../../nbs/220_dialoguernn.ipynb #69da994e
-def own_name(name: str) -> str:
+def our_parameter_name(name: str) -> str:
     "Our name of a parameter of MultiEMO's code."
     for theirs, ours in (
         ('dialog_rnn_f.dialogue_cell', 'ahead'),
@@ -420,7 +420,7 @@ def own_name(name: str) -> str:
 
 def load_released(cls, state: dict, *, bidirectional=True, **options):
     "A DialogueRNN with released weights, of the sizes that they have; weights that a forward-only model never used are dropped."
-    own = {own_name(k): torch.as_tensor(v) for k, v in state.items()}
+    own = {our_parameter_name(k): torch.as_tensor(v) for k, v in state.items()}
     if not bidirectional:
         own = {k: v for k, v in own.items() if k.startswith('ahead')}
     hidden = own['ahead.e_cell.weight_hh'].shape[1]

@@ -21,7 +21,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from ..core import cache_home, canonical, choose, digest, resolve, results_home, root
 from ..data.batches import from_padded, make_batches, standardise
-from ..data.features import with_text
+from ..data.features import encode
 from ..data.registry import converted
 from ..evidence.metrics import METRICS, confusion, moments
 from ..nn.encoders import with_context
@@ -67,7 +67,7 @@ def prepare(
         c = (
             with_context(c, s.encoder, name, device=device, **what)
             if isinstance(what, dict)
-            else with_text(c, s.encoder, name=name, column=what, device=device)
+            else encode(c, s.encoder, name=name, column=what, device=device)
         )
     return standardise(c, s.standardise) if s.standardise else c, digest
 

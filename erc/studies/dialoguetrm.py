@@ -40,7 +40,7 @@ from ..core import choose
 from ..data.corpus import Corpus, validate
 from ..data.registry import load_corpus
 from ..models.dialoguetrm import indi_context
-from ..nn.encoders import pair_ids, room, rows_of, warn_cut
+from ..nn.encoders import pair_ids, max_sentence_tokens, pad_rows, warn_cut
 
 # %% ../../nbs/510_dialoguetrm.ipynb #10c32d0a
 def encode_pairs(
@@ -55,10 +55,10 @@ def encode_pairs(
     **how,  # drop, segments, separator: see `erc.nn.encoders.pair_ids`
 ) -> dict:  # input_ids, token_type_ids, attention_mask, (n, T) each
     "Sentence-pair input of a dialogue's turns (DialogueTRM Eq. 1); utterances that are too long are cut and counted in a warning; errors: ValueError for K < 1."
-    mine, most = indi_context(speakers, K), room(longest, separator=how.get('separator', True))
+    mine, most = indi_context(speakers, K), max_sentence_tokens(longest, separator=how.get('separator', True))
     warn_cut(sum(len(u) > most for u in utterances), len(utterances), most)
     context = lambda i: [t for j in mine[i].nonzero()[:, 0].tolist() for t in utterances[j]]
-    x = rows_of(
+    x = pad_rows(
         [pair_ids(u, context(i), cls, sep, longest, **how) for i, u in enumerate(utterances)]
     ).astype(np.int64)
     return {

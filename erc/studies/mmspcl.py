@@ -11,8 +11,8 @@ import pandas as pd
 import re
 from ..data.corpus import Corpus, validate
 from ..data.registry import load_corpus
-from ..data.sentence_encoders import encoder_identity, encoder_path, quiet
-from ..nn.encoders import rows_of as side_by_side
+from ..data.sentence_encoders import encoder_identity, encoder_path, quiet_transformers
+from ..nn.encoders import pad_rows as side_by_side
 
 # %% ../../nbs/398_mmspcl.ipynb #f1670bc9
 MARKS = ('<s>', '<pad>', '</s>', '<mask>')
@@ -220,7 +220,7 @@ def reader(encoder: str):
         folder = encoder_path(encoder)
     except ValueError as e:
         raise FileNotFoundError(str(e)) from e
-    with quiet():
+    with quiet_transformers():
         from transformers import AutoTokenizer
 
         made = AutoTokenizer.from_pretrained(folder)
