@@ -263,7 +263,7 @@ def test_a_converted_corpus_runs_under_every_system_that_can_read_it(tmp_path, m
     from test_corpora import KINDS, family
 
     from erc.runs.recipes import wanted
-    from erc.runs.run import Section
+    from erc.report.section import Section
 
     monkeypatch.setenv('ERC_DATA', str(tmp_path / 'data'))
     (tmp_path / 'x.pkl').write_bytes(pickle.dumps(family('mmgcn9', KINDS['mmgcn9'])))

@@ -13,7 +13,8 @@ import torch
 
 import erc.runs.run as X
 from erc.runs.recipes import GRID, grid, load_recipe, papers, settings_of, system, wanted, wired
-from erc.runs.run import Section, class_weights, jobs, run_system, toy_fingerprint
+from erc.report.section import Section, jobs
+from erc.runs.run import class_weights, run_system, toy_fingerprint
 from erc.runs.stale import missing, stale
 from erc.runs.records import Record, all_records, find_record, load_record, merge, save_record
 from erc.training.settings import complete
