@@ -621,14 +621,14 @@ def test_bad_options():
     with pytest.raises(ValueError, match="needs 'text'; it was given audio"):
         GRUArcModel({'audio': 3, 'sentence': 4, 'previous': 4}, 2, context_input='text')
     with pytest.raises(
-        ValueError, match="unknown feature of the shift network 'sentence' Known: text"
+        ValueError, match="unknown feature of the shift network 'sentence'. Known: text"
     ):
         GRUArcModel({'text': 3}, 2)
     assert GRUArcModel({'text': 3}, 2, gate='gru').shift is None
 
 
 def test_what_a_batch_lacks_is_named():
-    with pytest.raises(ValueError, match="unknown feature of the batch 'audio' Known: text"):
+    with pytest.raises(ValueError, match="unknown feature of the batch 'audio'. Known: text"):
         model()(without(toy(), 'audio'))
     with pytest.raises(ValueError, match="unknown feature of the batch 'sentence'"):
         model()(without(toy(), 'sentence'))

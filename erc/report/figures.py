@@ -299,7 +299,7 @@ def save_figure(
             ('.svg', dict(metadata={'Date': None})),
         ):
             with atomic_path(f'{stem}{suffix}') as tmp:
-                fig.savefig(tmp, bbox_inches='tight', **own)
+                fig.savefig(tmp, format=suffix[1:], bbox_inches='tight', **own)
     write_atomic(
         f'{stem}.json', json.dumps(facts_of(meta, 'figure'), indent=1, ensure_ascii=False) + '\n'
     )
