@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 import erc.cli
-from erc.cli import app, bench_training, estimate, lengths_of, planned
+from erc.cli import app, bench_training, estimate, planned
 from erc.core import root
 from erc.report.artefacts import artefacts
 
@@ -445,21 +445,6 @@ def test_bench(monkeypatch):
     ) and "did you mean 'shapes/shift_paper'" in erc_(
         'bench', '--system', 'shapes/shift_papr', code=2
     )
-
-
-@pytest.mark.parametrize(
-    'shape',
-    [(108, 5361, 110), (1, 7, 7), (3, 5, 3), (3, 9, 3), (64, 64, 1), (10, 100, 91), (10, 99, 10)],
-)
-def test_lengths_of_a_toy_batch(shape):
-    n = lengths_of(*shape)
-    assert (len(n), sum(n), max(n)) == shape and min(n) >= 1
-
-
-def test_lengths_that_cannot_be():
-    for shape in ((3, 4, 3), (3, 10, 3)):
-        with pytest.raises(ValueError, match='cannot have'):
-            lengths_of(*shape)
 
 
 def test_commands_of_the_readme_exist():

@@ -6,11 +6,13 @@
 __all__ = ['build', 'Stack', 'Single', 'Steps', 'Captured']
 
 # %% ../../nbs/310_engine.ipynb #02214dad
-import torch
 import warnings
+
+import torch
 from torch.func import functional_call, stack_module_state
+
 from ..core import choose
-from .settings import FURTHER, rate
+from .settings import Settings, rate
 
 # %% ../../nbs/310_engine.ipynb #a2d6947e
 def _predict(model, batch):
@@ -166,7 +168,7 @@ def _optimiser(engine, s: dict, capturable=False):
         None if engine.seeds.is_cuda else True
     )  # on a processor one pass over the weights instead of ten
     return (torch.optim.Adam if adam else torch.optim.AdamW)(
-        parts, betas=tuple(s.get('betas', FURTHER['betas'])), capturable=capturable, fused=fused
+        parts, betas=tuple(s.get('betas', (0.9, 0.999))), capturable=capturable, fused=fused
     )
 
 
@@ -187,6 +189,7 @@ class Steps:
     "The training steps of an engine."
 
     def __init__(self, engine, batches, loss_of, s: dict, capturable=False):
+        s = Settings.from_dict(s).to_dict()
         device, dtype = engine.seeds.device, next(iter(engine.params.values())).dtype
         self.engine, self.batches, self.loss_of, self.s = engine, batches, loss_of, s
         self.opt = _optimiser(engine, s, capturable)
