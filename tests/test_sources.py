@@ -1,208 +1,35 @@
-"What a file may do, and what it must be."
+"Downloads: pinned, resumed, checked; and corpora from a local mirror."
 
-import codecs
-import io
+import dataclasses
 import os
-import pickle
+import subprocess
 import threading
-from collections import OrderedDict, defaultdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import numpy as np
 import pytest
 
 from erc.core import sha256_of
-from erc.data.sources import FILES, Pin, fetch, get, git_blob_sha1, mismatch, pins
-from erc.data.unpickle import Refused, safe_load_npy, safe_load_npz, safe_unpickle, unpickle
-
-
-class Call:
-    "Pickles to a call of `f(*args)`."
-
-    def __init__(self, f, *args):
-        self.f, self.args = f, args
-
-    def __reduce__(self):
-        return self.f, self.args
-
-
-def dumped(tmp_path, obj, protocol=2, name='x.pkl'):
-    path = tmp_path / name
-    path.write_bytes(pickle.dumps(obj, protocol=protocol))
-    return path
-
-
-def test_os_system_is_refused_by_name_before_it_runs(tmp_path):
-    mark = tmp_path / 'it-ran'
-    path = dumped(tmp_path, {'a': [Call(os.system, f'touch {mark}')]})
-    with pytest.raises(ValueError, match=r'x\.pkl.*posix\.system.*nothing was run'):
-        safe_unpickle(path)
-    assert not mark.exists()
-
-
-@pytest.mark.parametrize(
-    'what',
-    [
-        eval,
-        exec,
-        getattr,
-        __import__,
-        open,
-        os.popen,
-        object,
-        np.load,
-        np.frombuffer,
-        codecs.decode,
-        pickle.loads,
-    ],
+from erc.data.sources import (
+    DOWNLOADS,
+    Pin,
+    download_corpus,
+    fetch,
+    git_blob_sha1,
+    mismatch,
+    pins,
 )
-def test_other_globals_are_refused(tmp_path, what):
-    path = dumped(tmp_path, Call(what, '1'))
-    with pytest.raises(Refused, match=f'{what.__name__}.*allow-list'):
-        safe_unpickle(path)
-
-
-@pytest.mark.parametrize(
-    'raw,name',
-    [
-        (b'cposix\nsystem\n(S"true"\ntR.', 'posix.system'),
-        (b'c__builtin__\neval\n(S"1"\ntR.', '__builtin__.eval'),
-        (b'(S"true"\niposix\nsystem\n.', 'posix.system'),
-        (b'cnumpy.core.multiarray\nfromfile\n.', 'fromfile'),
-        (b'cbuiltins\nlist.append\n.', 'list.append'),
-    ],
-)
-def test_refused_in_every_spelling(raw, name):
-    with pytest.raises(ValueError, match=name):
-        unpickle(io.BytesIO(raw), 'raw')
-
-
-def test_codec_may_say_how_errors_are_handled():
-    assert (
-        unpickle(io.BytesIO(b'c_codecs\nencode\n(V\xe9\nVlatin1\nVstrict\ntR.'), 'raw') == b'\xe9'
-    )
-    with pytest.raises(ValueError, match='rot13'):
-        unpickle(io.BytesIO(b'c_codecs\nencode\n(Vabc\nVrot13\nVstrict\ntR.'), 'raw')
-
-
-def test_a_zip_is_called_a_zip(tmp_path):
-    np.savez(tmp_path / 'model.pt', x=np.arange(3))  # torch.save writes such an archive
-    (tmp_path / 'model.pt.npz').rename(tmp_path / 'model.pt')
-    with pytest.raises(Refused, match=r'model\.pt: a zip, as torch\.save'):
-        safe_unpickle(tmp_path / 'model.pt')
-
-
-def test_codec_is_latin1_only():
-    with pytest.raises(ValueError, match='rot13'):
-        unpickle(io.BytesIO(b'c_codecs\nencode\n(Vabc\nVrot13\ntR.'), 'raw')
-    assert unpickle(io.BytesIO(b'c_codecs\nencode\n(V\xe9\nVlatin1\ntR.'), 'raw') == b'\xe9'
-
-
-@pytest.mark.parametrize('protocol', range(pickle.HIGHEST_PROTOCOL + 1))
-def test_containers_and_arrays_come_back(tmp_path, protocol):
-    d = defaultdict(list, a=[1])
-    obj = (
-        OrderedDict(x={1, 2}),
-        d,
-        frozenset('ab'),
-        b'\xff\x00',
-        1 + 2j,
-        bytearray(b'z'),
-        np.arange(6, dtype=np.float32).reshape(2, 3, order='F'),
-        np.float64(0.5),
-        np.int32(7),
-        np.array(['é', 'b']),
-        np.array([{'k': 1}, None], object),
-        np.dtype('<i4'),
-    )
-    got = safe_unpickle(dumped(tmp_path, obj, protocol))
-    assert got[:6] == obj[:6] and got[1].default_factory is list
-    for a, b in zip(got[6:], obj[6:]):
-        np.testing.assert_array_equal(a, b)
-
-
-@pytest.mark.parametrize('module', [b'numpy.core', b'numpy._core'])
-def test_both_names_of_numpys_core(module):
-    raw = pickle.dumps(np.arange(3), protocol=0).replace(b'numpy._core', module)
-    assert module in raw
-    np.testing.assert_array_equal(unpickle(io.BytesIO(raw), 'raw'), np.arange(3))
-
-
-def test_python2_file_is_latin1(tmp_path):
-    raw = (
-        b'\x80\x02cnumpy.core.multiarray\n_reconstruct\nq\x01cnumpy\nndarray\nq\x02K\x00\x85q\x03U\x01b\x87Rq\x04(K\x01K\x02\x85cnumpy\ndtype\nq\x05U\x02f8K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89U\x10'
-        + np.array([1.0, -2.0]).tobytes()
-        + b'tb.'
-    )
-    (tmp_path / 'old.pickle').write_bytes(raw)
-    np.testing.assert_array_equal(safe_unpickle(tmp_path / 'old.pickle'), [1, -2])
-    assert unpickle(io.BytesIO(b"S'caf\\xe9'\n."), 'raw') == 'café'
-
-
-@pytest.mark.parametrize('cut', [1, 3, 20, 60])
-def test_truncated_pickle_is_a_clear_error(tmp_path, cut):
-    path = dumped(tmp_path, [np.arange(9.0), 'text'], 4)
-    path.write_bytes(path.read_bytes()[:-cut])
-    with pytest.raises(ValueError, match=r'x\.pkl: damaged or truncated'):
-        safe_unpickle(path)
-
-
-def test_empty_and_nonsense_files(tmp_path):
-    for raw in (b'', b'version https://git-lfs.github.com/spec/v1\n', b'<html>'):
-        (tmp_path / 'x.pkl').write_bytes(raw)
-        with pytest.raises(ValueError, match='damaged or truncated'):
-            safe_unpickle(tmp_path / 'x.pkl')
-
-
-def test_npz_and_npy_with_objects(tmp_path):
-    mark = tmp_path / 'it-ran'
-    good = np.array({'u': {'emo': 1, 'val': -10}}, object)
-    np.savez(
-        tmp_path / 'good.npz', whole_corpus=good, plain=np.arange(3), words=np.array(['a', 'bc'])
-    )
-    z = safe_load_npz(tmp_path / 'good.npz')
-    assert (
-        z['whole_corpus'].item() == good.item()
-        and list(z['plain']) == [0, 1, 2]
-        and list(z['words']) == ['a', 'bc']
-    )
-    with pytest.raises(ValueError, match='good.npz, member whole_corpus.npy: an array of objects'):
-        safe_load_npz(tmp_path / 'good.npz', objects=False)
-    np.savez(
-        tmp_path / 'evil.npz',
-        plain=np.arange(3),
-        x=np.array([Call(os.system, f'touch {mark}')], object),
-    )
-    with pytest.raises(ValueError, match=r'evil\.npz, member x\.npy.*posix\.system'):
-        safe_load_npz(tmp_path / 'evil.npz')
-    np.save(tmp_path / 'evil.npy', np.array([Call(os.system, f'touch {mark}')], object))
-    with pytest.raises(ValueError, match='posix.system'):
-        safe_load_npy(tmp_path / 'evil.npy')
-    assert not mark.exists()
-    np.save(tmp_path / 'fortran.npy', np.asfortranarray(np.arange(6.0).reshape(2, 3)))
-    np.testing.assert_array_equal(
-        safe_load_npy(tmp_path / 'fortran.npy'), np.arange(6.0).reshape(2, 3)
-    )
-
-
-def test_truncated_arrays(tmp_path):
-    np.savez(tmp_path / 'a.npz', x=np.arange(99.0))
-    (tmp_path / 'b.npz').write_bytes((tmp_path / 'a.npz').read_bytes()[:-30])
-    with pytest.raises(ValueError, match='b.npz: not a whole npz'):
-        safe_load_npz(tmp_path / 'b.npz')
-    np.save(tmp_path / 'a.npy', np.arange(99.0))
-    (tmp_path / 'b.npy').write_bytes((tmp_path / 'a.npy').read_bytes()[:-30])
-    with pytest.raises(ValueError, match='b.npy: damaged or truncated'):
-        safe_load_npy(tmp_path / 'b.npy')
-
-
-# ---- downloads ---------------------------------------------------------------
 
 
 class Server(ThreadingHTTPServer):
-    "Serves `files`; `stop_after` cuts each body short, `ranges` says whether it knows Range."
+    "Serve `files` and log each request's path and Range header."
 
-    files, stop_after, ranges, log, chunked = {}, None, True, [], False
+    stop_after = None  # bytes after which each body is cut
+    ranges = True  # whether Range headers are honoured
+
+    def __init__(self):
+        super().__init__(('127.0.0.1', 0), Handler)
+        self.files, self.log = {}, []
+        self.url = f'http://127.0.0.1:{self.server_address[1]}'
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -210,33 +37,26 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
-        s, body = self.server, self.server.files.get(self.path.lstrip('/'))
-        s.log.append((self.path, self.headers.get('Range')))
+        body = self.server.files.get(self.path.lstrip('/'))
+        wanted = self.headers.get('Range')
+        self.server.log.append((self.path, wanted))
         if body is None:
             return self.send_error(404)
-        start = (
-            int(self.headers['Range'].split('=')[1].rstrip('-'))
-            if s.ranges and 'Range' in self.headers
-            else 0
-        )
-        if start >= len(body) and start:
+        start = int(wanted.split('=')[1].rstrip('-')) if wanted and self.server.ranges else 0
+        if start and start >= len(body):
             return self.send_error(416)
         self.send_response(206 if start else 200)
         if start:
             self.send_header('Content-Range', f'bytes {start}-{len(body) - 1}/{len(body)}')
-        if not s.chunked:
-            self.send_header('Content-Length', str(len(body) - start))
+        self.send_header('Content-Length', str(len(body) - start))
         self.end_headers()
-        self.wfile.write(body[start:][: s.stop_after])
+        self.wfile.write(body[start:][: self.server.stop_after])
 
 
 @pytest.fixture
 def server():
-    s = Server(('127.0.0.1', 0), Handler)
-    s.files, s.log = {}, []
-    thread = threading.Thread(target=s.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    s.url = f'http://127.0.0.1:{s.server_address[1]}'
+    s = Server()
+    threading.Thread(target=s.serve_forever, args=(0.02,), daemon=True).start()
     yield s
     s.shutdown()
     s.server_close()
@@ -260,8 +80,6 @@ def changed(body):
 
 
 def test_git_blob_sha1_is_gits():
-    import subprocess
-
     here = __file__
     try:
         want = subprocess.run(
@@ -275,10 +93,10 @@ def test_git_blob_sha1_is_gits():
 def test_download(tmp_path, server, pin, capfd):
     dest = fetch(pin, tmp_path / 'out' / 'file.pkl', server.url)
     assert dest.read_bytes() == BODY and sorted(os.listdir(tmp_path / 'out')) == ['file.pkl']
-    assert 'a file.pkl' in capfd.readouterr().err  # the bar
+    assert 'a file.pkl' in capfd.readouterr().err  # the progress bar
     n = len(server.log)
     fetch(pin, dest, server.url)
-    assert len(server.log) == n  # right already: not asked for again
+    assert len(server.log) == n  # already correct: not requested again
 
 
 def test_truncated_body_is_kept_and_resumed(tmp_path, server, pin):
@@ -292,8 +110,6 @@ def test_truncated_body_is_kept_and_resumed(tmp_path, server, pin):
 
 
 def test_truncated_body_of_unknown_size(tmp_path, server, pin):
-    import dataclasses
-
     unsized, server.stop_after = dataclasses.replace(pin, size=None), 777
     with pytest.raises(ValueError, match='777 of 512000 bytes'):
         fetch(unsized, tmp_path / 'f', server.url, progress=False)
@@ -365,8 +181,6 @@ def test_lfs_is_checked_by_sha256(tmp_path, server):
 
 
 def test_no_server_and_no_file(tmp_path, server, pin):
-    import dataclasses
-
     with pytest.raises(ConnectionError, match='answers 404'):
         fetch(dataclasses.replace(pin, path='nope'), tmp_path / 'f', server.url)
     with pytest.raises(ConnectionError, match='--from DIR'):
@@ -378,9 +192,9 @@ def test_no_server_and_no_file(tmp_path, server, pin):
 
 
 def test_every_name_stands_for_files():
-    for name in FILES:
+    for name in DOWNLOADS:
         assert pins(name), name
-    assert get('demo') == {}
+    assert download_corpus('demo') == {}
     assert len(pins()) > 150
     for p in pins():
         assert p.public or (p.file_here and len(p.git_blob_sha1) == 40)
@@ -389,16 +203,16 @@ def test_every_name_stands_for_files():
 def test_get_from_server(tmp_path, server, data):
     for p in pins('emorynlp'):
         server.files[f'{p.repo}/{p.commit}/{p.path}'] = (data / p.rel).read_bytes()
-    assert set(get('emorynlp', base_url=server.url, root=tmp_path, progress=False).values()) == {
-        'fetched'
-    }
-    assert set(get('emorynlp', base_url='http://127.0.0.1:9', root=tmp_path).values()) == {
-        'already here'
-    }
+    assert set(
+        download_corpus('emorynlp', base_url=server.url, root=tmp_path, progress=False).values()
+    ) == {'downloaded'}
+    assert set(
+        download_corpus('emorynlp', base_url='http://127.0.0.1:9', root=tmp_path).values()
+    ) == {'already here'}
 
 
 def test_get_from_our_layout(tmp_path, data):
-    got = get('iemocap6', from_dir=data, root=tmp_path)
+    got = download_corpus('iemocap6', from_dir=data, root=tmp_path)
     assert (
         set(got.values()) == {'copied'}
         and (tmp_path / 'iemocap_text/iemocap_utterances.csv').exists()
@@ -412,14 +226,14 @@ def test_get_from_repository_layout_and_a_wrong_byte(tmp_path, data):
             to = mirror / p.repo / p.path
             to.parent.mkdir(parents=True, exist_ok=True)
             to.write_bytes((data / p.rel).read_bytes())
-    assert sorted(get('mosei', from_dir=mirror, root=home).values()) == [
+    assert sorted(download_corpus('mosei', from_dir=mirror, root=home).values()) == [
         'copied',
         'copied',
         'not in the mirror',
     ]
     to.write_bytes(changed(to.read_bytes()))
     with pytest.raises(ValueError, match=f'{to.name}.*git blob sha1 .*refused'):
-        get('mosei', from_dir=mirror, root=tmp_path / 'other')
+        download_corpus('mosei', from_dir=mirror, root=tmp_path / 'other')
     assert not (tmp_path / 'other' / p.rel).exists() and not list(
         (tmp_path / 'other').rglob(f'*{to.name}*')
     )
