@@ -176,9 +176,12 @@ def _questions(table, lengths, generator, max_len, past, extra):
                 yield first, i, asked, 1
 
 # %% ../../nbs/052_prompts.ipynb #048b9fb4
-def _dialogue_bounds(dialogue):  # (N,) name of each row's dialogue; gives pairs of first row, end
-    starts = np.flatnonzero(np.r_[True, dialogue[1:] != dialogue[:-1]])
-    return zip(starts, [*starts[1:], len(dialogue)])
+def _dialogues(table):
+    "Yield the first row of each dialogue, and its rows."
+    name = table.dialogue.to_numpy()
+    starts = np.flatnonzero(np.r_[True, name[1:] != name[:-1]])
+    for start, stop in zip(starts, [*starts[1:], len(table)]):
+        yield start, table.iloc[start:stop]
 
 
 def build_prompts(
@@ -197,8 +200,7 @@ def build_prompts(
     _check_options(max_len, past, extra)
     generator = np.random.default_rng(seed)
     rows = []
-    for start, stop in _dialogue_bounds(table.dialogue.to_numpy()):
-        dialogue = table.iloc[start:stop]
+    for start, dialogue in _dialogues(table):
         prompts = _DialoguePrompts(dialogue, tokenizer, pool)
         questions = _questions(dialogue, prompts.lengths, generator, max_len, past, extra)
         rows += [prompts.row(*question, start, max_len) for question in questions]
