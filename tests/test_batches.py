@@ -103,7 +103,7 @@ def test_speakers_are_numbered_within_the_dialogue(demo):
 
 
 def test_missing_feature_is_named(demo):
-    with pytest.raises(ValueError, match='no feature smell; it has'):
+    with pytest.raises(ValueError, match="unknown feature of corpus demo 'smell'"):
         make_batches(demo, 'train', size=7, features=['smell'], targets={})
     with pytest.raises(ValueError, match='no training row'):
         standardise(
@@ -155,7 +155,7 @@ def test_unusable_cuts_are_refused(demo):
         cut(size=0)
     with pytest.raises(ValueError, match='unknown unit of a batch'):
         cut(unit='turns')
-    with pytest.raises(ValueError, match="unknown column of demo 'lable'; did you mean 'label'"):
+    with pytest.raises(ValueError, match="unknown column of corpus demo 'lable'; did you mean 'label'"):
         cut(targets={'emotion': 'lable'})
 
 
