@@ -6,16 +6,19 @@
 __all__ = ['Run', 'predict', 'Fit', 'free_bytes', 'bytes_of_a_seed', 'fit', 'fingerprint']
 
 # %% ../../nbs/330_fit.ipynb #9fc2a682
-import numpy as np
 import time
-import torch
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+import torch
 from tqdm import tqdm
+
 from ..core import digest
 from ..data.batches import map_batch
-from .checkpoint import Checkpoint, _hash
+from .checkpoint import Checkpoint
+from .checkpoint import hash_tensors as _hash
 from .engine import Captured, Single, Stack, Steps
 from .settings import complete, criterion, select
 
