@@ -21,7 +21,7 @@ setup(
     keywords=cfg['keywords'],
     packages=find_packages(include=['erc', 'erc.*']),
     include_package_data=True,
-    package_data={'erc': ['recipes/*.toml', 'reference/*']},
+    package_data={'erc': ['recipes/*.toml', 'reference/*', 'report/templates/*']},
     python_requires='>=' + cfg['min_python'],
     install_requires=cfg['requirements'].split(),
     extras_require={**needs, 'dev': needs['run'] + needs['dev']},
