@@ -238,7 +238,10 @@ def test_real_shift_rates(iemocap):
         S.shift_flags(t, 'polarity_released', IEMOCAP),
         S.shift_flags(t, 'polarity_paper', IEMOCAP),
     )
-    rate = lambda flags, rows: round(100 * flags[rows].mean(), 2)
+
+    def rate(flags, rows):
+        return round(100 * flags[rows].mean(), 2)
+
     assert (rate(released, pairs & ~test), rate(released, pairs & test)) == (22.99, 22.61)
     assert (rate(paper, (label >= 0) & ~test), rate(paper, (label >= 0) & test)) == (2.41, 2.28)
 
