@@ -33,18 +33,20 @@ def lengths_of(
 ) -> list[int]:
     "Return lengths with this sum and maximum, falling evenly; raise ValueError where none exist."
     if not dialogues + longest - 1 <= utterances <= dialogues * longest:
-        raise ValueError(
-            f'{dialogues} dialogues of at most {longest} turns cannot have {utterances} turns '
-            f'and a longest of {longest}'
-        )
+        size = f'{dialogues} dialogues of at most {longest} turns'
+        raise ValueError(f'{size} cannot have {utterances} turns and a longest of {longest}')
     lengths, rest = [longest], utterances - longest
     for left in range(dialogues - 1, 0, -1):
         slope = (left - 1) / (3 * max(1, dialogues - 1))  # the last is half as long as the first
-        smallest = max(1, rest - (left - 1) * longest)
-        largest = min(longest, rest - left + 1)
-        lengths.append(min(largest, max(smallest, round(rest / left * (1 + slope)))))
+        lengths.append(_bounded(round(rest / left * (1 + slope)), rest, left, longest))
         rest -= lengths[-1]
     return lengths
+
+# %% ../../nbs/340_bench.ipynb #6c10259c
+def _bounded(length: int, rest: int, left: int, longest: int) -> int:
+    "Bound a length so that the other `left - 1` dialogues can take what remains of `rest`."
+    smallest, largest = max(1, rest - (left - 1) * longest), min(longest, rest - left + 1)
+    return min(largest, max(smallest, length))
 
 # %% ../../nbs/340_bench.ipynb #3160ca85
 def toy_dialogues(
@@ -54,14 +56,11 @@ def toy_dialogues(
     classes=2,
 ) -> Batch:
     "Return one batch of random dialogues between two speakers who take turns."
-    lengths, generator = lengths_of(*shape), np.random.default_rng(0)
+    lengths, random = lengths_of(*shape), np.random.default_rng(0)
     B, T = len(lengths), max(lengths)
-    features = {
-        k: torch.from_numpy(generator.standard_normal((B, T, d), dtype=np.float32))
-        for k, d in sizes.items()
-    }
-    labels = torch.from_numpy(generator.integers(0, classes, (B, T)))
-    return from_padded(features, torch.arange(T).expand(B, T) % 2, lengths, {target: labels})
+    features = {k: random.standard_normal((B, T, d), np.float32) for k, d in sizes.items()}
+    labels = random.integers(0, classes, (B, T))
+    return from_padded(features, np.tile(np.arange(T) % 2, (B, 1)), lengths, {target: labels})
 
 # %% ../../nbs/340_bench.ipynb #0b76f058
 def operations(make, batch: Batch, target: str) -> int:
@@ -77,7 +76,7 @@ def _synchronise(device):
     if torch.device(device).type == 'cuda':
         torch.cuda.synchronize()
 
-
+# %% ../../nbs/340_bench.ipynb #28e4bed6
 def seconds_of(
     f,  # a function without arguments
     device='cpu',
@@ -121,35 +120,30 @@ def step_seconds(
     kind = Captured if how == 'captured' else Steps
     steps = kind(engine, [batch.to(device)], criterion(target), Settings(clip=1.0))
     seconds = seconds_of(lambda: steps(0, 0), device)
-    return float('nan') if how == 'captured' and steps.graphs is None else seconds
+    failed = how == 'captured' and steps.graphs is None
+    return float('nan') if failed else seconds
 
 # %% ../../nbs/340_bench.ipynb #ddd1d071
-def _peak_gib(device) -> float:
-    "Return the largest GPU memory in use since the last reset, in GiB; NaN on a CPU."
-    if torch.device(device).type != 'cuda':
-        return float('nan')
-    return torch.cuda.max_memory_allocated(device) / 2**30
-
-
-def _costs(time_step, seeds: int, alone: float, work: int, device) -> dict:
-    "Return one line of `training_costs`; `alone` is in seconds, `work` in operations of one seed."
-    if torch.device(device).type == 'cuda':
+def _times(make, batch: Batch, target: str, seeds: int, work: int, device) -> dict:
+    "Time a step of several seeds and a product of the same `work`, in ms; note the memory."
+    cuda = torch.device(device).type == 'cuda'
+    if cuda:
         torch.cuda.reset_peak_memory_stats(device)
-    stacked, captured = (time_step(seeds=seeds, how=how) for how in ('stacked', 'captured'))
-    product = product_seconds(seeds * work, device)
-    best = float(np.nanmin([stacked, captured]))
-    return {
-        'seeds': seeds,
-        'GFLOP': seeds * work / 1e9,
-        'alone ms': 1e3 * seeds * alone,
-        'stacked ms': 1e3 * stacked,
-        'captured ms': 1e3 * captured,
-        'product ms': 1e3 * product,
-        'alone / best': seeds * alone / best,
-        'alone / product': seeds * alone / product,
-        'best / product': best / product,
-        'peak GiB': _peak_gib(device),
+    times = {
+        k: step_seconds(make, batch, target, seeds, k, device) for k in ('stacked', 'captured')
     }
+    times['product'] = product_seconds(work, device)
+    peak = torch.cuda.max_memory_allocated(device) / 2**30 if cuda else float('nan')
+    return {**{f'{k} ms': 1e3 * v for k, v in times.items()}, 'peak GiB': peak}
+
+# %% ../../nbs/340_bench.ipynb #0b020492
+def _with_ratios(costs: pd.DataFrame) -> pd.DataFrame:
+    "Add what seeds cost one by one, and together, in units of the other and of a product."
+    best = costs[['stacked ms', 'captured ms']].min(axis=1)
+    costs['alone / best'] = costs['alone ms'] / best
+    costs['alone / product'] = costs['alone ms'] / costs['product ms']
+    costs['best / product'] = best / costs['product ms']
+    return costs[[*costs.columns.drop('peak GiB'), 'peak GiB']]
 
 # %% ../../nbs/340_bench.ipynb #c1c9b3de
 def training_costs(
@@ -161,36 +155,47 @@ def training_costs(
 ) -> pd.DataFrame:  # a line for each number of seeds: milliseconds of a step, and ratios
     "Measure what a training step costs, and how much of that its matrix products are."
     batch = batch.to(device)
-
-    def time_step(**how):
-        return step_seconds(make, batch, target, device=device, **how)
-
-    alone, work = time_step(seeds=1, how='alone'), operations(make, batch, target)
-    return pd.DataFrame([_costs(time_step, n, alone, work, device) for n in seeds])
+    work = operations(make, batch, target)
+    alone = 1e3 * step_seconds(make, batch, target, 1, 'alone', device)
+    lines = [
+        {'seeds': n, 'GFLOP': n * work / 1e9, 'alone ms': n * alone}
+        | _times(make, batch, target, n, n * work, device)
+        for n in seeds
+    ]
+    return _with_ratios(pd.DataFrame(lines))
 
 # %% ../../nbs/340_bench.ipynb #c1594ff6
+def _seconds_of_steps(steps: Steps, some: list, device) -> float:
+    "Time steps on some batches, after two that are not counted."
+    for i in some[:2]:
+        steps(i, 0)
+    _synchronise(device)
+    start = time.perf_counter()
+    for i in some:
+        steps(i, i)
+    _synchronise(device)
+    return time.perf_counter() - start
+
+# %% ../../nbs/340_bench.ipynb #017c9afc
 def fine_tuning_speed(
     make,  # () -> nn.Module that reads token ids, 0 = padding
     batches: list,  # of an epoch, whose feature `text` holds the ids
     target: str,
     settings,  # `Settings`, or a dict of some
     device='cpu',
-    steps=14,  # measured ones, spread over the epoch, after two that are not
+    steps=14,  # measured ones, spread over the epoch
 ) -> dict:
     "Measure how many pairs of utterance and context an encoder is fine-tuned on in a second."
     batches = [b.to(device, torch.float32) for b in batches]
     run = Steps(Single(make, [0], device=device), batches, criterion(target), settings)
     some = np.linspace(0, len(batches) - 1, min(steps, len(batches))).astype(int).tolist()
-    for i in some[:2]:
-        run(i, 0)
-    _synchronise(device)
-    start = time.perf_counter()
-    for i in some:
-        run(i, i)
-    _synchronise(device)
-    seconds = time.perf_counter() - start
-    pairs = sum(len(batches[i]) for i in some)
-    tokens = sum(int((batches[i].features['text'] != 0).sum()) for i in some)
+    seconds = _seconds_of_steps(run, some, device)
+    return _speed([batches[i] for i in some], seconds)
+
+# %% ../../nbs/340_bench.ipynb #a32b1452
+def _speed(batches: list, seconds: float) -> dict:
+    pairs = sum(map(len, batches))
+    tokens = sum(int((b.features['text'] != 0).sum()) for b in batches)
     return {
         'threads': torch.get_num_threads(),
         'pairs': pairs,

@@ -36,7 +36,7 @@ def _load(path: Path) -> tuple[dict, dict]:
     except (OSError, SafetensorError):
         return {}, {}
 
-
+# %% ../../nbs/320_checkpoint.ipynb #188ff671
 def _defect(metadata: dict, tensors: dict, run: str) -> str:
     "Return why a checkpoint cannot be used, or ''."
     if metadata.get('sum') != hash_tensors(tensors.values()):

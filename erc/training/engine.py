@@ -194,7 +194,7 @@ def _group(params: list, settings: Settings, encoder: bool, plain: bool) -> dict
     decay = 0.0 if plain else settings.weight_decay
     return {'params': params, 'lr': lr, 'base': lr, 'weight_decay': decay}
 
-
+# %% ../../nbs/310_engine.ipynb #ef4e51c4
 def _parameter_groups(engine, settings: Settings) -> list[dict]:
     "Return parameters grouped by learning rate (`base`) and weight decay."
     groups = {}  # (of the encoder?, without decay?) -> parameters
@@ -312,7 +312,7 @@ class Captured(Steps):
 
     def capture(self, b: int):
         "Return the graph of one batch's step; nothing is changed."
-        before = {k: v.clone() for k, v in self.state().items()}
+        before = self._copied()
         self.stream.wait_stream(torch.cuda.current_stream(self.stream.device))
         with torch.cuda.stream(self.stream), warnings.catch_warnings():
             warnings.filterwarnings('ignore', '.*capturable=True')
@@ -321,10 +321,13 @@ class Captured(Steps):
             finally:
                 self._put_back(before)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
+            with torch.cuda.graph(graph, self.pool, self.stream):
                 super().run(b)
         self.opt.zero_grad(set_to_none=True)  # the gradients' memory goes back to the pool
         return graph
+
+    def _copied(self) -> dict:
+        return {k: v.clone() for k, v in self.state().items()}
 
     def _put_back(self, before: dict):
         for k, v in self.state().items():

@@ -19,7 +19,7 @@ def free_bytes(device) -> float:
     held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + held
 
-
+# %% ../../nbs/325_groups.ipynb #4b660187
 def bytes_of_a_seed(make, seed: int, batch, loss_of, settings: Settings, device) -> float:
     "Measure the GPU memory that one seed takes during a training step."
     torch.cuda.reset_peak_memory_stats(device)
@@ -43,7 +43,7 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
         or "can't allocate memory" in text
     )
 
-
+# %% ../../nbs/325_groups.ipynb #279cc756
 def halved(group: list, error: RuntimeError, batch: int) -> int:  # seeds; size of the batches
     "Return the size of the next group after memory ran out; raise any other error, or for one seed."
     if not _is_out_of_memory(error):

@@ -36,7 +36,7 @@ def _begins(point: dict, other: dict) -> bool:
     longer = other['epochs'] > point['epochs']
     return constant_rate and longer and {**other, 'epochs': point['epochs']} == point
 
-
+# %% ../../nbs/335_search.ipynb #ff7d9549
 def distinct(
     points: list[dict],  # complete settings
 ) -> list[dict]:

@@ -71,7 +71,7 @@ def _check_number(name: str, value, least: int):
     if not isinstance(value, Real) or not math.isfinite(value) or value < least:
         raise ValueError(f'{name}={value!r}: expected a number of at least {least}')
 
-
+# %% ../../nbs/300_settings.ipynb #6d17859f
 def _check(settings: Settings):
     "Check each value, or each choice of a grid."
     given = settings.to_dict()
@@ -84,7 +84,7 @@ def _check(settings: Settings):
             choose(str(choice), known, name)
     _check_optional(settings)
 
-
+# %% ../../nbs/300_settings.ipynb #7b6fd2eb
 def _check_optional(settings: Settings):
     betas = settings.betas
     if betas is not None and not (len(betas) == 2 and all(0 <= b < 1 for b in betas)):
@@ -118,7 +118,7 @@ def _squared_error(prediction, y, target: str):
     has = ~y.isnan()
     return ((prediction - y.nan_to_num()) ** 2 * has).sum() / has.sum().clamp(min=1)
 
-
+# %% ../../nbs/300_settings.ipynb #16f87319
 def criterion(
     target: str,  # target of the batch that the logits predict
     weight=None,  # (C,) class weights
@@ -148,7 +148,12 @@ def rate(
     if step < rising:
         return (step + 1) / rising
     if decay == 'epochs':
-        end = (step // epoch + 1) * epoch
-        start = max(rising, end - epoch)
-        return 0.5 + 0.5 * float(np.cos(np.pi * (step - start) / (end - start)))
+        return _cosine(step, epoch, rising)
     return (steps - step) / max(1, steps - rising) if decay else 1.0
+
+# %% ../../nbs/300_settings.ipynb #6d5b78b4
+def _cosine(step: int, epoch: int, rising: float) -> float:
+    "Fall from 1 to 0 along a cosine, from the start of an epoch or the end of warm-up."
+    end = (step // epoch + 1) * epoch
+    start = max(rising, end - epoch)
+    return 0.5 + 0.5 * float(np.cos(np.pi * (step - start) / (end - start)))
