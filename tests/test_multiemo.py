@@ -1,4 +1,4 @@
-"MultiAttn and MultiEMO against the authors' numbers, and what must hold of any model of conversations."
+"MultiEMO against the authors' numbers, and what must hold of any model of conversations."
 
 import dataclasses
 import time
@@ -6,499 +6,342 @@ import time
 import numpy as np
 import pytest
 import torch
+from helpers import close
+from test_dialoguernn import unpack
 
 from erc.data.batches import from_padded, make_batches
-from erc.nn.cells import Out, weighted_nll
 from erc.data.registry import load_corpus
-from erc.runs.recipes import load_recipe, settings_of, system
-from erc.runs.run import run_system, toy_fingerprint
-from erc.models.multiemo import MODALITIES, MultiAttn, MultiEMO, PRESETS, own_weights, run_streams
-from erc.studies.multiemo import fusion_probe, leak_probe, load_one_stage, readout
+from erc.data.sentence_encoders import toy_encoder
+from erc.models.cross_attention import MODALITIES
+from erc.models.multiemo import PRESETS, MultiEMO, OneStage, convert_released
+from erc.nn.cells import Out, weighted_nll
+from erc.nn.encoders import with_context
 from erc.report.artefacts import reference
-from erc.report.tables import comparison
+from erc.report.comparison import comparison
+from erc.runs.fingerprints import fingerprints
+from erc.runs.keys import RunKey
+from erc.runs.recipes import find_system, load_recipe, settings_of
+from erc.runs.records import Fold, Record
+from erc.runs.run import run_system
+from erc.studies.multiemo import (
+    class_statistics,
+    contribution,
+    fusion_figure,
+    fusion_probe,
+    leak_probe,
+    leak_row,
+    load_one_stage,
+    negative_loss_row,
+    readout,
+    selection_row,
+)
 from erc.training.bench import operations
 from erc.training.engine import Single, Stack, Steps
+from erc.training.fit import fit
 from erc.training.settings import complete, criterion
-from test_dialoguernn import T, close, unpack
 
-SHORT = dict(zip('tav', MODALITIES))
+T = torch.from_numpy
 
 
-def packed(g):
+# ---- the authors' numbers
+
+
+@pytest.fixture
+def arrays(golden):
+    "Made with TaoShi1998/MultiEMO@e96458b in float64."
+    return golden('multiemo/e_multiemo_iemocap')
+
+
+def packed(arrays):
     "The (T, B, .) inputs of the golden file, packed."
-    first = lambda k: T(g[k]).transpose(0, 1)
-    return from_padded(
-        {'text': first('texts'), 'audio': first('audios'), 'visual': first('visuals')},
-        T(g['qmask']).argmax(-1).T,
-        g['lengths'],
-        {'emotion': T(g['labels'])},
-    )
+    x = {m: T(arrays[f'{m}s']).transpose(0, 1) for m in MODALITIES}
+    speakers = T(arrays['qmask']).argmax(-1).T
+    return from_padded(x, speakers, arrays['lengths'], {'emotion': T(arrays['labels'])})
 
 
-def in_order(g, b, x):  # packed rows in (dialogue, time) order
-    return b.to_padded(x)[T(g['umask']) > 0]
+def in_order(arrays, batch, x):
+    "Packed rows in (dialogue, time) order."
+    return batch.to_padded(x)[T(arrays['umask']) > 0]
 
 
-def model_of(g, **options):
-    how = dict(
-        mu=[float(g[f'mu_{k}']) for k in ('swfc', 'hgr', 'ce')],
-        **{k: float(g[k]) for k in ('tau', 'gamma', 'alpha')},
-    )
+def coefficients(arrays):
+    return [float(arrays[f'mu_{k}']) for k in ('swfc', 'hgr', 'ce')]
+
+
+def released_model(arrays, **options):
+    focus = {k: float(arrays[k]) for k in ('tau', 'gamma', 'alpha')}
     return MultiEMO.from_released(
-        unpack(g, 'sd'), preset='released_iemocap', class_counts=g['class_counts'], **how, **options
+        unpack(arrays, 'sd'),
+        preset='released_iemocap',
+        class_counts=arrays['class_counts'],
+        mu=coefficients(arrays),
+        **focus,
+        **options,
     )
 
 
-# ---- the authors' numbers ---------------------------------------------------------------------------------
+def cross_entropy(out, batch):
+    return weighted_nll(out.logits.log_softmax(-1), batch.targets['emotion'])
 
 
 @pytest.mark.parametrize('padding', ['released', 'masked'])
-def test_multiattn(golden, padding):
-    "Made with TaoShi1998/MultiEMO@e96458b in float64."
-    g = golden('multiemo/c_multiattn_h4')
-    net, truth = MultiAttn(8, 4, 2, ffn=12).double(), padding == 'masked'
-    net.load_state_dict({k: v for k, v in own_weights(unpack(g, 'sd')).items()})
-    c = {n: T(g[f'C_{k}']).clone().requires_grad_() for k, n in SHORT.items()}
-    real = torch.arange(5) < T(g['lengths'])[:, None]
-    out = net.padded(c, g['lengths'], padding=padding)
-    used = real if truth else torch.ones_like(real)
-    for k, n in SHORT.items():
-        close(out[n][used], T(g[('truth_' if truth else '') + f'F_{k}'])[used])
-    sum((out[n] * T(g[f'cot_{k}']))[used].sum() for k, n in SHORT.items()).backward()
-    at = 'truth_' if truth else ''
-    for k, n in SHORT.items():
-        close(c[n].grad[used], T(g[f'{at}dC_{k}'])[used])
-    theirs = own_weights(unpack(g, f'{at}grad'))
-    assert set(theirs) == {k for k, _ in net.named_parameters()}
-    for k, v in net.named_parameters():
-        close(v.grad, theirs[k])
-
-
-def test_every_sublayer(golden):
-    "Eq. 5, 9 and 12 of both layers."
-    g = golden('multiemo/c_multiattn_h4')
-    net, steps = MultiAttn(8, 4, 2, ffn=12).double(), []
-    net.load_state_dict(own_weights(unpack(g, 'sd')))
-    run_streams(
-        net,
-        {n: T(g[f'C_{k}']).flatten(0, 1) for k, n in SHORT.items()},
-        [torch.arange(15).view(3, 5)],
-        steps=steps,
-    )
-    for i, name in enumerate(f'text_F_{k}_layer{l}' for l in (1, 2) for k in ('ta', 'tav', 't')):
-        close(steps[i][0], g[name].reshape(15, 8))
-
-
-def test_packed_equals_padded(golden):
-    g = golden('multiemo/c_multiattn_h4')
-    net = MultiAttn(8, 4, 2, ffn=12).double()
-    net.load_state_dict(own_weights(unpack(g, 'sd')))
-    c = {n: T(g[f'C_{k}']) for k, n in SHORT.items()}
-    b = from_padded(c, torch.zeros(3, 5), g['lengths'])
-    out, real = net(b.features, b), torch.arange(5) < T(g['lengths'])[:, None]
-    for k, n in SHORT.items():
-        close(b.to_padded(out[n])[real], T(g[f'truth_F_{k}'])[real])
-
-
-@pytest.mark.parametrize('padding', ['masked', 'released'])
-def test_full_model(golden, padding):
-    "Each dialogue alone by default; the padded batch with its leak by choice: features, scores, three losses, gradients."
-    g = golden('multiemo/e_multiemo_iemocap')
-    m, b, at = model_of(g, padding=padding), packed(g), 'truth_' if padding == 'masked' else ''
-    out = m(b)
-    close(in_order(g, b, out.logits), g[f'{at}logits'])
-    close(in_order(g, b, out.probes['z']), g[f'{at}z'])
-    for i, k in enumerate('tav'):
-        close(in_order(g, b, out.probes['fused'][:, i]), g[f'{at}F_{k}'])
-    swfc, hgr, ce = (float(g[f'mu_{k}']) for k in ('swfc', 'hgr', 'ce'))
-    close(out.losses['swfc'] / swfc, g[f'{at}loss_swfc'])
-    close(out.losses['soft_hgr'] / hgr, g[f'{at}loss_hgr'])
-    entropy = weighted_nll(out.logits.log_softmax(-1), b.targets['emotion'])
-    close(entropy, g[f'{at}loss_ce'])
-    close(out.losses['cross_entropy'] / (ce - 1), g[f'{at}loss_ce'])
-    loss = entropy + sum(out.losses.values())
-    close(loss, g[f'{at}loss_total'])
+def test_full_model_matches_the_authors(arrays, padding):
+    "Features, scores, three losses and gradients: each dialogue alone, or the padded batch with its leak."
+    model, batch = released_model(arrays, padding=padding), packed(arrays)
+    out, prefix = model(batch), 'truth_' if padding == 'masked' else ''
+    close(in_order(arrays, batch, out.logits), arrays[f'{prefix}logits'])
+    close(in_order(arrays, batch, out.probes['z']), arrays[f'{prefix}z'])
+    for i, letter in enumerate('tav'):
+        fused = out.probes['fused'][:, i]
+        close(in_order(arrays, batch, fused), arrays[f'{prefix}F_{letter}'])
+    swfc, hgr, ce = coefficients(arrays)
+    close(out.losses['swfc'] / swfc, arrays[f'{prefix}loss_swfc'])
+    close(out.losses['soft_hgr'] / hgr, arrays[f'{prefix}loss_hgr'])
+    close(cross_entropy(out, batch), arrays[f'{prefix}loss_ce'])
+    close(out.losses['cross_entropy'] / (ce - 1), arrays[f'{prefix}loss_ce'])
+    loss = cross_entropy(out, batch) + sum(out.losses.values())
+    close(loss, arrays[f'{prefix}loss_total'])
     loss.backward()
-    theirs = own_weights(unpack(g, f'{at}grad'))
-    assert set(theirs) == {k for k, _ in m.named_parameters()}
-    for k, v in m.named_parameters():
-        close(v.grad, theirs[k])
+    theirs = convert_released(unpack(arrays, f'{prefix}grad'))
+    assert set(theirs) == {name for name, _ in model.named_parameters()}
+    for name, parameter in model.named_parameters():
+        close(parameter.grad, theirs[name])
 
 
-def test_four_adam_steps(golden):
+def test_four_adam_steps_match_the_authors(arrays):
     "The padded model, as trained by the released code."
-    g = golden('multiemo/e_multiemo_iemocap')
-    m, b, trace = model_of(g, padding='released'), packed(g), []
-    opt = torch.optim.Adam(
-        m.parameters(), float(g['adam_lr']), weight_decay=float(g['adam_weight_decay'])
-    )
-    swfc, hgr, _ = (float(g[f'mu_{k}']) for k in ('swfc', 'hgr', 'ce'))
+    model, batch, trace = released_model(arrays, padding='released'), packed(arrays), []
+    rate, decay = float(arrays['adam_lr']), float(arrays['adam_weight_decay'])
+    optimiser = torch.optim.Adam(model.parameters(), rate, weight_decay=decay)
+    swfc, hgr, _ = coefficients(arrays)
     for _ in range(4):
-        opt.zero_grad()
-        out = m(b)
-        entropy = weighted_nll(out.logits.log_softmax(-1), b.targets['emotion'])
+        optimiser.zero_grad()
+        out = model(batch)
+        entropy = cross_entropy(out, batch)
         loss = entropy + sum(out.losses.values())
-        trace.append(
-            [
-                (out.losses['soft_hgr'] / hgr).item(),
-                (out.losses['swfc'] / swfc).item(),
-                entropy.item(),
-                loss.item(),
-            ]
-        )
+        parts = out.losses['soft_hgr'] / hgr, out.losses['swfc'] / swfc, entropy, loss
+        trace.append([part.item() for part in parts])
         loss.backward()
-        opt.step()
-    close(torch.tensor(trace, dtype=torch.float64), g['adam_trace'])
-    own = dict(m.named_parameters())
-    for k, v in own_weights(unpack(g, 'adam_after')).items():
-        close(own[k], v)
+        optimiser.step()
+    close(torch.tensor(trace, dtype=torch.float64), arrays['adam_trace'])
+    own = dict(model.named_parameters())
+    for name, value in convert_released(unpack(arrays, 'adam_after')).items():
+        close(own[name], value)
 
 
-def test_meld_drops_what_never_learns(golden):
+def test_meld_drops_what_never_learns(arrays):
     "The same weights read as MELD's model: what has no gradient there is not made."
-    g = golden('multiemo/e_multiemo_iemocap')
-    m, b = (
-        MultiEMO.from_released(
-            unpack(g, 'sd'), preset='released_meld', class_counts=g['class_counts']
-        ),
-        packed(g),
+    counts, batch = arrays['class_counts'], packed(arrays)
+    model = MultiEMO.from_released(
+        unpack(arrays, 'sd'), preset='released_meld', class_counts=counts
     )
-    assert set(m.rnns) == {'audio', 'visual'} and not hasattr(m.rnns['audio'], 'back')
-    out = m(b)
+    assert set(model.rnns) == {'audio', 'visual'} and not hasattr(model.rnns['audio'], 'back')
+    out = model(batch)
     (out.logits.sum() + sum(out.losses.values())).backward()
-    assert all(v.grad is not None for v in m.parameters())
+    assert all(parameter.grad is not None for parameter in model.parameters())
 
 
 def test_parameter_counts():
     "Counted from the official class: 29.67 million for IEMOCAP; 10.39 of 17.10 million used for MELD."
     sizes = dict(text=768, audio=512, visual=1000)
-    count = lambda p, k, **o: round(
-        sum(v.numel() for v in MultiEMO(sizes, k, preset=p, **o).parameters()) / 1e6, 2
-    )
-    assert count('released_iemocap', 6) == 29.67 and count('released_meld', 7) == 10.39
-    assert count('released_meld', 7, text_context=True, direction='both') == 17.1, (
-        'with what never sees a gradient there'
-    )
+
+    def millions(classes, **options):
+        model = MultiEMO(sizes, classes, **options)
+        return round(sum(p.numel() for p in model.parameters()) / 1e6, 2)
+
+    assert millions(6, preset='released_iemocap') == 29.67
+    assert millions(7, preset='released_meld') == 10.39
+    unused = dict(text_context=True, direction='both')  # these never receive a gradient there
+    assert millions(7, preset='released_meld', **unused) == 17.1
 
 
-# ---- what must hold of any of them ------------------------------------------------------------------------
+# ---- what must hold of any model of conversations
 
 SIZES = {'text': 6, 'audio': 5, 'visual': 4}
-OPTIONS = [dict(preset=p) for p in PRESETS] + [
+OPTIONS = [dict(preset=preset) for preset in PRESETS] + [
     dict(fusion='concat'),
     dict(direction='forward'),
     dict(text_context=True),
     dict(mu=(0, 0.3, 0.7)),
     dict(mu=(0.4, 0, 0.6)),
 ]
-name = lambda o: '-'.join(map(str, o.values()))
+LEAKS = [dict(padding='released'), dict(preset='released_meld', padding='released')]
+
+
+def name_of(options):
+    return '-'.join(map(str, options.values()))
 
 
 def toy(lengths=(5, 3, 1, 4), seed=0, speakers=3):
+    "Random dialogues with labels -1 to 3, packed."
     g = torch.Generator().manual_seed(seed)
     B, L = len(lengths), max(lengths)
-    x = {k: torch.randn(B, L, d, generator=g, dtype=torch.float64) for k, d in SIZES.items()}
-    return from_padded(
-        x,
-        torch.randint(0, speakers, (B, L), generator=g),
-        lengths,
-        {'emotion': torch.randint(-1, 4, (B, L), generator=g)},
-    )
+    x = {m: torch.randn(B, L, d, generator=g, dtype=torch.float64) for m, d in SIZES.items()}
+    speaker = torch.randint(0, speakers, (B, L), generator=g)
+    return from_padded(x, speaker, lengths, {'emotion': torch.randint(-1, 4, (B, L), generator=g)})
 
 
-def made(sizes=SIZES, **o):
+def make(sizes=SIZES, **options):
+    return MultiEMO(sizes, 4, width=8, heads=2, ffn=12, **options)
+
+
+def made(sizes=SIZES, **options):
     torch.manual_seed(3)
-    return MultiEMO(sizes, 4, width=8, heads=2, ffn=12, **o).double()
+    return make(sizes, **options).double()
 
 
-def alone(b, d, n):
-    return from_padded(
-        {k: b.to_padded(v)[d : d + 1, :n] for k, v in b.features.items()},
-        b.to_padded(b.speakers)[d : d + 1, :n],
-        [n],
-    )
+def alone(batch, dialogue, turns):
+    "One dialogue of a batch as a batch of its own."
+    x = {m: batch.to_padded(v)[[dialogue], :turns] for m, v in batch.features.items()}
+    return from_padded(x, batch.to_padded(batch.speakers)[[dialogue], :turns], [turns])
 
 
-@pytest.mark.parametrize('o', OPTIONS, ids=name)
-def test_a_dialogue_does_not_see_its_neighbours(o):
-    b, m = toy(), made(**o)
-    together = b.to_padded(m(b).logits)
-    for d, n in enumerate(b.lengths.tolist()):
-        one = alone(b, d, n)
-        close(one.to_padded(m(one).logits)[0], together[d, :n].detach(), 1e-12)
+@pytest.mark.parametrize('options', OPTIONS, ids=name_of)
+def test_a_dialogue_does_not_see_its_neighbours(options):
+    batch, model = toy(), made(**options)
+    together = batch.to_padded(model(batch).logits)
+    for dialogue, turns in enumerate(batch.lengths.tolist()):
+        one = alone(batch, dialogue, turns)
+        close(one.to_padded(model(one).logits)[0], together[dialogue, :turns], 1e-12)
 
 
 @pytest.mark.parametrize('preset', ['released_iemocap', 'released_meld'])
-def test_released_padding_leaks_and_a_lone_dialogue_has_none(preset):
-    b, leaky, ours = toy(), made(preset=preset, padding='released'), made(preset=preset)
-    one = alone(b, 1, 3)
-    assert (b.to_padded(leaky(b).logits)[1, :3] - leaky(one).logits).abs().max() > 1e-6
-    close(leaky(one).logits, ours(one).logits.detach(), 1e-12)
+def test_released_padding_leaks_but_not_for_a_lone_dialogue(preset):
+    batch = toy()
+    leaking, masked = made(preset=preset, padding='released'), made(preset=preset)
+    one = alone(batch, 1, 3)
+    among_others = batch.to_padded(leaking(batch).logits)[1, :3]
+    assert (among_others - leaking(one).logits).abs().max() > 1e-6
+    close(leaking(one).logits, masked(one).logits, 1e-12)
 
 
-@pytest.mark.parametrize(
-    'o',
-    [*OPTIONS, dict(padding='released'), dict(preset='released_meld', padding='released')],
-    ids=name,
-)
-def test_seeds_stack(o):
+@pytest.mark.parametrize('options', OPTIONS + LEAKS, ids=name_of)
+def test_seeds_stack(options):
     "vmap over seeds equals the plain module, dropout included."
-    b, loss = toy(), criterion('emotion')
-    make = lambda: MultiEMO(SIZES, 4, width=8, heads=2, ffn=12, **{'dropout': 0.2, **o})
-    stack, single = Stack(make, [0, 7], torch.float64), Single(make, [7], torch.float64)
-    a, c = stack.loss(b, torch.tensor(2), loss), single.loss(b, torch.tensor(2), loss)
-    assert abs(a[1] - c[0]) < 1e-12
-    a.sum().backward()
-    c.sum().backward()
-    for k, v in single.model.named_parameters():
-        if v.grad is not None:
-            close(stack.params[k].grad[1], v.grad, 1e-12)
+    batch, loss_of = toy(), criterion('emotion')
+
+    def build():
+        return make(**{'dropout': 0.2, **options})
+
+    stack, single = Stack(build, [0, 7], torch.float64), Single(build, [7], torch.float64)
+    stacked, alone = (e.loss(batch, torch.tensor(2), loss_of) for e in (stack, single))
+    assert abs(stacked[1] - alone[0]) < 1e-12
+    stacked.sum().backward()
+    alone.sum().backward()
+    for name, parameter in single.model.named_parameters():
+        if parameter.grad is not None:
+            close(stack.params[name].grad[1], parameter.grad, 1e-12)
 
 
 @pytest.mark.parametrize(
     'some',
-    [
-        ('text',),
-        ('audio',),
-        ('visual',),
-        ('text', 'audio'),
-        ('text', 'visual'),
-        ('audio', 'visual'),
-    ],
+    [['text'], ['audio'], ['visual'], ['text', 'audio'], ['text', 'visual'], ['audio', 'visual']],
+    ids='+'.join,
 )
 @pytest.mark.parametrize('preset', PRESETS)
 def test_fewer_modalities(some, preset):
-    m, b = made({k: SIZES[k] for k in some}, preset=preset), toy()
-    out = m(b)
+    model, batch = made({m: SIZES[m] for m in some}, preset=preset), toy()
+    out = model(batch)
     assert out.logits.shape == (13, 4) and ('soft_hgr' in out.losses) == (len(some) > 1)
     (out.logits.sum() + sum(out.losses.values())).backward()
-    assert all(v.grad is not None for v in m.parameters())
-
-
-def test_keys_and_values_are_made_of_contexts_alone():
-    "Text hears of a change in visual through visual's context, never by way of audio."
-    torch.manual_seed(0)
-    net = MultiAttn(8, 2, 4, ffn=12).double()
-    for l in net.streams['text']:
-        torch.nn.init.zeros_(l.attn[1].out.weight)
-    c = {m: torch.randn(2, 4, 8, dtype=torch.float64) for m in MODALITIES}
-    a, b = net.padded(c, [4, 4]), net.padded({**c, 'visual': c['visual'] + 1}, [4, 4])
-    close(b['text'], a['text'].detach(), 1e-12)
-    assert (a['audio'] - b['audio']).abs().max() > 1e-3
-
-
-def test_padding_is_attended_to_by_choice_alone():
-    "A dialogue's rows are those it has without padding, unless the leak is asked for; lengths cannot be forgotten."
-    torch.manual_seed(0)
-    net, c = (
-        MultiAttn(8, 2, 2, ffn=12).double(),
-        {m: torch.randn(2, 4, 8, dtype=torch.float64) for m in MODALITIES},
-    )
-    short = net.padded({m: v[1:, :2] for m, v in c.items()}, [2])
-    masked, leaky = net.padded(c, [4, 2]), net.padded(c, padding='released')
-    for m in MODALITIES:
-        close(masked[m][1, :2], short[m][0].detach(), 1e-12)
-        assert (leaky[m][1, :2] - short[m][0]).abs().max() > 1e-3
-    for lengths in (None, [4]):
-        with pytest.raises(
-            ValueError, match="lengths of the 2 dialogues: give one each, or padding='released'"
-        ):
-            net.padded(c, lengths)
-    with pytest.raises(ValueError, match="unknown padding 'mask'; did you mean 'masked'"):
-        net.padded(c, [4, 2], padding='mask')
+    assert all(parameter.grad is not None for parameter in model.parameters())
 
 
 def test_class_counts_are_those_of_training():
-    b = toy()
-    m = made(preset='released_meld')
-    m.on_epoch_start(lambda: [(m(b), b), (m(b), b)])
-    y = b.targets['emotion']
-    assert m.class_counts.tolist() == (2 * torch.bincount(y[y >= 0], minlength=4)).tolist()
-    before = m.class_counts.clone()
-    m.on_epoch_start(lambda: pytest.fail('counted twice'))
-    given = made(preset='released_meld', class_counts=before.tolist())
-    close(sum(m(b).losses.values()), sum(given(b).losses.values()).item(), 1e-12)
+    batch = toy()
+    model = made(preset='released_meld')
+    model.on_epoch_start(lambda: [(model(batch), batch), (model(batch), batch)])
+    labels = batch.targets['emotion']
+    counts = torch.bincount(labels[labels >= 0], minlength=4)
+    assert model.class_counts.tolist() == (2 * counts).tolist()
+    model.on_epoch_start(lambda: pytest.fail('counted twice'))
+    given = made(preset='released_meld', class_counts=(2 * counts).tolist())
+    close(sum(model(batch).losses.values()), sum(given(batch).losses.values()), 1e-12)
     with torch.no_grad():
-        assert m(b).losses == {}, 'no loss is computed where none is needed'
+        assert model(batch).losses == {}, 'no loss is computed where none is needed'
 
 
-def test_bad_input():
+@pytest.mark.parametrize(
+    'options,message',
+    [
+        (dict(class_counts=[1, 2]), '2 entries for 4 classes'),
+        (dict(preset='papr'), "unknown preset 'papr'; did you mean 'paper'"),
+        (dict(layer=2), "unknown option 'layer'"),
+        (dict(padding='mask'), "unknown padding 'mask'"),
+        (dict(losses='papers'), 'unknown losses'),
+        (dict(sizes={'texts': 3}), 'unknown modality'),
+        (dict(sizes={}), 'no modality'),
+    ],
+)
+def test_what_cannot_be_built_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        made(**options)
+
+
+@pytest.mark.parametrize(
+    'mu', [(0.4, 0.6), 'abc', '123', 0.3, None, (0.4, -0.1, 0.7), (0.4, 0.3, float('nan'))]
+)
+def test_coefficients_must_be_three_numbers(mu):
+    with pytest.raises(ValueError, match='give three coefficients of 0 or more'):
+        made(mu=mu)
+
+
+def test_heads_must_divide_the_width():
     with pytest.raises(ValueError, match='3 heads do not divide a width of 8'):
         MultiEMO(SIZES, 4, width=8, heads=3)
-    for heads in (0, -2):  # 8 is divisible by -2
-        with pytest.raises(
-            ValueError,
-            match=f'{heads} heads do not divide a width of 8: give a divisor of it, 1 or more',
-        ):
-            MultiAttn(8, heads)
-    with pytest.raises(ValueError, match='2 entries for 4 classes'):
-        made(class_counts=[1, 2])
-    with pytest.raises(ValueError, match="unknown preset 'papr'; did you mean 'paper'"):
-        made(preset='papr')
-    with pytest.raises(ValueError, match="unknown option 'layer'"):
-        made(layer=2)
-    with pytest.raises(ValueError, match="unknown padding 'mask'"):
-        made(padding='mask')
-    with pytest.raises(ValueError, match='unknown losses'):
-        made(losses='papers')
-    for mu in ((0.4, 0.6), 'abc', '123', 0.3, None, (0.4, -0.1, 0.7), (0.4, 0.3, float('nan'))):
-        with pytest.raises(ValueError, match='give three coefficients of 0 or more'):
-            made(mu=mu)
-    with pytest.raises(ValueError, match='unknown modality'):
-        made({'texts': 3})
-    with pytest.raises(ValueError, match='no modality'):
-        made({})
-    b = toy()
-    b.features['audio'] = b.features['audio'][:-1]
+
+
+def test_bad_batches():
+    batch = toy()
+    batch.features['audio'] = batch.features['audio'][:-1]
     with pytest.raises(ValueError, match="'audio' has 12 rows, the batch 13"):
-        made()(b)
+        made()(batch)
+    x = {'text': torch.randn(2, 4, 3), 'audio': torch.randn(2, 3, 3)}
     with pytest.raises(ValueError, match='audio'):
-        from_padded(
-            {'text': torch.randn(2, 4, 3), 'audio': torch.randn(2, 3, 3)}, torch.zeros(2, 4), [4, 2]
-        )
-    with pytest.raises(ValueError, match="'audio' has shape"):
-        MultiAttn(8, 2, 1).padded(
-            {
-                'text': torch.zeros(2, 4, 8),
-                'audio': torch.zeros(2, 3, 8),
-                'visual': torch.zeros(2, 4, 8),
-            },
-            [4, 3],
-        )
-    b = toy()
-    b.targets['emotion'] = b.targets['emotion'].clamp(min=0) + 4
+        from_padded(x, torch.zeros(2, 4), [4, 2])
+    batch = toy()
+    batch.targets['emotion'] = batch.targets['emotion'].clamp(min=0) + 4
     with pytest.raises(ValueError, match='label 6 is outside the 4 classes'):
-        made(mu=(0, 0, 1))(b)
+        made(mu=(0, 0, 1))(batch)
+
+
+def test_only_released_weights_are_converted():
     with pytest.raises(ValueError, match='unknown preset'):
         MultiEMO.from_released({}, preset='mine')
-    for other in ({}, {'state_dict': {}}, torch.nn.GRU(3, 4).state_dict(), made().state_dict()):
-        with pytest.raises(
-            ValueError,
-            match="not the weights of the authors' MultiEMO.*without fc.bias|without mlp.linear_1.bias: give the model's state_dict",
-        ):
+    message = (
+        "not the weights of the authors' MultiEMO.*without fc.bias"
+        "|without mlp.linear_1.bias: give the model's state_dict"
+    )
+    gru = torch.nn.GRU(3, 4).state_dict()
+    for other in ({}, {'state_dict': {}}, gru, made().state_dict()):
+        with pytest.raises(ValueError, match=message):
             MultiEMO.from_released(other)
 
 
-def test_one_stage_input():
-    c = load_one_stage('demo', window=2)
-    t = c.table
-    d = t[t.dialogue == t.dialogue.iloc[0]].reset_index(drop=True)
-    assert (
-        d.in_context[2]
-        == f'{d.text[0]} {d.text[1]} [SEP] {d.speaker[2].upper()}: {d.text[2]} [SEP] {d.text[3]} {d.text[4]}'
-    )
-    assert d.in_context[0].startswith('[SEP] ') and d.in_context.iloc[-1].endswith('[SEP]')
-
-
-def test_recipe_is_whole():
-    "Every system of the recipe can be made, and every printed row of the tables is there."
-    r, ref = load_recipe('multiemo'), reference('multiemo')
-    for s in r['systems'].values():
-        if s.kind == 'model' and s.vectorise:
-            assert toy_fingerprint(s)
-    for t in ('table1', 'table2'):
-        rows = r['artefacts'][t]['rows']
-        assert [x['row'] for x in rows if x.get('printed', True)] == list(
-            dict.fromkeys(ref[ref.artefact == t].row)
-        )
-    shown = {
-        (x['row'], x['dataset']) for x in r['artefacts']['table3']['rows'] if x.get('printed', True)
-    }
-    assert shown == {(x.row, x.dataset) for x in ref[ref.artefact == 'table3'].itertuples()}
-    for t in ('table1', 'table2', 'table3'):
-        assert comparison('multiemo', t, stale=False).kinds
-
-
-def test_baselines_read_what_multiemo_reads():
-    "For each text of a MultiEMO in tables 1 and 2 there is a line of each baseline that reads the same, and labels say which."
-    r = load_recipe('multiemo')
-    reads = lambda s: (
-        tuple(s.corpora),
-        s.data,
-        str(s.encode),
-        tuple(s.features),
-        tuple(s.standardise),
-    )
-    for t in ('table1', 'table2'):
-        of = {
-            x['row']: [system(f'multiemo/{e.partition("/")[0]}') for e in x['systems']]
-            for x in r['artefacts'][t]['rows']
-            if x['row'] in ('BC-LSTM', 'DialogueRNN', 'MultiEMO')
-        }
-        for s in of['MultiEMO']:
-            if s.vectorise:
-                assert all(reads(s) in map(reads, of[k]) for k in ('BC-LSTM', 'DialogueRNN')), s.id
-    for s in r['systems'].values():
-        if s.kind == 'model' and 'text' in s.encode:
-            assert ('text in context' in s.label) == ('in_context' in str(s.encode)), s.id
-    shown = next(
-        x['systems'] for x in r['artefacts']['table3']['rows'] if x.get('label') == 'MELD, text'
-    )
-    assert {
-        f'{k}/{how}'
-        for k in ('meld', 'meld_released', 'meld_rnn', 'meld_finetuned')
-        for how in ('paper', 'tuned')
-    } == set(shown)
-
-
-def test_paper_settings_are_those_printed():
-    "Section 4: Adam's second moment and the rate's decay, for every MultiEMO; no baseline takes them over."
-    for s in load_recipe('multiemo')['systems'].values():
-        if s.kind != 'model':
-            continue
-        now, ours = settings_of(s, 'paper')['setting'], s.model.startswith('erc.models.multiemo')
-        assert {k: now.get(k) for k in ('betas', 'drop', 'drop_every')} == (
-            dict(betas=[0.9, 0.99], drop=0.95, drop_every=10)
-            if ours
-            else dict.fromkeys(('betas', 'drop', 'drop_every'))
-        ), s.id
-        assert (now['epochs'], now['lr'], now['weight_decay'], now['batch']) == (
-            100,
-            1e-4,
-            1e-5,
-            100 if s.id.startswith('multiemo/meld') else 64,
-        ), s.id
-        assert 'betas' not in settings_of(s, 'tuned')['setting']
-
-
-def test_a_system_runs_from_training_to_record(tmp_path):
-    s = dataclasses.replace(
-        system('multiemo/multiemo_released'),
-        encoder='hashing',
-        args={'preset': 'released_iemocap', 'layers': 1, 'width': 16, 'ffn': 16, 'heads': 2},
-    )
-    rec = run_system(
-        s,
-        'demo',
-        'paper',
-        seeds=[0, 1],
-        home=tmp_path,
-        demo={'epochs': 2, 'lr': 1e-2},
-        progress=False,
-    )
-    assert len(rec.test) == 2 and 'test' in rec.curves and np.isfinite(rec.curves['loss']).all()
-
-
 def test_a_step_is_little_more_than_its_products():
-    "At MELD's shapes (100 dialogues, 2 layers, 768/512/1000 inputs) on one thread: at most 3 times one product of the same work, in processor time."
+    """At MELD's shapes (100 dialogues, 2 layers, 768/512/1000 inputs) on one thread.
+
+    At most 3 times one product of the same work, in processor time.
+    """
     threads, g = torch.get_num_threads(), np.random.default_rng(0)
     torch.set_num_threads(1)
     try:
         lengths, sizes = np.r_[24, g.integers(3, 17, 99)], dict(text=768, audio=512, visual=1000)
-        x = {k: torch.randn(100, 24, d) for k, d in sizes.items()}
-        b = from_padded(
-            x, g.integers(0, 5, (100, 24)), lengths, {'emotion': g.integers(0, 7, (100, 24))}
-        )
-        make = lambda: MultiEMO(
-            sizes, 7, preset='released_meld', class_counts=[5000, 1300, 300, 800, 1900, 290, 1200]
-        )
-        step = Steps(Single(make, [0]), [b], criterion('emotion'), complete({}))
-        n = round((operations(make, b, 'emotion') / 2) ** (1 / 3))
+        x = {m: torch.randn(100, 24, d) for m, d in sizes.items()}
+        speakers, labels = g.integers(0, 5, (100, 24)), g.integers(0, 7, (100, 24))
+        batch = from_padded(x, speakers, lengths, {'emotion': labels})
+        counts = [5000, 1300, 300, 800, 1900, 290, 1200]
+
+        def build():
+            return MultiEMO(sizes, 7, preset='released_meld', class_counts=counts)
+
+        step = Steps(Single(build, [0]), [batch], criterion('emotion'), complete({}))
+        n = round((operations(build, batch, 'emotion') / 2) ** (1 / 3))
         p, q = torch.randn(2, n, n)
 
-        def seconds(f):
+        def seconds(function):
             start = time.process_time()
-            f()
+            function()
             return time.process_time() - start
 
         step(0, 0)
@@ -508,24 +351,166 @@ def test_a_step_is_little_more_than_its_products():
         torch.set_num_threads(threads)
 
 
+# ---- the encoder trained too
+
+
+def test_one_stage_input():
+    table = load_one_stage('demo', window=2).table
+    d = table[table.dialogue == table.dialogue.iloc[0]].reset_index(drop=True)
+    past, future = f'{d.text[0]} {d.text[1]}', f'{d.text[3]} {d.text[4]}'
+    current = f'{d.speaker[2].upper()}: {d.text[2]}'
+    assert d.in_context[2] == f'{past} [SEP] {current} [SEP] {future}'
+    assert d.in_context[0].startswith('[SEP] ') and d.in_context.iloc[-1].endswith('[SEP]')
+
+
+def test_one_stage_trains_its_encoder(tmp_path):
+    "Token ids in, a loss that falls, gradients in the encoder; the padding of the batch does not matter."
+    corpus = load_one_stage('demo')
+    toy_encoder(tmp_path, list(corpus.table.in_context), width=16)
+    encoder = str(tmp_path)
+    corpus = with_context(corpus, encoder, 'text', column='in_context', tokens=True, longest=60)
+
+    def cut(split):
+        return make_batches(corpus, split, size=16, features=['text'], targets={'emotion': 'label'})
+
+    def build():
+        small = dict(width=16, heads=2, ffn=16, preset='released_meld')
+        return OneStage({'text': 60}, len(corpus.classes), encoder=encoder, **small)
+
+    before = {k: v.clone() for k, v in build().encoder.state_dict().items()}
+    labels = corpus.table.label.to_numpy()
+    dev = labels[corpus.rows('dev')]
+    trained = fit(
+        build,
+        cut('train'),
+        cut('dev'),
+        lambda predictions: (predictions == dev).mean(1),
+        seeds=[0],
+        settings={'epochs': 3, 'lr': 1e-3},
+        target='emotion',
+        vectorise=False,
+        progress=False,
+    )
+    assert trained.losses[0, -1] < trained.losses[0, 0]
+    model = next(trained.modules()).eval()
+    moved = [(v - before[k]).abs().max() > 1e-4 for k, v in model.encoder.state_dict().items()]
+    assert any(moved), 'the encoder learns too'
+    assert model.model.class_counts.sum() == (labels[corpus.rows('train')] >= 0).sum()
+    with pytest.raises(ValueError, match="needs the feature 'text'"):
+        OneStage({'audio': 3}, 2, encoder=encoder)
+
+
+# ---- recipe
+
+
+def trained_systems():
+    return [s for s in load_recipe('multiemo').systems.values() if s.kind == 'model']
+
+
+def test_recipe_is_whole():
+    "Every system of the recipe can be made, and every printed row of the tables is there."
+    recipe, printed = load_recipe('multiemo'), reference('multiemo')
+    systems = [s for s in trained_systems() if s.vectorise]
+    assert all(fingerprints(systems, progress=False).values())
+    for table in ('table1', 'table2'):
+        rows = [row.row for row in recipe.artefact(table).rows if row.printed]
+        assert rows == printed[printed.artefact == table].row.drop_duplicates().tolist()
+    shown = {(row.row, row.dataset) for row in recipe.artefact('table3').rows if row.printed}
+    table3 = printed[printed.artefact == 'table3']
+    assert shown == set(zip(table3.row, table3.dataset))
+    for table in ('table1', 'table2', 'table3'):
+        assert comparison('multiemo', table, stale=lambda record: None).kinds
+
+
+def test_baselines_read_what_multiemo_reads():
+    """For each text of a MultiEMO in Tables 1 and 2 a line of each baseline reads the same.
+
+    Labels say which text that is.
+    """
+    recipe = load_recipe('multiemo')
+
+    def inputs(system):
+        lists = (system.corpora, system.features, system.standardise)
+        return system.data, str(system.encode), *map(tuple, lists)
+
+    for table in ('table1', 'table2'):
+        rows = {row.row: row.entries for row in recipe.artefact(table).rows}
+        systems = {
+            name: [find_system(entry.key.system_id) for entry in rows[name]]
+            for name in ('BC-LSTM', 'DialogueRNN', 'MultiEMO')
+        }
+        for system in systems['MultiEMO']:
+            for name in ('BC-LSTM', 'DialogueRNN'):
+                same = [inputs(system) == inputs(other) for other in systems[name]]
+                assert any(same) or not system.vectorise, system.id
+    for system in trained_systems():
+        if 'text' in system.encode:
+            in_context = 'in_context' in str(system.encode)
+            assert ('text in context' in system.label) == in_context, system.id
+    row = next(row for row in recipe.artefact('table3').rows if row.label == 'MELD, text')
+    shown = {(entry.key.system, entry.key.variant) for entry in row.entries}
+    names = ('meld', 'meld_released', 'meld_rnn', 'meld_finetuned')
+    assert shown == {(name, variant) for name in names for variant in ('paper', 'tuned')}
+
+
+def test_paper_settings_are_those_printed():
+    """Section 4: Adam's second moment and the decay of the rate, for every MultiEMO.
+
+    No baseline takes them over.
+    """
+    decay = dict(betas=[0.9, 0.99], drop=0.95, drop_every=10)
+    for system in trained_systems():
+        paper = settings_of(system, 'paper')['hyperparameters']
+        ours = system.model.startswith('erc.models.multiemo')
+        expected = decay if ours else dict.fromkeys(decay)
+        assert {k: paper.get(k) for k in decay} == expected, system.id
+        batch = 100 if system.name.startswith('meld') else 64
+        expected = dict(epochs=100, lr=1e-4, weight_decay=1e-5, batch=batch)
+        assert {k: paper[k] for k in expected} == expected, system.id
+        assert 'betas' not in settings_of(system, 'tuned')['hyperparameters']
+
+
+def test_a_system_runs_from_training_to_record(tmp_path):
+    small = {'preset': 'released_iemocap', 'layers': 1, 'width': 16, 'ffn': 16, 'heads': 2}
+    system = find_system('multiemo/multiemo_released')
+    system = dataclasses.replace(system, encoder='hashing', args=small)
+    record = run_system(
+        system,
+        system.key('paper', 'demo'),
+        seeds=[0, 1],
+        home=tmp_path,
+        demo={'epochs': 2, 'lr': 1e-2},
+        progress=False,
+    )
+    assert len(record.test) == 2 and 'test' in record.curves
+    assert np.isfinite(record.curves['loss']).all()
+
+
+# ---- probes and analyses
+
+
+class Trained:
+    "Stand-in for what `fit` returns."
+
+    def __init__(self, *models):
+        self.models = models
+
+    def modules(self):
+        yield from self.models
+
+
 def test_leak_probe_counts_what_padding_changes():
-    b, m = toy((9, 3, 1, 4)), made(preset='released_iemocap')
-    probe = leak_probe(Fit(m), None, [b])
-    assert m.options['padding'] == 'masked', 'the model is left as it was'
-    a, c = (
-        m(b).logits.softmax(-1),
-        made(preset='released_iemocap', padding='released')(b).logits.softmax(-1),
-    )
-    assert (
-        np.isclose(probe['leak_largest_by_seed'][0], (a - c).abs().max().item())
-        and probe['leak_largest_by_seed'][0] > 0
-    )
-    assert np.isclose(
-        probe['leak_changed_by_seed'][0], (a.argmax(-1) != c.argmax(-1)).double().mean().item()
-    )
-    assert leak_probe(Fit(m), None, [alone(b, 1, 3)])['leak_largest_by_seed'].max() < 1e-12, (
-        'a dialogue alone has no padding'
-    )
+    batch, model = toy((9, 3, 1, 4)), made(preset='released_iemocap')
+    probe = leak_probe(Trained(model), None, [batch])
+    assert model.options['padding'] == 'masked', 'the model is left as it was'
+    leaking = made(preset='released_iemocap', padding='released')
+    p, q = (m(batch).logits.softmax(-1) for m in (model, leaking))
+    largest = probe['leak_largest_by_seed'][0]
+    assert np.isclose(largest, (p - q).abs().max().item()) and largest > 0
+    changed = (p.argmax(-1) != q.argmax(-1)).double().mean().item()
+    assert np.isclose(probe['leak_changed_by_seed'][0], changed)
+    lone = leak_probe(Trained(model), None, [alone(batch, 1, 3)])
+    assert lone['leak_largest_by_seed'].max() < 1e-12, 'a dialogue alone has no padding'
 
 
 class Shown(torch.nn.Module):
@@ -537,116 +522,124 @@ class Shown(torch.nn.Module):
         super().__init__()
         self.helps, self.fc, self.mlp2 = helps, torch.nn.Linear(1, 1), torch.nn.Linear(1, 2)
 
-    def forward(self, b):
-        x = torch.stack([b.features[m] for m in self.inputs], 1)
-        return Out(
-            None,
-            {},
-            {
-                'context': x[..., :1],
-                'fused': x[..., 1:2] if self.helps else x[..., :1],
-                'z': x.sum(1),
-            },
-        )
-
-
-class Fit:
-    def __init__(self, *models):
-        self.models = models
-
-    def modules(self):
-        yield from self.models
+    def forward(self, batch):
+        x = torch.stack([batch.features[m] for m in self.inputs], 1)
+        fused = x[..., 1:2] if self.helps else x[..., :1]
+        return Out(None, {}, {'context': x[..., :1], 'fused': fused, 'z': x.sum(1)})
 
 
 def two_classes(test):
-    "The demo corpus as two classes; its training rows show them before and after fusion, its test rows as told: (label, before, after)."
-    c = load_corpus('demo')
-    t = c.table.assign(label=np.arange(len(c.table)) % 2)
-    x = np.random.default_rng(0).normal(0, 3, (len(t), 1)) + 2 * t.label.to_numpy()[:, None] - 1
-    x, rows = np.hstack([x, x]).astype(np.float32), c.rows('test')
-    t.loc[rows, 'label'], x[rows] = -1, 0
-    t.loc[rows[: len(test)], 'label'], x[rows[: len(test)]] = (
-        [y for y, *_ in test],
-        [v for _, *v in test],
+    """The demo corpus with two classes, and batches of its test rows.
+
+    Training rows show their class before and after fusion; `test` gives (label, before, after).
+    """
+    corpus = load_corpus('demo')
+    table = corpus.table.assign(label=np.arange(len(corpus)) % 2)
+    x = np.random.default_rng(0).normal(0, 3, (len(table), 1))
+    x = x + 2 * table.label.to_numpy()[:, None] - 1
+    x, rows = np.hstack([x, x]).astype(np.float32), corpus.rows('test')
+    table.loc[rows, 'label'], x[rows] = -1, 0
+    table.loc[rows[: len(test)], 'label'] = [label for label, *_ in test]
+    x[rows[: len(test)]] = [shown for _, *shown in test]
+    corpus = corpus.replace(table=table, classes=('no', 'yes')).with_features(text=x, audio=x)
+    batches = make_batches(
+        corpus, 'test', size=64, features=['text', 'audio'], targets={'emotion': 'label'}
     )
-    c = c.replace(table=t, classes=('no', 'yes')).with_features(text=x, audio=x)
-    return (
-        c,
-        rows,
-        make_batches(c, 'test', size=64, features=['text', 'audio'], targets={'emotion': 'label'}),
-    )
+    return corpus, rows, batches
 
 
 def test_fusion_probe_shows_the_utterance_that_gains_most():
     "Missed before, found after, by the probability of the right class, of the first seed."
-    told = [(1, -0.5, 2.5), (1, 0.5, 9), (1, -9, -0.5), (0, 0.5, -1), (0, 3, -1.5), (0, -0.5, 1.5)]
-    c, rows, test = two_classes(told)
-    p = fusion_probe(Fit(Shown(), Shown(helps=False)), c, test)
-    assert p['fusion_row'].tolist() == [rows[4]]
-    assert p['fusion_context'].tolist() == [[3], [3]] and p['fusion_joined'].tolist() == [6, -3]
-    read = p['fusion_read']
+    shown = [(1, -0.5, 2.5), (1, 0.5, 9), (1, -9, -0.5), (0, 0.5, -1), (0, 3, -1.5), (0, -0.5, 1.5)]
+    corpus, rows, test = two_classes(shown)
+    probe = fusion_probe(Trained(Shown(), Shown(helps=False)), corpus, test)
+    assert probe['fusion_row'].tolist() == [rows[4]]
+    assert probe['fusion_context'].tolist() == [[3], [3]]
+    assert probe['fusion_joined'].tolist() == [6, -3]
+    read = probe['fusion_read']
     assert read.shape == (4, 2) and (read[:3, 0] < 0.5).all() and read[3, 0] > 0.5
-    train = c.rows('train')
-    x, y = c.features['text'][train, :1], c.table.label.to_numpy()[train]
-    says = lambda v: readout(np.hstack([x, x]), y, [[v, v]])[0]
-    gain = [(says(b) - says(a))[k] for k, a, b in told]
+    train = corpus.rows('train')
+    x, labels = corpus.features['text'][train, :1], corpus.table.label.to_numpy()[train]
+
+    def p(value):
+        return readout(np.hstack([x, x]), labels, [[value, value]])[0]
+
+    gain = [(p(after) - p(before))[label] for label, before, after in shown]
     assert min(gain[1], gain[2]) > gain[4] > max(gain[0], gain[3], gain[5]), (
-        'who was right before, or is wrong after, gains more and does not count'
+        'an utterance that was right before, or is wrong after, gains more and does not count'
     )
     assert np.isclose(read[3, 0] - read[2, 0], gain[4], atol=1e-5)
 
 
-def test_fusion_probe_shows_nobody_where_nobody_is_helped():
-    c, _, test = two_classes([(1, -0.5, 1)])
-    assert fusion_probe(Fit(Shown(helps=False), Shown()), c, test) == {}
-    assert fusion_probe(Fit(Shown()), *two_classes([(1, 0.5, 1), (0, -1, -2)])[::2]) == {}
-    one = c.replace(table=c.table.assign(label=c.table.label.clip(upper=0)))
-    assert fusion_probe(Fit(Shown()), one, test) == {}, (
+def test_fusion_probe_is_empty_where_no_utterance_is_helped():
+    corpus, _, test = two_classes([(1, -0.5, 1)])
+    assert fusion_probe(Trained(Shown(helps=False), Shown()), corpus, test) == {}
+    assert fusion_probe(Trained(Shown()), *two_classes([(1, 0.5, 1), (0, -1, -2)])[::2]) == {}
+    one_class = corpus.replace(table=corpus.table.assign(label=corpus.table.label.clip(upper=0)))
+    assert fusion_probe(Trained(Shown()), one_class, test) == {}, (
         'a class that training does not have cannot be read'
     )
 
 
-def test_one_stage_trains_its_encoder(tmp_path):
-    "Token ids in, a loss that falls, gradients in the encoder; the padding of the batch does not matter."
-    from erc.nn.encoders import with_context
-    from erc.data.sentence_encoders import toy_encoder
-    from erc.models.multiemo import OneStage
-    from erc.studies.multiemo import load_one_stage
-    from erc.training.fit import fit
+def record(system='multiemo', scores=(0.5, 0.7), loss=(2.0, -1.0)):
+    "A record of one dialogue, two classes and three epochs."
+    counts = np.array([[[[10 * s, 10 - 10 * s], [10 - 10 * s, 10 * s]]] for s in scores])
+    curves = {
+        'loss': np.array([[*loss, np.nan] for _ in scores]),
+        'dev': np.array([[0.1, s, np.nan] for s in scores]),
+        'test': np.array([[0.1, s + 0.05, np.nan] for s in scores]),
+    }
+    by_seed = {
+        'leak_changed_by_seed': np.array([0.02, 0.04]),
+        'leak_largest_by_seed': np.array([0.3, 0.5]),
+    }
+    fold = Fold(test=list(scores), confusions={'all': counts}, curves=curves, probes=by_seed)
+    return Record(RunKey('multiemo', system, 'tuned', 'demo'), folds={'paper': fold})
 
-    c = load_one_stage('demo')
-    toy_encoder(tmp_path, list(c.table.in_context), width=16)
-    c = with_context(c, str(tmp_path), 'text', column='in_context', tokens=True, longest=60)
-    cut = lambda split: make_batches(
-        c, split, size=16, features=['text'], targets={'emotion': 'label'}
-    )
-    make = lambda: OneStage(
-        {'text': 60},
-        len(c.classes),
-        encoder=str(tmp_path),
-        width=16,
-        heads=2,
-        ffn=16,
-        preset='released_meld',
-    )
-    before = {k: v.clone() for k, v in make().encoder.state_dict().items()}
-    y = c.table.label.to_numpy()[c.rows('dev')]
-    f = fit(
-        make,
-        cut('train'),
-        cut('dev'),
-        lambda p: (p == y).mean(1),
-        seeds=[0],
-        settings={'epochs': 3, 'lr': 1e-3},
-        target='emotion',
-        vectorise=False,
-        progress=False,
-    )
-    assert f.losses[0, -1] < f.losses[0, 0]
-    m = next(f.modules()).eval()
-    assert any((v - before[k]).abs().max() > 1e-4 for k, v in m.encoder.state_dict().items()), (
-        'the encoder learns too'
-    )
-    assert m.model.class_counts.sum() == (c.table.label.to_numpy()[c.rows('train')] >= 0).sum()
-    with pytest.raises(ValueError, match="needs the feature 'text'"):
-        OneStage({'audio': 3}, 2, encoder=str(tmp_path))
+
+def test_analyses_of_records():
+    where = {'system': 'multiemo', 'corpus': 'demo', 'variant': 'tuned'}
+    row = contribution(record(), record('without_swfc', (0.3, 0.6)), resamples=50)
+    assert row['against'] == 'without_swfc' and row['of medians'] == '+15.0'
+    assert row['difference of means'].startswith('+15.0')
+    row = selection_row(record())
+    assert row == where | {
+        'chosen on dev': '60.0',
+        'best test epoch (as released)': '65.0',
+        'difference': '+5.0',
+    }
+    row = negative_loss_row(record())
+    assert row['seeds below zero'] == '2 of 2' and row['lowest loss'] == '-1.0'
+    assert row['dev, chosen epoch'] == row['dev, last epoch'] == '60.0'
+    assert negative_loss_row(record(loss=(2.0, 0.5))) is None
+    row = leak_row(record())
+    assert row == where | {
+        'predictions changed, %': '3.0',
+        'largest change of a probability': '0.50',
+    }
+
+
+def test_fusion_figure_needs_a_fitting_shape():
+    read = np.full((3, 2), 0.5)
+    probes = dict(fusion_context=np.zeros((1, 6)), fusion_joined=np.zeros(6), fusion_read=read)
+    shown = record()
+    shown.folds['paper'].probes = probes
+    shown.classes, shown.settings = ['no', 'yes'], {'features': ['text']}
+    assert len(fusion_figure(shown, (2, 3)).axes) == 2
+    with pytest.raises(ValueError, match=r'6 numbers cannot be folded into \(2, 4\)'):
+        fusion_figure(shown, (2, 4))
+
+
+def test_class_counts_are_the_known_ones(data):
+    "Against counts made from the distributed files by other means."
+    known = reference('multiemo').query("artefact == 'fig2_derived'")
+
+    def named(counts):
+        return {{'angry': 'anger'}.get(k.lower(), k.lower()): int(n) for k, n in counts}
+
+    meld = class_statistics(load_corpus('meld'))
+    rows = known[known.dataset == 'MELD']
+    totals = [(k, n + meld['test'][k]) for k, n in meld['train'].items()]
+    assert named(zip(rows.row, rows.value)) == named(totals)
+    test = class_statistics(load_corpus('iemocap6'))['test']
+    assert sorted(test.values()) == sorted(int(v) for v in known[known.dataset == 'IEMOCAP'].value)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..core import choose
 from ..data.batches import Batch
-from ..nn.attention import look
+from ..nn.attention import attend_packed
 from ..nn.cells import dropout_mask
 
 # %% ../../nbs/605_cross_attention.ipynb #bb359d51
@@ -191,7 +191,7 @@ class MultiAttn(nn.Module):
     def _attend(self, depth, position, streams, keys, values, blocks):
         attentions = [layer.attn[position] for layer in self.layers[depth]]
         queries = _linear(streams, [attention.query for attention in attentions])
-        seen = look(queries, keys, values, blocks, self.heads)
+        seen = attend_packed(queries, keys, values, blocks, self.heads)
         return _linear(seen, [attention.out for attention in attentions])
 
     def _add_and_norm(self, streams, update, depth, position, batch):
