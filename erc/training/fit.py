@@ -131,17 +131,6 @@ def _from_tensors(training: _Training, found: dict):
     training.epoch, training.batch, training.finished = found['position'].tolist()
     training.earlier = float(found['seconds'])
 
-# %% ../../nbs/330_fit.ipynb #ea6bba85
-def _warn_if_not_finite(training: _Training):
-    "Name each seed whose loss has just become NaN or infinite."
-    bad, epoch = ~np.isfinite(training.losses), training.epoch
-    for i in np.flatnonzero(bad[:, epoch] & ~bad[:, :epoch].any(1)):
-        warnings.warn(
-            f'seed {int(training.engine.seeds[i])}: loss is not finite in epoch {epoch}, '
-            'which cannot be selected; lower `lr` or set `clip`',
-            stacklevel=5,
-        )
-
 # %% ../../nbs/330_fit.ipynb #7005fb78
 def _train_epoch(training: _Training):
     "Train on what is left of an epoch, and note the mean loss of each seed."
@@ -155,6 +144,17 @@ def _train_epoch(training: _Training):
         training.save()
     _call_hook('on_epoch_end', steps, epoch)
     training.losses[:, epoch] = (steps.total / n).cpu().numpy()
+
+# %% ../../nbs/330_fit.ipynb #ea6bba85
+def _warn_if_not_finite(training: _Training):
+    "Name each seed whose loss has just become NaN or infinite."
+    bad, epoch = ~np.isfinite(training.losses), training.epoch
+    for i in np.flatnonzero(bad[:, epoch] & ~bad[:, :epoch].any(1)):
+        warnings.warn(
+            f'seed {int(training.engine.seeds[i])}: loss is not finite in epoch {epoch}, '
+            'which cannot be selected; lower `lr` or set `clip`',
+            stacklevel=5,
+        )
 
 # %% ../../nbs/330_fit.ipynb #7581248e
 def _stopped(training: _Training) -> np.ndarray:  # (S,) bool

@@ -13,7 +13,6 @@ from numbers import Real
 import numpy as np
 
 from ..core import choose
-from ..nn.cells import weighted_nll
 
 # %% ../../nbs/300_settings.ipynb #575c3e30
 LISTS = ('class_weights', 'betas')  # settings whose value may be a list; other lists are grids
@@ -124,6 +123,7 @@ def criterion(
     weight=None,  # (C,) class weights
 ):  # (Out, Batch) -> scalar
     "Return the loss of the logits; it raises ValueError if a batch lacks the target."
+    from erc.nn.cells import weighted_nll  # imports torch, which reading a recipe does not need
 
     def loss(out, batch):
         y = batch.targets[choose(target, batch.targets, 'target')]
