@@ -1,11 +1,11 @@
-"DialogueRNN against the authors' numbers, and what must hold of any recurrence over conversations."
+"DialogueRNN: equal to the authors' code, and independent of a batch's other dialogues."
 
 import numpy as np
 import pytest
 import torch
+from helpers import close, toy_batch
 
 from erc.data.batches import from_padded
-from erc.models.recurrent import ContextGRU, DialogueRNNClassifier
 from erc.nn.dialoguernn import (
     DialogueRNN,
     PastAttention,
@@ -15,17 +15,12 @@ from erc.nn.dialoguernn import (
     padded_contexts,
     party_states,
 )
-from erc.training.engine import Single, Stack
-from erc.training.settings import criterion
 
 T = torch.from_numpy
 
 
-def close(a, b, eps=1e-9):
-    assert np.abs(np.asarray(a.detach()) - np.asarray(b)).max() < eps
-
-
 def unpack(g, group):
+    "Return the parameters that a golden file stores as one flat array."
     out, at = {}, 0
     for name, shape in zip(g[f'{group}_names'], g[f'{group}_shapes']):
         shape = tuple(int(n) for n in shape if n)
@@ -60,83 +55,56 @@ def test_authors_numbers(golden, name, both):
 
 @pytest.mark.parametrize('name,both', [('bi', True), ('uni', False)])
 def test_padded_rows_are_the_authors(golden, name, both):
+    "Made with TaoShi1998/MultiEMO@e96458b in float64."
     g = golden(f'multiemo/d_dialoguernn_{name}')
     rnn = DialogueRNN.from_released(unpack(g, 'sd'), bidirectional=both)
     b = from_padded({'u': T(g['U']).transpose(0, 1)}, T(g['speaker']).clamp(min=0), g['lengths'])
     close(padded_contexts([rnn], [b.features['u']], b)[0], g['C'].transpose(1, 0, 2))
 
 
-def toy(lengths=(5, 3, 1, 4), speakers=3, seed=0):
-    g = torch.Generator().manual_seed(seed)
-    B, L = len(lengths), max(lengths)
-    return from_padded(
-        {'text': torch.randn(B, L, 4, generator=g, dtype=torch.float64)},
-        torch.randint(0, speakers, (B, L), generator=g),
-        lengths,
-        {'emotion': torch.randint(0, 3, (B, L), generator=g)},
-    )
+def toy(lengths=(5, 3, 1, 4), speakers=3):
+    return toy_batch({'text': 4}, lengths, speakers=speakers)
+
+
+def one_dialogue(batch, d, n):
+    "Return dialogue d, of n turns, as a batch of its own."
+    text, speakers = batch.to_padded(batch.features['text']), batch.to_padded(batch.speakers)
+    return from_padded({'text': text[d : d + 1, :n]}, speakers[d : d + 1, :n], [n])
 
 
 KINDS = [dict(bidirectional=b, attention=a) for b in (True, False) for a in ('simple', 'general')]
-name = lambda o: '-'.join(map(str, o.values()))
+each_kind = pytest.mark.parametrize(
+    'kind', KINDS, ids=lambda kind: '-'.join(map(str, kind.values()))
+)
 
 
-@pytest.mark.parametrize('o', KINDS, ids=name)
-def test_a_dialogue_does_not_see_its_neighbours(o):
+@each_kind
+def test_a_dialogue_does_not_depend_on_the_others(kind):
     torch.manual_seed(0)
-    b, rnn = toy(), DialogueRNN(4, 5, **o).double()
+    b, rnn = toy(), DialogueRNN(4, 5, **kind).double()
     together = b.to_padded(rnn(b, b.features['text']))
     for d, n in enumerate(b.lengths.tolist()):
-        alone = from_padded(
-            {'text': b.to_padded(b.features['text'])[d : d + 1, :n]},
-            b.to_padded(b.speakers)[d : d + 1, :n],
-            [n],
-        )
-        close(
-            alone.to_padded(rnn(alone, alone.features['text']))[0], together[d, :n].detach(), 1e-12
-        )
+        alone = one_dialogue(b, d, n)
+        close(rnn(alone, alone.features['text']), together[d, :n], 1e-12)
 
 
-@pytest.mark.parametrize('o', KINDS, ids=name)
-def test_lanes_equal_networks_one_by_one(o):
+@each_kind
+def test_lanes_equal_networks_one_by_one(kind):
     torch.manual_seed(0)
-    b = toy()
-    rnns, x = (
-        [DialogueRNN(4, 5, **o).double() for _ in range(3)],
-        [torch.randn(len(b), 4, dtype=torch.float64) for _ in range(3)],
-    )
-    for r, m, c in zip(rnns, x, contexts(rnns, x, b)):
-        close(c, r(b, m).detach(), 1e-12)
-
-
-@pytest.mark.parametrize('o', KINDS, ids=name)
-def test_seeds_stack(o):
-    "vmap over seeds equals the plain module, dropout included."
-    b, loss = toy(), criterion('emotion')
-    make = lambda: DialogueRNNClassifier({'text': 4}, 3, hidden=5, dropout=0.3, **o)
-    stack, single = Stack(make, [0, 7], torch.float64), Single(make, [7], torch.float64)
-    a, c = stack.loss(b, torch.tensor(2), loss), single.loss(b, torch.tensor(2), loss)
-    assert abs(a[1] - c[0]) < 1e-12
-    a.sum().backward()
-    c.sum().backward()
-    for k, v in single.model.named_parameters():
-        close(stack.params[k].grad[1], v.grad, 1e-12)
+    b, rnns = toy(), [DialogueRNN(4, 5, **kind).double() for _ in range(3)]
+    x = [torch.randn(len(b), 4, dtype=torch.float64) for _ in range(3)]
+    for rnn, lane, context in zip(rnns, x, contexts(rnns, x, b)):
+        close(context, rnn(b, lane), 1e-12)
 
 
 def test_dropout_of_the_second_direction_follows_its_rows():
-    "An utterance's own masks do not depend on who stands beside its dialogue."
+    "An utterance has the same masks whatever dialogues share its batch."
     torch.manual_seed(0)
     b, rnn = toy(), DialogueRNN(4, 5, rec_dropout=0.4, dropout=0.2).double()
-    t = b.at(1, 2)
-    alone = from_padded(
-        {'text': b.to_padded(b.features['text'])[1:2, :3]}, b.to_padded(b.speakers)[1:2, :3], [3]
-    ).at(1, 2)
+    training, alone = b.at(1, 2), one_dialogue(b, 1, 3).at(1, 2)
     alone.ids = b.to_padded(b.ids)[1, :3]
-    close(
-        alone.to_padded(rnn(alone, alone.features['text']))[0],
-        b.to_padded(rnn(t, t.features['text']))[1, :3].detach(),
-        1e-12,
-    )
+    together = b.to_padded(rnn(training, training.features['text']))
+    close(rnn(alone, alone.features['text']), together[1, :3], 1e-12)
 
 
 def test_forward_only_does_not_see_the_future():
@@ -145,7 +113,7 @@ def test_forward_only_does_not_see_the_future():
     x = b.features['text']
     for t in range(1, 5):
         later = torch.where((b.turn >= t)[:, None], x + 1, x)
-        close(rnn(b, later)[:t], rnn(b, x)[:t].detach(), 1e-12)
+        close(rnn(b, later)[:t], rnn(b, x)[:t], 1e-12)
 
 
 def test_many_speakers_and_short_dialogues():
@@ -156,12 +124,11 @@ def test_many_speakers_and_short_dialogues():
 
 
 def test_simple_attention_keeps_its_ranking_and_does_not_overflow():
-    w = torch.ones(1, 1, 1, dtype=torch.float64)
-    past = RunningAttention(w)
+    past = RunningAttention(torch.ones(1, 1, 1, dtype=torch.float64))
     for v in (-2000.0, 0.0, 3000.0, 2999.0):
         past.add(torch.full((1, 1, 1), v, dtype=torch.float64))
-    close(past.look()[0, 0], [(3000 + 2999 * np.exp(-1)) / (1 + np.exp(-1))])
-    assert PastAttention([]).look() is None
+    close(past.attend()[0, 0], [(3000 + 2999 * np.exp(-1)) / (1 + np.exp(-1))])
+    assert PastAttention([]).attend() is None
 
 
 def test_bad_input():
@@ -172,22 +139,3 @@ def test_bad_input():
         DialogueRNN(4, attention='generl')
     with pytest.raises(ValueError, match='forward and bidirectional'):
         contexts([DialogueRNN(4), DialogueRNN(4, bidirectional=False)], [b.features['text']] * 2, b)
-
-
-def test_context_gru_is_a_packed_bidirectional_one():
-    torch.manual_seed(0)
-    b, net = toy(), ContextGRU({'text': 4}, 3, hidden=5).double()
-    ref = torch.nn.GRU(4, 5, bidirectional=True, batch_first=True).double()
-    ref.load_state_dict(
-        {
-            f'{k}_l0{end}': v
-            for end, c in (('', net.ahead), ('_reverse', net.back))
-            for k, v in c.state_dict().items()
-        }
-    )
-    x = torch.nn.utils.rnn.pack_padded_sequence(
-        b.to_padded(b.features['text']), b.lengths.tolist(), batch_first=True, enforce_sorted=False
-    )
-    want = net.out(torch.nn.utils.rnn.pad_packed_sequence(ref(x)[0], batch_first=True)[0])
-    got, real = b.to_padded(net(b).logits), torch.arange(5)[None] < b.lengths[:, None]
-    close(got[real], want[real].detach(), 1e-12)

@@ -25,7 +25,7 @@ def _check_lengths(lengths: np.ndarray):
         empty = int(lengths.argmin())
         raise ValueError(f'dialogue {empty} of the batch is empty: remove it before batching')
 
-
+# %% ../../nbs/060_batches.ipynb #3f74ebf7
 def packed_order(
     lengths,  # (B,) turns of each dialogue, in any order
 ):  # dialogue (N,) and turn (N,) of each packed row, and a tuple (T,) of rows per time step
@@ -117,7 +117,7 @@ def _each(function, tensors: dict) -> dict:
     "Apply a function to the values of a dict."
     return {name: function(x) for name, x in tensors.items()}
 
-
+# %% ../../nbs/060_batches.ipynb #047909a0
 def map_batch(
     batch: Batch,
     function,  # tensor -> tensor
@@ -138,7 +138,7 @@ def _as_tensor(x) -> Tensor:
     x = x if isinstance(x, Tensor) else torch.from_numpy(np.array(x))
     return x if x.is_floating_point() else x.long()
 
-
+# %% ../../nbs/060_batches.ipynb #f709e0fa
 def _pack(tensors: dict, order) -> dict:
     "Pack padded tensors in a `packed_order`; raise ValueError for one that is too small."
     dialogue, turn, sizes = order
@@ -148,7 +148,7 @@ def _pack(tensors: dict, order) -> dict:
             raise ValueError(f'{name} has shape {tuple(x.shape)}; expected {shape} or longer')
     return _each(lambda x: x[dialogue, turn], tensors)
 
-
+# %% ../../nbs/060_batches.ipynb #f5614ef2
 def _packed(features: dict, targets: dict, order, speakers, ids) -> Batch:
     "Return a batch of packed tensors and their `packed_order`."
     device, (dialogue, turn, sizes) = speakers.device, order
@@ -219,7 +219,7 @@ def _speaker_numbers(table) -> np.ndarray:
     speakers = table.groupby('dialogue', sort=False).speaker
     return speakers.transform(lambda names: names.factorize()[0]).to_numpy()
 
-
+# %% ../../nbs/060_batches.ipynb #af61fc54
 def _spans(dialogues):
     "Return the first row and the number of rows of each dialogue."
     group = dialogues.factorize()[0]
@@ -248,7 +248,7 @@ def _target(y) -> Tensor:
     "Return labels as a tensor: real values as float32, codes as int64."
     return _to_tensor(y.astype(np.float32 if y.dtype.kind == 'f' else np.int64))
 
-
+# %% ../../nbs/060_batches.ipynb #301eb3d2
 class _Split:
     "What the batches of a split are gathered from: n rows in dialogues, or single turns."
 

@@ -75,7 +75,7 @@ def _read_shard(path: Path) -> dict:
         path.unlink(missing_ok=True)
         return {}
 
-
+# %% ../../nbs/051_features.ipynb #3b5bf960
 def read_store(
     folder,
 ) -> dict:  # key of 16 bytes -> float32 (D,)
@@ -159,12 +159,12 @@ def _look_up(texts, encoding: _Encoding, folder, progress: bool) -> np.ndarray:
                 store.update(shard)
     return np.stack([store[key] for key in keys])
 
-
+# %% ../../nbs/051_features.ipynb #d7f7c1ce
 def _unit_length(x: np.ndarray) -> np.ndarray:
     "Scale rows to Euclidean length 1; zeros stay zeros."
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
 
-# %% ../../nbs/051_features.ipynb #d7f7c1ce
+
 DTYPES = ('float32', 'float16', 'bfloat16')
 
 
@@ -213,7 +213,7 @@ def _column(corpus: Corpus, name: str):
     "Return a column of the table; raise ValueError with the nearest name if there is none."
     return corpus.table[choose(name, corpus.table.columns, f'column of corpus {corpus.name}')]
 
-
+# %% ../../nbs/051_features.ipynb #73ddd299
 def _provenance(encoder, pooling: str, normalise: bool, column) -> dict:
     "Describe how vectors were made, for a corpus's provenance."
     is_folder = Path(encoder).is_dir()
@@ -256,7 +256,7 @@ def _dialogue_starts(dialogues: np.ndarray) -> np.ndarray:
         raise ValueError('rows of a dialogue are not contiguous: sort the table by dialogue')
     return np.maximum.accumulate(np.where(is_first, np.arange(len(dialogues)), 0))
 
-
+# %% ../../nbs/051_features.ipynb #4bdbd17f
 def _window_mean(x, low: np.ndarray) -> np.ndarray:
     "Average rows `low[i]` to `i - 1` of x for each row i; zeros where there are none."
     row = np.arange(len(low))
