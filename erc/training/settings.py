@@ -8,7 +8,7 @@ __all__ = ['LISTS', 'Settings', 'complete', 'select', 'criterion', 'rate']
 # %% ../../nbs/300_settings.ipynb #50794132
 import math
 from dataclasses import asdict, dataclass, fields
-from numbers import Real
+from numbers import Integral, Real
 
 import numpy as np
 
@@ -56,9 +56,8 @@ class Settings:
         return {k: v for k, v in asdict(self).items() if v is not None}
 
 # %% ../../nbs/300_settings.ipynb #2f66b8e3
-_POSITIVE = ('epochs', 'batch')
-_NOT_NEGATIVE = ('lr', 'weight_decay', 'warmup', 'clip', 'patience')
-_NOT_NEGATIVE_IF_GIVEN = ('encoder_lr', 'tokens', 'drop', 'drop_every')
+_LEAST = {'epochs': 1, 'batch': 1, 'patience': 0, 'tokens': 0, 'drop_every': 0}  # whole numbers
+_LEAST |= dict.fromkeys(('lr', 'encoder_lr', 'weight_decay', 'warmup', 'clip', 'drop'), 0.0)
 _CHOICES = {
     'optimiser': ('adamw', 'adam'),
     'decay': ('False', 'True', 'epochs'),
@@ -66,30 +65,31 @@ _CHOICES = {
 }
 
 
-def _check_number(name: str, value, least: int):
-    if not isinstance(value, Real) or not math.isfinite(value) or value < least:
-        raise ValueError(f'{name}={value!r}: expected a number of at least {least}')
+def _check_number(name: str, value):
+    "Raise ValueError for what is no number, not whole where it must be, or too small."
+    least = _LEAST[name]
+    kind, what = (Integral, 'a whole number') if isinstance(least, int) else (Real, 'a number')
+    if not isinstance(value, kind) or not least <= value < math.inf:
+        raise ValueError(f'{name}={value!r}: expected {what} of at least {least:g}')
 
 # %% ../../nbs/300_settings.ipynb #6d17859f
-def _check(settings: Settings):
-    "Check each value, or each choice of a grid."
-    given = settings.to_dict()
-    for name in (*_POSITIVE, *_NOT_NEGATIVE, *(k for k in _NOT_NEGATIVE_IF_GIVEN if k in given)):
-        value = given[name]
-        for choice in value if isinstance(value, list) else [value]:
-            _check_number(name, choice, int(name in _POSITIVE))
-    for name, known in _CHOICES.items():
-        for choice in given[name] if isinstance(given[name], list) else [given[name]]:
-            choose(str(choice), known, name)
-    _check_optional(settings)
-
-# %% ../../nbs/300_settings.ipynb #7b6fd2eb
-def _check_optional(settings: Settings):
+def _check_pairs(settings: Settings):
     betas = settings.betas
     if betas is not None and not (len(betas) == 2 and all(0 <= b < 1 for b in betas)):
         raise ValueError(f'betas={betas}: expected two numbers from 0 to below 1')
     if settings.drop_every and settings.drop is None:
         raise ValueError(f'drop_every={settings.drop_every} needs `drop`, the factor on the rate')
+
+# %% ../../nbs/300_settings.ipynb #7b6fd2eb
+def _check(settings: Settings):
+    "Check each value, or each choice of a grid."
+    for name, value in settings.to_dict().items():
+        for choice in value if isinstance(value, list) else [value]:
+            if name in _LEAST:
+                _check_number(name, choice)
+            if name in _CHOICES:
+                choose(str(choice), _CHOICES[name], name)
+    _check_pairs(settings)
 
 # %% ../../nbs/300_settings.ipynb #441bb0ea
 def complete(
