@@ -34,3 +34,14 @@ def golden():
             return {k: z[k] for k in z}
 
     return load
+
+
+@pytest.fixture(scope='session')
+def public(data, tmp_path_factory):
+    "The folder of real corpora without the files that were joined from public ones."
+    from corpus_files import linked
+
+    from erc.data.sources import pins
+
+    joined = tuple(pin.rel for pin in pins() if not pin.public)
+    return linked(data, tmp_path_factory.mktemp('public'), *joined)

@@ -1,0 +1,73 @@
+"Stated counts are found, wrong ones are seen, damaged corpora are listed."
+
+import json
+
+import pandas as pd
+import pytest
+from corpus_files import linked
+
+from erc.core import package_file
+from erc.data import checks
+from erc.data.checks import check, expected, listing
+from erc.data.registry import CORPORA
+
+
+@pytest.mark.parametrize('name', CORPORA)
+def test_every_stated_fact_is_found(data, name):
+    t = check(name, root=data)
+    wrong = t[~t['ok'].fillna(False)]
+    assert len(t) and wrong.empty, wrong.to_string()
+
+
+def test_a_wrong_count_is_seen(data, monkeypatch):
+    stated = expected('mosi')
+    stated.loc[0, 'expected'] += 1
+    monkeypatch.setattr(checks, 'expected', lambda name: stated.copy())
+    assert list(check('mosi', root=data)['ok'][:2]) == [False, True]
+
+
+def test_listing(data, tmp_path):
+    here, away = listing(root=data).set_index('corpus'), listing(root=tmp_path).set_index('corpus')
+    assert list(here.index) == list(CORPORA) and set(here['here']) == {'yes'}
+    assert (here.loc['meld', 'dialogues'], here.loc['mosei', 'utterances']) == (1432, 22846)
+    assert (
+        'signed agreement' in here.loc['iemocap6', 'lacks']
+        and 'visual' in here.loc['iemocap6', 'lacks']
+        and 'dev' not in here.loc['mosi', 'missing']
+    )
+    assert (
+        list(away.index[away['here'] == 'yes']) == ['demo']
+        and 'meld/dev_sent_emo.csv' in away.loc['meld', 'missing']
+    )
+    assert here.loc['meld', 'missing'] == '' and here.loc['meld', 'get'] == ''
+    assert (
+        away.loc['meld', 'utterances'] == 13708 and away.loc['meld', 'get'] == 'erc data get meld'
+    )
+
+
+def test_a_damaged_corpus_is_listed_beside_the_others(data, tmp_path):
+    root = linked(data, tmp_path, 'meld/dev_sent_emo', 'mosi/mosi_features')
+    (root / 'meld/dev_sent_emo.csv').write_bytes(
+        (data / 'meld/dev_sent_emo.csv').read_bytes()[:5000] + b'"'
+    )
+    (root / 'mosi/mosi_features.npz').write_bytes(b'PK')
+    t = listing(root=root).set_index('corpus')
+    assert t['here'].to_dict() == {
+        n: 'damaged' if n in ('meld', 'mosi') else 'yes' for n in CORPORA
+    }
+    assert (
+        'dev_sent_emo.csv' in t.loc['meld', 'missing']
+        and t.loc['mosi', 'get'] == 'erc data get mosi'
+        and t.loc['meld', 'utterances'] == 13708
+    )
+
+
+def test_reference_counts_are_of_known_corpora():
+    t = pd.read_csv(package_file('reference/corpora.csv'))
+    assert (
+        list(t.columns) == ['corpus', 'split', 'fact', 'expected', 'source']
+        and set(t['corpus']) == set(CORPORA)
+        and not t.isna().any().any()
+    )
+    assert not t.duplicated(['corpus', 'split', 'fact']).any()
+    json.loads(package_file('reference/pins.json').read_text(encoding='utf-8'))
