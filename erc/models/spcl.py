@@ -41,10 +41,13 @@ def _pairs(
     n, classes = len(labels), len(prototypes)
     column = torch.arange(n + classes, device=labels.device)
     same = labels[:, None] == torch.cat([labels, column[:classes]])
-    itself = column[:n, None] == column
-    takes_part = torch.cat([labels >= 0, prototypes.ne(0).any(-1)])
-    present = takes_part & takes_part[:n, None]
-    return same & present & ~itself, ~same & present
+    another = column[:n, None] != column
+    present = _both_take_part(labels >= 0, prototypes.ne(0).any(-1))
+    return same & another & present, ~same & present
+
+
+def _both_take_part(rows, prototypes):  # (N,), (C,) bool -> (N, N+C) bool
+    return rows[:, None] & torch.cat([rows, prototypes])
 
 
 def _masked_logsumexp(score: Tensor, mask: Tensor) -> Tensor:  # (N, M) each -> (N,)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..core import choose
 from ..data.batches import Batch
-from .cells import key, mix
+from .cells import random_key, hash_int32
 
 # %% ../../nbs/235_prototypes.ipynb #499d297e
 def keyed_integers(
@@ -23,7 +23,7 @@ def keyed_integers(
 ) -> Tensor:  # int32, not negative
     "Return the random numbers of one place at one step of one seed."
     n = torch.arange(math.prod(shape), dtype=torch.int32, device=batch.ids.device)
-    return (mix(key(batch, place) + n * -0x61C88647) & 0x7FFFFFFF).view(shape)
+    return (hash_int32(random_key(batch, place) + n * -0x61C88647) & 0x7FFFFFFF).view(shape)
 
 # %% ../../nbs/235_prototypes.ipynb #6a80c4be
 class _Queues(nn.Module):
