@@ -1,42 +1,36 @@
-"Every fusion against numbers computed apart from it."
+"Every fusion equals numbers computed independently of it, in a stack of seeds and on any processor."
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from helpers import close, toy_batch
 from torch.func import functional_call, stack_module_state
 
-from erc.nn.attention import attend, attention, inside
-from erc.data.batches import from_padded
 from erc.models.mgif import (
-    CrossModal,
-    Discriminator,
     FUSIONS,
     GMU,
-    Gate,
     MCB,
     MGIF,
     MODALITIES,
-    fusion,
-    knobs,
-    pairs,
+    CrossModalEncoder,
+    Discriminator,
+    Gate,
+    check_fusion,
+    make_fusion,
+    modality_pairs,
     sinusoids,
-    there,
 )
+from erc.nn.attention import attend, within_dialogues
 
 T = torch.from_numpy
-
-
-def close(a, b, eps=1e-9):
-    assert (
-        np.abs(np.asarray(a.detach() if isinstance(a, torch.Tensor) else a) - np.asarray(b)).max()
-        < eps
-    )
+LETTERS = {'text': 'u', 'audio': 'a', 'visual': 'v'}  # of the golden arrays
 
 
 def encoder_state(g, prefix):
-    "Golden names (`mgif0_linear1_weight`) as `Encoder`'s."
+    "Return golden arrays (`mgif0_linear1_weight`) under the names of `Encoder`."
     out = {}
     for k, v in g.items():
         if not k.startswith(prefix) or not k[len(prefix) :][:1].isdigit():
@@ -57,7 +51,7 @@ def g(golden):
 
 
 def r_of(g):
-    return {m: T(g[f'r_{m[0] if m != "text" else "u"}']) for m in MODALITIES}
+    return {m: T(g[f'r_{letter}']) for m, letter in LETTERS.items()}
 
 
 def mgif_of(g, modalities=MODALITIES, **k):
@@ -65,10 +59,9 @@ def mgif_of(g, modalities=MODALITIES, **k):
     state = {f'encoder.{n}': v for n, v in encoder_state(g, 'mgif').items()} | {
         'e_cls': T(g['e_cls'])
     }
-    letter = {'text': 'u', 'audio': 'a', 'visual': 'v'}
-    for a, b in pairs(modalities):
+    for a, b in modality_pairs(modalities):
         for n in ('W1', 'W2', 'Wz'):
-            state[f'gates.{a}_{b}.{n}.weight'] = T(g[f'{n}_{letter[a]}{letter[b]}'])
+            state[f'gates.{a}_{b}.{n}.weight'] = T(g[f'{n}_{LETTERS[a]}{LETTERS[b]}'])
     own = m.state_dict()
     m.load_state_dict({k: state[k] for k in own})
     return m
@@ -76,7 +69,7 @@ def mgif_of(g, modalities=MODALITIES, **k):
 
 def test_gates(g):
     r, m = r_of(g), mgif_of(g)
-    for (a, b), (x, y) in zip(pairs(MODALITIES), ('ua', 'uv', 'av')):
+    for (a, b), (x, y) in zip(modality_pairs(MODALITIES), ('ua', 'uv', 'av')):
         h, k = m.gates[f'{a}_{b}'](r[a], r[b])
         close(h, g[f'h_{x}{y}'])
         close(k, g[f'h_{y}{x}'])
@@ -106,23 +99,22 @@ def test_discriminator(g, values):
 
 def test_alternatives(golden):
     g = golden('dialoguetrm/fusion_alternatives')
-    r = {m: T(g[m[0] if m != 'text' else 'u']) for m in MODALITIES}
-    letter = {'text': 'u', 'audio': 'a', 'visual': 'v'}
+    r = {m: T(g[letter]) for m, letter in LETTERS.items()}
     for name in ('additive', 'concat', 'max'):
-        close(fusion(name, 8, MODALITIES)(r), g[name])
-    bil = fusion('bilinear', 8, MODALITIES).double()
-    bil.load_state_dict({f'W.{m}.weight': T(g[f'W_bil_{x}']) for m, x in letter.items()})
+        close(make_fusion(name, 8, MODALITIES)(r), g[name])
+    bil = make_fusion('bilinear', 8, MODALITIES).double()
+    bil.load_state_dict({f'W.{m}.weight': T(g[f'W_bil_{x}']) for m, x in LETTERS.items()})
     close(bil(r), g['bilinear_hadamard'])
     mcb = MCB(8, bins=2).double()
-    for m, x in letter.items():
-        mcb.tables(m, g[f'mcb_hash_{x}'], g[f'mcb_sign_{x}'])
+    for m, x in LETTERS.items():
+        mcb.set_sketch(m, g[f'mcb_hash_{x}'], g[f'mcb_sign_{x}'])
     mcb.double()
-    close(mcb.raw(r), g['mcb_raw'])
+    close(mcb.convolution(r), g['mcb_raw'])
     close(mcb(r), g['mcb'])
     gmu = GMU(8).double()
     gmu.load_state_dict(
-        {f'W.{m}.weight': T(g[f'gmu_W_{x}']) for m, x in letter.items()}
-        | {f'Wz.{m}.weight': T(g[f'gmu_Wz_{x}']) for m, x in letter.items()}
+        {f'W.{m}.weight': T(g[f'gmu_W_{x}']) for m, x in LETTERS.items()}
+        | {f'Wz.{m}.weight': T(g[f'gmu_Wz_{x}']) for m, x in LETTERS.items()}
     )
     close(gmu(r), g['gmu_tri'])
     two = GMU(8, ('text', 'audio')).double()
@@ -138,7 +130,7 @@ def test_alternatives(golden):
 
 def test_mult(golden):
     g = golden('dialoguetrm/mult_crossmodal')
-    m, state = CrossModal(8, int(g['heads']), 2, 0.0).double(), {}
+    m, state = CrossModalEncoder(8, int(g['heads']), 2, 0.0).double(), {}
     for k, v in g.items():
         if not k.startswith('w__'):
             continue
@@ -157,8 +149,6 @@ def test_mult(golden):
     m.load_state_dict(state)
     x, y = T(g['target'])[None], T(g['source'])[None]
     ahead = torch.arange(3)[None] > torch.arange(4)[:, None] + 1
-    from functools import partial
-
     out = {
         'cross_out': m(x, y),
         'self_out': m(x),
@@ -170,16 +160,13 @@ def test_mult(golden):
         close(v[0], g[f'official_{k}'], 1e-6)  # the official code's sinusoids are float32
 
 
-def toy(lengths=(4, 2, 1), modalities=MODALITIES, dtype=torch.float64):
-    g = torch.Generator().manual_seed(0)
-    return from_padded(
-        {
-            m: torch.randn(len(lengths), max(lengths), 8, generator=g, dtype=dtype)
-            for m in modalities
-        },
-        torch.zeros(len(lengths), max(lengths)),
-        lengths,
-    )
+def toy(lengths=(4, 2, 1), modalities=MODALITIES):
+    return toy_batch({m: 8 for m in modalities}, lengths)
+
+
+def small_fusion(name, names, seed):
+    torch.manual_seed(seed)
+    return make_fusion(name, 8, names, heads=2, layers=1, ffn=16, dropout=0.2).double()
 
 
 @pytest.mark.parametrize(
@@ -187,27 +174,82 @@ def toy(lengths=(4, 2, 1), modalities=MODALITIES, dtype=torch.float64):
 )
 @pytest.mark.parametrize('name', sorted(FUSIONS))
 def test_seeds_stack_and_turns_stay_apart(name, names):
-    b, made = toy(modalities=names), []
-    for s in range(2):
-        torch.manual_seed(s)
-        made.append(fusion(name, 8, names, heads=2, layers=1, ffn=16, dropout=0.2).double())
-    how = inside(b)
-    params, buffers = stack_module_state(made)
-    got = torch.vmap(
-        lambda p, q, s: functional_call(made[0], (p, q), (b.features, b.at(s, 0), how))
-    )(params, buffers, torch.arange(2))
-    for i, m in enumerate(made):
-        close(got[i], m(b.features, b.at(i, 0), how).detach(), 1e-12)
-    assert got.shape == (2, 7, made[0].size)
+    b, fusions = toy(modalities=names), [small_fusion(name, names, s) for s in range(2)]
+    within = within_dialogues(b)
+
+    def forward(params, buffers, seed):
+        return functional_call(fusions[0], (params, buffers), (b.features, b.at(seed, 0), within))
+
+    params, buffers = stack_module_state(fusions)
+    got = torch.vmap(forward)(params, buffers, torch.arange(2))
+    assert got.shape == (2, 7, fusions[0].size)
+    for i, fusion in enumerate(fusions):
+        close(got[i], fusion(b.features, b.at(i, 0), within).detach(), 1e-12)
     if name != 'mult':
-        close(
-            made[0]({k: v[3:4] for k, v in b.features.items()}),
-            made[0](b.features)[3:4].detach(),
-            1e-12,
-        )
+        one_turn = {k: v[3:4] for k, v in b.features.items()}
+        close(fusions[0](one_turn), fusions[0](b.features)[3:4].detach(), 1e-12)
     x = {k: v.clone().requires_grad_() for k, v in b.features.items()}
-    made[0](x, b, how).square().sum().backward()
+    fusions[0](x, b, within).square().sum().backward()
     assert all(torch.isfinite(v.grad).all() for v in x.values())
+
+
+def reached_bins(mcb):
+    "Return which bins (D,) receive a product of numbers of two modalities."
+    first, second = (getattr(mcb, f'sketch_{m}').abs().argmax(1) for m in mcb.names)
+    bins = (first[:, None] + second) % mcb.size
+    return torch.zeros(mcb.size, dtype=torch.bool).index_fill(0, bins.flatten(), True)
+
+
+def round_differently(mcb, seed):
+    "Let the transforms of a fusion round as they might on another processor."
+    g = torch.Generator().manual_seed(seed)
+
+    def elsewhere(r):
+        y = MCB.convolution(mcb, r)
+        error = torch.randn(y.shape, generator=g, dtype=y.dtype)
+        return y + torch.finfo(y.dtype).eps * y.norm(dim=-1, keepdim=True) * error
+
+    mcb.convolution = elsewhere
+
+
+def value_and_gradients(fusion, features):
+    x = {k: v.clone().requires_grad_() for k, v in features.items()}
+    y = fusion(x)
+    target = torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=y.dtype)
+    (y * target).sum().backward()
+    return y.detach(), torch.cat([v.grad for v in x.values()])
+
+
+@pytest.mark.parametrize('names', [('text', 'audio'), ('audio', 'visual')], ids='+'.join)
+def test_pooling_does_not_depend_on_how_transforms_round(names):
+    "Bins that no product reaches are zero but for rounding, which the root must not enlarge."
+    features, mcb = toy((9, 4, 2), names).features, MCB(8, names).double()
+    value, gradients = value_and_gradients(mcb, features)
+    reached = reached_bins(mcb)
+    assert 0 < (~reached).sum() < 16
+    assert (value[:, ~reached] == 0).all() and (value[:, reached] != 0).all()
+    for seed in range(5):
+        round_differently(mcb, seed)
+        other_value, other_gradients = value_and_gradients(mcb, features)
+        close(value, other_value, 1e-12)
+        close(gradients, other_gradients, 1e-9)
+
+
+def test_gradient_of_pooling_equals_finite_differences():
+    torch.manual_seed(0)
+    mcb, (x, y) = MCB(4, ('text', 'audio'), bins=2).double(), torch.randn(2, 3, 4).double()
+
+    def pooled(x, y):
+        return mcb({'text': x, 'audio': y})
+
+    assert torch.autograd.gradcheck(pooled, (x.requires_grad_(), y.requires_grad_()))
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+def test_pooling_of_zeros_is_zero_with_gradient_zero(dtype):
+    r = {m: torch.zeros(2, 8, dtype=dtype) for m in MODALITIES}
+    value, gradients = value_and_gradients(MCB(8).to(dtype), r)
+    assert (value == 0).all() and (gradients == 0).all()
 
 
 def test_sketches_are_the_same_for_all_seeds():
@@ -218,13 +260,11 @@ def test_sketches_are_the_same_for_all_seeds():
     assert torch.equal(a.sketch_text, b.sketch_text) and not torch.equal(
         a.sketch_text, a.sketch_audio
     )
-    assert torch.isfinite(
-        MCB(8).double()({m: torch.zeros(2, 8).double().requires_grad_() for m in MODALITIES})
-    ).all()
 
 
 def test_shared_maps_are_one_each():
-    m, own = MGIF(8, heads=2, layers=1, ffn=16, share_maps=True), MGIF(8, heads=2, layers=1, ffn=16)
+    small = dict(heads=2, layers=1, ffn=16)
+    m, own = MGIF(8, share_maps=True, **small), MGIF(8, **small)
     assert (
         m.gates['text_audio'].W1 is m.gates['text_visual'].W1
         and m.gates['text_audio'].W2 is m.gates['audio_visual'].W1
@@ -236,7 +276,10 @@ def test_shared_maps_are_one_each():
 
 def test_sizes_of_the_paper():
     "Counted in the specification, at a width of 768."
-    count = lambda m: sum(p.numel() for p in m.parameters())
+
+    def count(module):
+        return sum(p.numel() for p in module.parameters())
+
     m = MGIF(768)
     assert (
         count(m.encoder.layers[0]) == 5_513_984
@@ -262,7 +305,7 @@ def test_positions_are_as_precise_as_what_they_are_added_to():
 
 @pytest.mark.parametrize('positions', [True, False])
 def test_positions_tell_the_order(positions):
-    "The vectors of a turn in another order: nobody notices but learned positions."
+    "Another order of the vectors of a turn changes the result only with learned positions."
     torch.manual_seed(0)
     m, r = (
         MGIF(8, heads=2, layers=1, ffn=16, dropout=0.0, positions=positions).double(),
@@ -279,32 +322,30 @@ def test_positions_tell_the_order(positions):
 
 
 def test_bad_input():
-    with pytest.raises(ValueError, match='text: there is nothing to fuse'):
+    with pytest.raises(ValueError, match='at least two modalities; given: text'):
         MGIF(8, ['text'])
-    with pytest.raises(ValueError, match='nothing'):
-        there([])
+    with pytest.raises(ValueError, match='given: none'):
+        modality_pairs([])
     with pytest.raises(ValueError, match="did you mean 'visual'"):
-        there(['visuel', 'text'])
-    with pytest.raises(ValueError, match="did you mean 'mult'"):
-        fusion('mulT', 8, MODALITIES)
-    with pytest.raises(ValueError, match="'additive' has no option 'heads'; it has none"):
-        fusion('additive', 8, MODALITIES, {'heads': 1})
-    with pytest.raises(ValueError, match="no option 'bnis'; it has bins"):
-        fusion('mcb', 8, MODALITIES, bnis=3)
-    with pytest.raises(
-        ValueError, match="no option 'share_map'; it has heads, layers, ffn, dropout, share_maps"
-    ):
-        fusion('mgif', 8, MODALITIES, share_map=True)
-    assert (
-        fusion('mcb', 8, MODALITIES, {'bins': 3}, heads=2).size == 24
-        and knobs('gmu') == []
-        and 'without' not in knobs('mgif_without_prototype')
-    )
+        modality_pairs(['visuel', 'text'])
     with pytest.raises(ValueError, match='part to leave out'):
         MGIF(8, without='gates')
     with pytest.raises(ValueError, match='heads'):
         MGIF(9)
-    assert (
-        attention(torch.zeros(1, 2, 8), torch.zeros(1, 3, 8), 2).shape == (1, 2, 2, 3)
-        and Gate(4, bias=True).W1.bias is not None
-    )
+    assert Gate(4, bias=True).W1.bias is not None
+
+
+def test_fusions_by_name():
+    with pytest.raises(ValueError, match="did you mean 'mult'"):
+        make_fusion('mulT', 8, MODALITIES)
+    with pytest.raises(ValueError, match="'additive' has no option 'heads'; it has none"):
+        make_fusion('additive', 8, MODALITIES, {'heads': 1})
+    with pytest.raises(ValueError, match="no option 'bnis'; it has bins"):
+        make_fusion('mcb', 8, MODALITIES, bnis=3)
+    known = 'it has heads, layers, ffn, dropout, share_maps'
+    with pytest.raises(ValueError, match=f"no option 'share_map'; {known}"):
+        make_fusion('mgif', 8, MODALITIES, share_map=True)
+    with pytest.raises(ValueError, match="no option 'without'"):
+        check_fusion('mgif_without_prototype', ['without'])
+    check_fusion('gmu')
+    assert make_fusion('mcb', 8, MODALITIES, {'bins': 3}, heads=2).size == 24
