@@ -1,0 +1,273 @@
+"Seeds together equal seeds alone, steps follow their settings, captured steps equal plain ones."
+
+import math
+import warnings
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from toy_training import SETTINGS, TRAIN, Centres, Net, batches, train
+
+from erc.data.batches import from_padded
+from erc.nn.cells import Out, dropout
+from erc.training import engine as engine_module
+from erc.training.engine import Captured, Single, Stack, Steps, build
+from erc.training.settings import Settings, criterion
+
+LOSS = criterion('emotion')
+
+
+# ---- engines
+
+
+def test_stack_equals_single():
+    "The stacked model and the plain module compute the same, dropout included."
+    batch = TRAIN[0].to(dtype=torch.float64)
+    loss = criterion('emotion', torch.tensor([1.0, 2.0, 5.0], dtype=torch.float64))
+    stack, single = Stack(Net, [3, 4], torch.float64), Single(Net, [4], torch.float64)
+    step = torch.tensor(5)
+    difference = stack.loss(batch, step, loss)[1] - single.loss(batch, step, loss)[0]
+    assert abs(difference.item()) < 1e-12
+    assert torch.equal(stack.predict(batch)[1], single.predict(batch)[0])
+
+
+def test_single_refuses_several_seeds():
+    with pytest.raises(ValueError, match='one seed at a time, not 2'):
+        Single(Net, [0, 1])
+
+
+def test_weights_depend_on_the_seed_alone():
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first = build(Net, 3, torch.float32, 'cpu')
+    assert torch.equal(before, torch.get_rng_state()), 'the global random stream is left alone'
+    torch.manual_seed(6)
+    again = build(Net, 3, torch.float32, 'cpu')
+    other = build(Net, 4, torch.float32, 'cpu')
+    assert torch.equal(first.a.weight, again.a.weight)
+    assert not torch.equal(first.a.weight, other.a.weight)
+
+
+@pytest.mark.parametrize('engine', [Stack(Net, [0, 1, 2]), Single(Net, [0])])
+def test_a_snapshot_keeps_the_seeds_that_were_updated(engine):
+    S = len(engine.seeds)
+    which = torch.arange(S) != 1
+    first = engine.snapshot()
+    with torch.no_grad():
+        for v in engine.tensors.values():
+            v.add_(1)
+    snapshot = {k: v.clone() for k, v in first.items()}
+    engine.update(snapshot, which)
+    moved = torch.stack([(snapshot[k] - v).reshape(S, -1).mean(1) for k, v in first.items()])
+    assert torch.allclose(moved, which.float().expand(len(first), S), atol=1e-5)
+    engine.restore(first)
+    assert all(torch.equal(v, first[k]) for k, v in engine.tensors.items())
+
+
+def test_clipping_bounds_the_norm_of_each_seed():
+    for engine in (Stack(Net, [0, 1]), Single(Net, [0])):
+        engine.loss(TRAIN[0], torch.tensor(0), LOSS).sum().backward()
+        grads = [p.grad for p in engine.params.values()]
+        for g in grads:
+            g.mul_(100)
+        engine.clip(0.5)
+        flat = torch.cat([g.reshape(len(engine.seeds), -1) for g in grads], 1)
+        assert torch.allclose(flat.norm(dim=1), torch.tensor(0.5), atol=1e-4)
+
+
+# ---- keyed dropout
+
+
+def test_dropout_of_rows_and_places():
+    b = batches(6, 3)[0].at(torch.tensor(2), torch.tensor(9))
+    x = torch.ones(len(b), 5, 4)
+    full = dropout(x, 0.5, b, 'place')
+    rows = torch.tensor([3, 0, 7])
+    assert torch.equal(dropout(x[rows], 0.5, b, 'place', rows), full[rows])
+    assert not torch.equal(dropout(x, 0.5, b, 'elsewhere'), full)
+    assert torch.equal(dropout(x, 0.5, batches(6, 3)[0], 'place'), x), 'no dropout in evaluation'
+
+
+@pytest.mark.parametrize('p', [0.1, 0.5, 0.9])
+def test_dropout_rate_and_independence(p):
+    "The share kept is right over utterances, units, steps and seeds; neighbours are uncorrelated."
+    b = from_padded({'x': torch.ones(50, 20, 64)}, torch.zeros(50, 20, dtype=torch.long), [20] * 50)
+    keys = [(torch.tensor(seed), torch.tensor(step)) for seed in range(3) for step in range(3)]
+    masks = torch.stack([dropout(b.features['x'], p, b.at(*key), 'p') > 0 for key in keys]).float()
+    assert abs(masks.mean() - (1 - p)) < 4 * math.sqrt(p * (1 - p) / masks.numel())
+    z = (masks - (1 - p)) / math.sqrt(p * (1 - p))
+    for a, c in ((z[:, 1:], z[:, :-1]), (z[..., 1:], z[..., :-1]), (z[1:], z[:-1])):
+        assert abs((a * c).mean()) < 5 / math.sqrt(a.numel())
+
+
+# ---- steps
+
+
+class WithEncoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.out = nn.Linear(3, 3), nn.Linear(3, 2)
+
+    def forward(self, batch):
+        return Out(self.out(self.encoder(batch.features['x'])))
+
+
+@pytest.mark.parametrize('optimiser', ['adam', 'adamw'])
+@pytest.mark.parametrize('engine', [Stack, Single])
+def test_an_encoder_has_its_own_rate(optimiser, engine):
+    "The part called `encoder` takes it, biases too; nothing else does."
+    engine = engine(WithEncoder, [0])
+    before = engine.snapshot()
+    x, y = torch.randn(2, 3, 3), torch.randint(0, 2, (2, 3))
+    batch = from_padded({'x': x}, torch.zeros(2, 3), [3, 2], {'y': y})
+    rates = {'lr': 1e-2, 'encoder_lr': 1e-4, 'warmup': 2, 'epochs': 9}
+    Steps(engine, [batch], criterion('y'), {'optimiser': optimiser, **rates})(0, 0)
+    for k, v in engine.tensors.items():
+        moved = (v.detach() - before[k]).abs().max().item()
+        expected, tolerance = (5e-5, 2e-5) if k.startswith('encoder') else (5e-3, 2e-4)
+        assert abs(moved - expected) < tolerance, k
+
+
+def test_the_rate_drops_every_so_many_epochs():
+    settings = Settings(epochs=5, lr=1.0, optimiser='adam', drop=0.5, drop_every=2)
+    steps, seen = Steps(Stack(Net, [0]), batches(4, 0, 2), LOSS, settings), []
+    steps.run = lambda b: seen.append(steps.opt.param_groups[0]['lr'])
+    for i in range(10):  # two batches an epoch
+        steps(i % 2, i)
+    assert seen == [1.0] * 4 + [0.5] * 4 + [0.25] * 2
+
+
+def test_betas_reach_the_optimiser():
+    def betas(**settings):
+        return Steps(Stack(Net, [0]), TRAIN, LOSS, settings).opt.param_groups[0]['betas']
+
+    assert betas(betas=[0.9, 0.99]) == (0.9, 0.99) and betas() == (0.9, 0.999)
+
+
+def test_weight_decay_spares_vectors_under_adamw_only():
+    def decayed(optimiser):
+        settings = {'optimiser': optimiser, 'weight_decay': 0.1}
+        groups = Steps(Stack(Net, [0]), TRAIN, LOSS, settings).opt.param_groups
+        return [(g['weight_decay'], len(g['params'])) for g in groups]
+
+    assert decayed('adamw') == [(0.1, 2), (0.0, 2)] and decayed('adam') == [(0.1, 4)]
+
+
+# ---- captured steps: on a stand-in for CUDA, and on CUDA
+
+
+class FakeCuda:
+    """What `Captured` uses of `torch.cuda`.
+
+    In a capture nothing is computed, so the stand-in puts back what was; a replay runs the step.
+    """
+
+    def __init__(self, monkeypatch, refuses=()):
+        self.refuses, self.run, optimiser = refuses, Steps.run, engine_module._optimiser
+        monkeypatch.setattr(engine_module, '_optimiser', lambda e, s, capturable: optimiser(e, s))
+        monkeypatch.setattr(Steps, 'run', lambda steps, b: self.note(steps, b))
+        stream = SimpleNamespace(wait_stream=lambda s: None, synchronize=lambda: None, device='cpu')
+        for name, fake in {
+            'Stream': lambda device: stream,
+            'stream': lambda s: nullcontext(),
+            'current_stream': lambda device: None,
+            'graph_pool_handle': lambda: None,
+            'CUDAGraph': SimpleNamespace,
+            'graph': self.graph,
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, fake)
+
+    def note(self, steps, b):
+        self.steps, self.batch = steps, b
+        self.run(steps, b)
+
+    @contextmanager
+    def graph(self, graph, pool, stream):
+        steps, b = self.steps, self.batch
+        before = {k: v.clone() for k, v in steps.state().items()}
+        if b in self.refuses:
+            raise RuntimeError('operation not permitted when stream is capturing\nand so on')
+        yield
+        for k, v in steps.state().items():
+            v.copy_(before[k])
+        graph.replay = lambda: self.run(steps, b)
+
+
+REFUSED = (
+    'cannot be captured, it runs uncaptured: operation not permitted when stream is capturing$'
+)
+
+
+@pytest.mark.parametrize('refuses', [(), (3,)])
+def test_capturing_changes_nothing(monkeypatch, refuses):
+    "The step before each capture leaves no trace; after one refusal the rest runs uncaptured."
+    order = [2, 0, 3, 2, 1, 4, 0]
+    plain = Steps(Stack(Centres, [0, 1]), TRAIN, LOSS, SETTINGS)
+    for i, b in enumerate(order):
+        plain(b, i)
+    FakeCuda(monkeypatch, refuses)
+    captured = Captured(Stack(Centres, [0, 1]), TRAIN, LOSS, SETTINGS)
+    with pytest.warns(UserWarning, match=REFUSED) if refuses else nullcontext():
+        for i, b in enumerate(order):
+            captured(b, i)
+    assert captured.graphs is None if refuses else sorted(captured.graphs) == [0, 1, 2, 3, 4]
+    a, b = plain.state(), captured.state()
+    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize('when', ['warming up', 'capturing'])
+def test_memory_that_runs_out_in_a_capture_is_not_a_refusal(monkeypatch, when):
+    "Leaving a broken capture raises an error of its own, which hides the first."
+    fake = FakeCuda(monkeypatch)
+
+    @contextmanager
+    def broken(*args, **kw):
+        try:
+            yield
+        finally:
+            raise RuntimeError('capture failed due to a previous error')
+
+    monkeypatch.setattr(torch.cuda, 'graph', broken)
+    captured = Captured(Stack(Net, [0, 1, 2]), TRAIN, LOSS, SETTINGS)
+    plain_loss, calls = Stack.loss, []
+
+    def loss(*args):
+        calls.append(args)
+        if len(calls) == (1 if when == 'warming up' else 2):
+            raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 GiB')
+        return plain_loss(*args)
+
+    monkeypatch.setattr(Stack, 'loss', loss)
+    with pytest.raises(torch.OutOfMemoryError):
+        captured(0, 0)
+    assert len(calls) == (1 if when == 'warming up' else 2) and fake.batch == 0
+
+
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+
+
+@cuda
+@pytest.mark.parametrize('optimiser', ['adam', 'adamw'])
+def test_captured_steps_equal_plain_ones(optimiser):
+    settings = {**SETTINGS, 'optimiser': optimiser}
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        a, b = (train(settings=settings, device='cuda', capture=c) for c in (True, False))
+    assert np.abs(a.losses - b.losses).max() < 1e-5 and np.array_equal(a.selected, b.selected)
+    assert np.abs(b.losses - train(settings=settings).losses).max() < 1e-4
+
+
+@cuda
+def test_a_step_that_cannot_be_captured_runs_plain():
+    class Reads(Net):
+        def forward(self, batch):
+            if int(batch.dialogue.sum()) < 0:
+                raise ValueError
+            return super().forward(batch)
+
+    with pytest.warns(UserWarning, match='cannot be captured'):
+        f = train(Reads, device='cuda')
+    assert np.abs(f.losses - train(device='cuda', capture=False).losses).max() < 1e-5
