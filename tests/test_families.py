@@ -169,7 +169,7 @@ def test_converted_files_belong_together(tmp_path):
     convert(tmp_path / 'x.pkl', tmp_path / 'out')
     table = tmp_path / 'out/table.csv'
     table.write_text(table.read_text().replace('Line 0', 'Lime 0', 1))
-    with pytest.raises(ValueError, match='table.csv is not what corpus.json was written with'):
+    with pytest.raises(ValueError, match='table.csv is not what corpus.json describes'):
         load_converted(tmp_path / 'out')
     table.unlink()
     with pytest.raises(FileNotFoundError, match='no table.csv'):

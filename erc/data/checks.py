@@ -202,7 +202,7 @@ def _features_line(corpus: Corpus) -> str:
         parts.append(f'{name} {x.shape[1]}{coverage}')
     return ', '.join(parts)
 
-
+# %% ../../nbs/042_checks.ipynb #f800a6bd
 def _sizes(name: str, corpus) -> dict:
     "Count a corpus that is here; state the expected counts of one that is not."
     if corpus is not None:

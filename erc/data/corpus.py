@@ -87,7 +87,7 @@ def _split_sizes(corpus: Corpus) -> str:
     sizes = ', '.join(f'{split} {len(corpus.rows(split))}' for split in SPLITS)
     return f'{len(corpus)} utterances ({sizes}) in {corpus.table["dialogue"].nunique()} dialogues'
 
-
+# %% ../../nbs/030_corpus.ipynb #2148f034
 def _summary(corpus: Corpus) -> str:  # under 400 characters
     name = textwrap.shorten(str(corpus.name), 80, placeholder='...')
     if missing := _missing_columns(corpus.table):
@@ -116,7 +116,7 @@ def _coverage(corpus: Corpus) -> pd.DataFrame:
         coverage[name] = {'D': x.shape[-1], **{s: share[s] for s in SPLITS if s in share}}
     return pd.DataFrame.from_dict(coverage, orient='index')
 
-
+# %% ../../nbs/030_corpus.ipynb #808d0470
 def _as_html(corpus: Corpus) -> str:
     title = f'<p>{escape(_summary(corpus))}</p>'
     if _missing_columns(corpus.table):
@@ -194,7 +194,7 @@ def _check_finite(name: str, x):
         row, column = np.argwhere(~np.isfinite(x))[0]
         raise ValueError(f'features {name!r}: {x[row, column]} in row {row}, column {column}')
 
-
+# %% ../../nbs/030_corpus.ipynb #3bae7b31
 def _check_features(corpus: Corpus):
     if set(corpus.features) != set(corpus.has):
         raise ValueError(f'features {[*corpus.features]}, but flags for {[*corpus.has]}')
@@ -242,7 +242,7 @@ def _stratum(train) -> pd.DataFrame:  # columns session, majority; indexed by di
 def _hashed(seed: int, name: str) -> str:  # 64 hex digits
     return hashlib.sha256(f'{seed}:{name}'.encode()).hexdigest()
 
-
+# %% ../../nbs/030_corpus.ipynb #7fa26f1a
 def dev_dialogues(
     table,  # columns dialogue, label, split and, if there is one, session
     seed: int = 0,

@@ -89,7 +89,7 @@ def _templates(rng, emotion: str, kind: str) -> list:
 def _capitalised(text: str) -> str:
     return text[0].upper() + text[1:]
 
-
+# %% ../../nbs/020_demo.ipynb #ea9a7045
 def _with_cue(rng, text: str, turned: bool) -> str:
     "Often announce whether the polarity changed, now and then wrongly."
     if rng.random() >= (0.55 if turned else 0.3):
@@ -126,7 +126,7 @@ def _next_emotion(rng, own, before) -> int:
     others = np.where(np.arange(6) == own, 0, _PRIOR)
     return rng.choice(6, p=others / others.sum())
 
-
+# %% ../../nbs/020_demo.ipynb #924ce48b
 def _emotion_and_kind(rng, own, before, is_first: bool) -> tuple:
     if not is_first and rng.random() < _P_CONTEXT:
         return int(before), 'context'
@@ -235,7 +235,7 @@ def _split_names(dialogues: int) -> list:  # one for each dialogue
     test, dev = round(0.2 * dialogues), round(0.1 * dialogues)
     return ['train'] * (dialogues - dev - test) + ['dev'] * dev + ['test'] * test
 
-
+# %% ../../nbs/020_demo.ipynb #a524c929
 def _demo_dialogue(seed: int, number: int, split: str) -> pd.DataFrame:
     speakers = _TEST_SPEAKERS if split == 'test' else _SPEAKERS
     turns = pd.DataFrame(_conversation(np.random.default_rng([seed, number]), speakers))
@@ -247,7 +247,7 @@ def _valence_ratings(labels, seed: int) -> np.ndarray:  # (N,) in [-1, 1]
     noise = np.random.default_rng([seed, 1 << 20]).normal(0, 0.15, len(labels))
     return (_VALENCE[labels] + noise).clip(-1, 1).round(3)
 
-# %% ../../nbs/020_demo.ipynb #a524c929
+# %% ../../nbs/020_demo.ipynb #7e906ea3
 _COLUMNS = ['dialogue', 'turn', 'speaker', 'text', 'label', 'split', 'valence', 'planted']
 
 
@@ -257,7 +257,7 @@ def _demo_table(seed: int, dialogues: int) -> pd.DataFrame:
     table = pd.concat(parts, ignore_index=True)
     return table.assign(valence=_valence_ratings(table['label'], seed))[_COLUMNS]
 
-
+# %% ../../nbs/020_demo.ipynb #483f20f1
 def make_demo(
     seed: int = 0,  # the same seed gives the same corpus, bit for bit
     dialogues: int = 120,  # at least 10

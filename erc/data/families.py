@@ -56,7 +56,7 @@ def _kind(value) -> str:  # such as 'list of 2'
     size = f' of {len(value)}' if hasattr(value, '__len__') else ''
     return type(value).__name__ + size
 
-
+# %% ../../nbs/036_families.ipynb #e70a5596
 def structure_of(
     items,  # what a pickle held
     path,  # file, for the message
@@ -300,7 +300,7 @@ def _read_about(folder: Path) -> dict:
     for file, expected in about['sha256'].items():
         if sha256_of(folder / file) != expected:
             raise ValueError(
-                f'{folder / file} is not what corpus.json was written with; convert the pickle again'
+                f'{folder / file} is not what corpus.json describes; convert the pickle again'
             )
     return about
 

@@ -86,7 +86,7 @@ def _is_number(text: str, kind) -> bool:
     except ValueError:
         return False
 
-
+# %% ../../nbs/012_files.ipynb #43198fa2
 def numeric_column(
     table,  # a table of text
     column: str,

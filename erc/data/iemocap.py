@@ -60,7 +60,7 @@ def _alignment_costs(turns, clips) -> tuple:
         pair = np.append(np.inf, costs[-1][:-1] + _pair_costs(text, label, clips))
         costs.append(np.minimum(skip, pair))
         takes_clip.append(pair < skip)
-    return np.array(costs), np.array(takes_clip)
+    return np.stack(costs), takes_clip
 
 # %% ../../nbs/032_iemocap.ipynb #4568cba4
 def _align_turns(
@@ -73,7 +73,7 @@ def _align_turns(
         raise ValueError(f'no alignment of {len(turns)} turns and {len(clips)} clips by label')
     clip_of, clips_left = [], len(clips)
     for turn in reversed(range(len(turns))):
-        taken = takes_clip[turn, clips_left]
+        taken = takes_clip[turn][clips_left]
         clip_of.append(clips_left - 1 if taken else -1)
         clips_left -= int(taken)
     return clip_of[::-1]
@@ -114,7 +114,7 @@ def _align_speaker(turns, clips) -> np.ndarray:  # clip number of each turn, -1 
     recorded = list(zip(clips['seconds'], clips['emotion']))
     return np.array(_align_turns(said, recorded))
 
-
+# %% ../../nbs/032_iemocap.ipynb #225a5db9
 def _clip_of_each_turn(
     turns,  # dialogue_id, speaker, text, emotion ('' for none)
     clips,  # wav_file ascending, emotion, seconds
@@ -125,8 +125,7 @@ def _clip_of_each_turn(
     row = np.full(len(turns), -1)
     for name, mine in turns.groupby(speaker, sort=False).indices.items():
         candidates = np.array([*clips_of.get(name, ()), -1])  # clip -1 is none
-        found = _align_speaker(turns.iloc[mine], clips.iloc[candidates[:-1]])
-        row[mine] = candidates[found]
+        row[mine] = candidates[_align_speaker(turns.iloc[mine], clips.iloc[candidates[:-1]])]
     return row
 
 # %% ../../nbs/032_iemocap.ipynb #176948f8
@@ -169,7 +168,7 @@ def _released_labels(path, classes) -> dict:  # utterance id -> class name
     stored = safe_load_npz(path)['whole_corpus'].item()
     return {name: classes[label['emo']] for name, label in stored.items()}
 
-
+# %% ../../nbs/032_iemocap.ipynb #5599297c
 def _with_released_labels(table, paths: dict) -> pd.DataFrame:
     "Add both label sets, and the texts of labelled turns as the papers had them."
     labels6 = _released_labels(paths[_LABELS6], IEMOCAP6)

@@ -51,7 +51,7 @@ def _iemocap_pairs(corpus: Corpus) -> pd.DataFrame:
     )
     return pairs.loc[table['turn'] > 0, _COLUMNS].reset_index(drop=True)
 
-
+# %% ../../nbs/041_shift_pairs.ipynb #5414254d
 def _mosei_pairs(corpus: Corpus) -> pd.DataFrame:
     "Pair each turn with the one before, the first with the empty text; labels are as released."
     table = corpus.table
@@ -65,7 +65,7 @@ def _compare_with_released(pairs, path, name: str):
     if unknown := Counter(read_pairs(path)) - Counter(rebuilt):
         raise ValueError(f'{path}: {sum(unknown.values())} of its pairs are not in {name}')
 
-
+# %% ../../nbs/041_shift_pairs.ipynb #f1ac4b28
 def shift_pairs(
     name: str,  # 'mosei', 'iemocap4' or 'iemocap6'
     root=None,  # folder of corpora; default: `data_home()`

@@ -132,7 +132,7 @@ def _all_pins() -> list:
         for entry in stored['pins'] + stored['made_here']
     ]
 
-
+# %% ../../nbs/011_sources.ipynb #2722d13b
 def pins(
     name: str | None = None,  # a key of DOWNLOADS; default: all pins
 ) -> list:  # of Pin; for a name, one for each path in the folder of corpora
@@ -186,7 +186,7 @@ def _network_errors(where: str):
         advice = 'run again to resume, or copy from a local mirror with `--from DIR`'
         raise ConnectionError(f'{where} cannot be downloaded ({e}); {advice}') from e
 
-
+# %% ../../nbs/011_sources.ipynb #3582f581
 def _complete_part(pin: Pin, part: Path, base_url, *options) -> int | None:
     "Download what `part` lacks and return the size expected, if known."
     if pin.bytes is not None and _size(part) > pin.bytes:
@@ -256,7 +256,7 @@ def _path_in_mirror(pin: Pin, folder) -> Path | None:
     paths = (Path(folder) / layout for layout in layouts)
     return next((path for path in paths if path.is_file()), None)
 
-
+# %% ../../nbs/011_sources.ipynb #2b659b16
 def _copy(pin: Pin, dest: Path, folder) -> str:  # what happened
     "Copy a file from a mirror; ValueError and no copy if it is not the pinned one."
     source = _path_in_mirror(pin, folder)

@@ -28,7 +28,7 @@ def _numpy_internals(module: str) -> dict:  # 'numpy.core' in numpy 1, 'numpy._c
         (f'{module}.numeric', '_frombuffer'): np._core.numeric._frombuffer,
     }
 
-
+# %% ../../nbs/010_unpickle.ipynb #d0f17a4f
 def _encode_latin1(text, codec='latin1', errors='strict'):
     "Stand in for `_codecs.encode`, with the only codec that pickled bytes need."
     if codec not in ('latin1', 'latin-1', 'iso-8859-1'):
@@ -95,7 +95,7 @@ def _read_header(file) -> tuple:  # shape, dtype
     shape, _, dtype = read(file)
     return shape, dtype
 
-
+# %% ../../nbs/010_unpickle.ipynb #27bca567
 def _read_npy(file, where, objects: bool) -> np.ndarray:
     "Read one array from a seekable binary file."
     try:
