@@ -3,10 +3,10 @@
 import dataclasses
 import os
 from functools import partial
-from pathlib import Path
+from pathlib import Path  # noqa: F401 (for the process that is killed)
 
 import numpy as np
-from toy_training import die_at, killed
+from toy_training import die_at, killed  # noqa: F401
 
 import erc.runs.run as X
 from erc.core import cache_home
