@@ -24,7 +24,7 @@ MODALITIES = ('text', 'audio', 'visual')
 def sources_of(
     modalities,  # names of those that are present
 ) -> dict:  # name -> names of those that it attends to, in order
-    "Return the sources of each stream (MultiEMO section 3.4); ValueError for an unknown modality or none."
+    "Return the sources of each stream (MultiEMO section 3.4); ValueError for an unknown one, or none."
     if not modalities:
         raise ValueError(f'no modality was given: the model reads some of {", ".join(MODALITIES)}')
     for m in modalities:
@@ -90,7 +90,7 @@ def keys_and_values(
     layers,  # of each depth, one `StreamLayer` per stream
     sources,  # of each source position, (M, N, D) contexts: what each stream attends to
 ) -> list:  # [depth][source position] -> keys (M, N, D), values (M, N, D)
-    "Compute the keys and values of all layers of all streams, in one product per source (MultiEMO, Eq. 2 and 6)."
+    "Compute keys and values of all layers and streams, one product per source (MultiEMO, Eq. 2, 6)."
     projected = [_project_source(layers, position, x) for position, x in enumerate(sources)]
     return list(zip(*projected))
 
@@ -108,7 +108,10 @@ PADDINGS = ('masked', 'released')
 
 
 class MultiAttn(nn.Module):
-    "Refine each modality by stacked cross-attention to the others (MultiEMO section 3.4); ValueError for heads that do not divide the width or negative layers."
+    """Refine each modality by stacked cross-attention to the others (MultiEMO section 3.4).
+
+    ValueError for heads that do not divide the width, or a negative number of layers.
+    """
 
     def __init__(
         self,
@@ -231,7 +234,8 @@ def _hide_padding(rows, lengths):  # (B, T), B * T where there is no turn
     B, T = rows.shape
     if lengths is None or len(lengths) != B:
         raise ValueError(
-            f"padding is masked by the lengths of the {B} dialogues: give one each, or padding='released'"
+            f'padding is masked by the lengths of the {B} dialogues: give one each, '
+            "or padding='released'"
         )
     turns = torch.arange(T, device=rows.device)
     lengths = torch.as_tensor(lengths, device=rows.device)

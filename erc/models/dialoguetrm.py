@@ -14,7 +14,7 @@ from torch import nn
 
 from ..core import choose
 from ..data.batches import Batch
-from .mgif import MODALITIES, Discriminator, fusion, knobs
+from .mgif import MODALITIES, Discriminator, check_fusion, make_fusion
 from ..nn.attention import Encoder, attend, within_dialogues
 from ..nn.cells import Out
 from ..nn.encoders import TextEncoder
@@ -53,7 +53,7 @@ def chunk_mask(
     n: int,  # turns
     size=7,  # of a chunk
 ) -> torch.Tensor:  # (n, n) bool
-    "Return the mask of consecutive chunks, each turn attending to all of its own (the authors' later code)."
+    "Return the mask of consecutive chunks without a mask inside (the authors' later code)."
     chunk = torch.arange(n) // size
     return chunk[:, None] == chunk
 
@@ -100,7 +100,7 @@ def _resolve_options(preset: str, options: dict) -> dict:
             f"unmasked_chunks={resolved['unmasked_chunks']} is read with window='chunks' alone, "
             f'and the window is {resolved["window"]!r}'
         )
-    knobs(resolved['fusion'], resolved['fusion_options'])
+    check_fusion(resolved['fusion'], resolved['fusion_options'])
     _check_options(resolved)
     return resolved
 
@@ -122,7 +122,7 @@ def strict_pass(
     batch: Batch,
     K: int,  # turns of the window
 ) -> torch.Tensor:  # (N, D)
-    "Encode each turn in a pass of its own, over its window alone (DialogueTRM Eq. 2, read literally)."
+    "Encode each turn in a pass of its own over its window (DialogueTRM Eq. 2, read literally)."
     rows = _window_rows(batch, K)
     padded = torch.cat([x, x.new_zeros(1).expand(1, x.shape[-1])])
     windows = padded.index_select(0, rows.flatten()).unflatten(0, rows.shape)
@@ -147,7 +147,10 @@ def chunk_blocks(
 
 # %% ../../nbs/510_dialoguetrm.ipynb #0199371e
 class DialogueTRM(nn.Module):
-    "Give each modality the context it prefers, then fuse (DialogueTRM section 4); ValueError for what cannot be built."
+    """Give each modality the context it prefers, then fuse (DialogueTRM section 4).
+
+    ValueError for what cannot be built.
+    """
 
     def __init__(
         self,
@@ -189,7 +192,7 @@ class DialogueTRM(nn.Module):
         o = self.options
         shape = dict(heads=o['fusion_heads'], layers=o['fusion_layers'], ffn=o['ffn'])
         own = o['fusion_options']
-        return fusion(o['fusion'], o['width'], self.names, own, dropout=o['dropout'], **shape)
+        return make_fusion(o['fusion'], o['width'], self.names, own, dropout=o['dropout'], **shape)
 
     def _discriminator(self, classes) -> Discriminator:
         width = self.options['width']
@@ -197,13 +200,13 @@ class DialogueTRM(nn.Module):
         return Discriminator(fused, width, classes, self.options['bias'])
 
     def forward(self, batch: Batch) -> Out:
-        _check_batch(batch, self.discriminator.values, self.names)
+        _check_batch(batch, self.discriminator.regression, self.names)
         x = {m: self.read(m, batch) for m in self.names}
         representations = {m: self.represent(m, x[m], batch) for m in self.names}
         return Out(self.discriminator(self.fuse(representations, batch)))
 
     def read(self, m: str, batch: Batch):  # (N, width)
-        "Return a modality's features at the width of the model; text encoded if it comes as tokens."
+        "Return a modality's features at the width of the model; tokens are encoded first."
         x = batch.features[m]
         if self.encoder is not None and m == 'text':
             x = self.encoder(x)

@@ -72,7 +72,8 @@ def _resolve_options(preset: str, options: dict) -> dict:
         choose(resolved[name], known, name)
     if not _are_coefficients(resolved['mu']):
         raise ValueError(
-            f'mu={resolved["mu"]!r}: give three coefficients of 0 or more, of SWFC, Soft-HGR and cross-entropy'
+            f'mu={resolved["mu"]!r}: give three coefficients of 0 or more, of SWFC, Soft-HGR '
+            'and cross-entropy'
         )
     return resolved
 
@@ -95,7 +96,7 @@ class Objective:
     tau: float
 
     def __call__(self, z, fused: dict, logits, labels, class_counts) -> dict:  # name -> scalar
-        "Return the terms for z (N, D), fused features (N, D), logits (N, C), labels (N,) and counts (C,)."
+        "Return the terms for z and fused features (N, D), logits (N, C), labels (N,), counts (C,)."
         swfc, hgr, cross_entropy = self.mu
         nll = weighted_nll(logits.log_softmax(-1), labels)
         scale = 1 if self.variant == 'released' else 1 / max(1, len(z))  # Eq. 22: printed sums by N
@@ -230,7 +231,7 @@ class MultiEMO(nn.Module):
         preset='released_iemocap',
         **options,  # of `MultiEMO`
     ) -> 'MultiEMO':
-        "Build a model of the sizes and weights of an authors' `state_dict`; ValueError for other weights."
+        "Build the model of an authors' `state_dict`; ValueError for other weights."
         _resolve_options(
             preset, {k: v for k, v in options.items() if k not in ('class_counts', 'heads')}
         )
@@ -343,7 +344,7 @@ def _count(pattern: str, names) -> int:
 
 # %% ../../nbs/610_multiattn.ipynb #8f340f09
 class OneStage(nn.Module):
-    "Train MultiEMO and its text encoder together (MultiEMO section 3.2); ValueError without `text`."
+    "Train MultiEMO and its text encoder (MultiEMO section 3.2); ValueError without `text`."
 
     def __init__(
         self,

@@ -81,7 +81,7 @@ def _block_scores(z, labels, hidden, rows: slice, tau):
 
 
 def _block_terms(z, w, scores, rows: slice, gamma):
-    "Return the weighted sum over a block, and its gradient as anchors (n, H) and as partners (N, H)."
+    "Return a block's weighted sum and its gradients as anchors (n, H) and as partners (N, H)."
     value, slope = focal_terms(*scores, gamma)
     return (w[:, 0] * value).sum(), w * (slope @ z), slope.mT @ (w * z[rows])
 
@@ -117,9 +117,14 @@ def swfc_loss(
     alpha: float = 0.8,  # how much rare classes count more
     gamma: float = 2.0,  # how much hard pairs count more
     tau: float = 0.8,  # temperature
-    variant='released',  # 'released': unit vectors, normalised weights of the training split, mean; 'paper': products, weights of the batch, sum
+    variant='released',  # or 'paper', see below
 ) -> Tensor:  # scalar; 0, with a gradient of 0, where no two utterances share a label
-    "Return the sample-weighted focal contrastive loss (MultiEMO, Eq. 18, 19); ValueError for an unknown variant or a label outside the classes."
+    """Return the sample-weighted focal contrastive loss (MultiEMO, Eq. 18 and 19).
+
+    'released': unit vectors, normalised weights of the training split, mean over labelled rows.
+    'paper': products, weights of the batch, sum. ValueError for an unknown variant, or a label
+    outside the classes.
+    """
     _check_arguments(z, labels, class_counts, tau, variant)
     if not len(z):
         return z.sum()
@@ -182,7 +187,7 @@ def soft_hgr(
     *features: Tensor,  # (N, D) of each modality
     variant='released',  # see the two readings above
 ) -> Tensor:  # scalar; 0 for one modality or one utterance
-    "Return the Soft-HGR correlation loss over all pairs of modalities (MultiEMO, Eq. 20); ValueError if shapes differ."
+    "Return the Soft-HGR loss over all pairs of modalities (MultiEMO, Eq. 20)."
     _check_modalities(features, variant)
     N = len(features[0])
     if N < 2 or len(features) < 2:

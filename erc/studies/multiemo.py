@@ -19,7 +19,10 @@ def load_one_stage(
     *,
     window=2,  # turns on either side
 ) -> Corpus:  # with a column `in_context`
-    "Load a corpus and add each turn in context: past [SEP] SPEAKER: current [SEP] future (MultiEMO section 3.2)."
+    """Load a corpus and add each turn in context (MultiEMO section 3.2).
+
+    The text is `past [SEP] SPEAKER: current [SEP] future`.
+    """
     corpus = load_corpus(name)
     table = corpus.table
     past = _neighbours(table, range(window, 0, -1))
@@ -278,8 +281,8 @@ def fusion_probe(
 ) -> dict:  # arrays, see below; {} if no utterance qualifies
     """Return the first seed's test utterance that fusion helps most (after MultiEMO, Figure 6).
 
-    `fusion_context` (M, D) and `fusion_joined` (D,) are its features, `fusion_read` (M + 2, C) is what
-    is read from each context, from all of them and after fusion, `fusion_row` (1,) its corpus row.
+    `fusion_context` (M, D) and `fusion_joined` (D,) are its features, `fusion_read` (M + 2, C) is
+    what is read from each context, from all of them and after fusion, `fusion_row` (1,) its row.
     """
     model = next(iter(fit.modules()))
     train = _features(model, _train_batches(model, corpus, batches[0].ids.device))
@@ -343,7 +346,7 @@ def fusion_figure(
     record,  # of a system with `fusion_probe`
     folded=(16, 16),  # rows and columns of a picture; their product is D
 ):  # a matplotlib figure
-    "Draw one utterance before and after fusion as heatmaps; ValueError for a width that cannot be folded so."
+    "Draw one utterance before and after fusion; ValueError for a width that cannot be folded so."
     import matplotlib.pyplot as plt
 
     panels = list(_panels(record))
