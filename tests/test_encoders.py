@@ -8,18 +8,18 @@ import torch
 
 import erc.nn.encoders as E
 from erc.data.batches import make_batches
-from erc.nn.cells import Out
 from erc.data.registry import load_corpus
+from erc.data.sentence_encoders import toy_encoder
+from erc.nn.cells import Out
 from erc.nn.encoders import (
     TextEncoder,
+    frozen_vectors,
     pair_ids,
     pooled,
     token_ids,
     tokenizer_of,
-    vectors,
     with_context,
 )
-from erc.data.sentence_encoders import toy_encoder
 from erc.training.fit import fit
 
 TEXTS = ['yes', 'no no maybe', 'maybe well', 'well no yes yes yes', 'yes no']
@@ -134,8 +134,8 @@ def test_as_many_tokens_as_the_encoder_reads(folder, monkeypatch):
     monkeypatch.setattr(E, 'encoder_path', lambda name: folder)
     monkeypatch.setattr(
         E,
-        'token_ids_and_cut',
-        lambda texts, encoder, longest, *a, **k: (
+        '_token_ids_and_cut',
+        lambda texts, contexts, encoder, longest, **k: (
             asked.append(longest) or (np.ones((len(texts), 2), np.float32), 0)
         ),
     )
@@ -150,7 +150,7 @@ def test_as_many_tokens_as_the_encoder_reads(folder, monkeypatch):
 
 def test_one_segment_is_hidden_from_the_encoder_and_not_from_the_mean(folder):
     ids = token_ids(TEXTS, folder, 32, CONTEXTS)
-    told, not_told = vectors(ids, folder), vectors(ids, folder, one_segment=True)
+    told, not_told = frozen_vectors(ids, folder), frozen_vectors(ids, folder, one_segment=True)
     net = TextEncoder(folder).eval()
     for row, y in zip(torch.from_numpy(ids).long(), not_told):
         x = row[row != 0]
@@ -251,9 +251,11 @@ def test_as_features(folder):
     alone = with_context(c, folder)
     assert not np.allclose(alone.features['text'], v.features['text'])
     assert with_context(c, 'hashing', context='context').features['text'].shape[1] == 512
-    with pytest.raises(ValueError, match='column of demo'):
+    with pytest.raises(ValueError, match="unknown column of corpus demo 'before'"):
         with_context(c, folder, context='before')
-    assert np.array_equal(vectors(t.features['text'], folder), v.features['text']), 'from the cache'
+    assert np.array_equal(frozen_vectors(t.features['text'], folder), v.features['text']), (
+        'from the cache'
+    )
 
 
 def test_an_encoder_learns(folder):
