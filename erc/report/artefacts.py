@@ -31,6 +31,13 @@ def reference(
     return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 # %% ../../nbs/370_artefacts.ipynb #80de0d2d
+def _check_place(table: pd.DataFrame, artefact: str, **place):
+    "Raise ValueError for a row, column or dataset that a table does not have."
+    for name, value in place.items():
+        if value is not None:
+            choose(value, dict.fromkeys(table[name]), f'{name} of {artefact}')
+
+# %% ../../nbs/370_artefacts.ipynb #d3e4b73f
 def printed(
     numbers: pd.DataFrame,  # of `reference`
     artefact: str,  # 'table6'
@@ -39,19 +46,14 @@ def printed(
     dataset=None,  # where one row covers several corpora
 ) -> str:  # as printed; '' where the paper has no such cell
     "Return one printed number; raise ValueError for a row or column that the table does not have."
-    table = numbers[
-        numbers.artefact == choose(artefact, dict.fromkeys(numbers.artefact), 'artefact')
-    ]
-    choose(row, dict.fromkeys(table.row), f'row of {artefact}')
-    choose(column, dict.fromkeys(table.column), f'column of {artefact}')
-    if dataset:
-        choose(dataset, dict.fromkeys(table.dataset), f'corpus of {artefact}')
-        table = table[table.dataset == dataset]
-    values = table[(table.row == row) & (table.column == column)].value
+    choose(artefact, dict.fromkeys(numbers.artefact), 'artefact')
+    table = numbers[numbers.artefact == artefact]
+    _check_place(table, artefact, row=row, column=column, dataset=dataset)
+    table = table[(table.row == row) & (table.column == column)]
+    values = table.value if dataset is None else table.value[table.dataset == dataset]
     if len(values) > 1:
-        raise ValueError(
-            f'{artefact} prints {len(values)} numbers at ({row}, {column}): name a dataset'
-        )
+        at = f'{artefact} prints {len(values)} numbers at ({row}, {column})'
+        raise ValueError(f'{at}: name a dataset')
     return values.iloc[0] if len(values) else ''
 
 # %% ../../nbs/370_artefacts.ipynb #249fb823
@@ -121,7 +123,7 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
     )
 
-
+# %% ../../nbs/370_artefacts.ipynb #4a56d3ce
 def render(
     template: str,  # 'table.html': a file of `erc/report/templates`
     **values,
@@ -186,13 +188,13 @@ class Artefact:
             _write_changed(Path(f'{path}{suffix}'), content)
         return path
 
-
+# %% ../../nbs/370_artefacts.ipynb #04cb22f2
 def _write_changed(path: Path, content):
     data = content.encode('utf-8') if isinstance(content, str) else content
     if not path.exists() or path.read_bytes() != data:
         write_atomic(path, data)
 
-# %% ../../nbs/370_artefacts.ipynb #04cb22f2
+# %% ../../nbs/370_artefacts.ipynb #323a21d6
 def artefact_path(
     kind: str,  # 'table' or 'figure'
     paper: str,
@@ -202,7 +204,7 @@ def artefact_path(
     "Return where an artefact is saved, without suffix."
     return Path(home or results_home()) / f'{kind}s' / f'{paper}_{artefact}'
 
-
+# %% ../../nbs/370_artefacts.ipynb #7b2307ac
 def saved_artefact(paper: str, artefact: str, home=None) -> dict:
     "Return the facts of an artefact as it was last saved, with its `path`; {} if it never was."
     for kind in ('table', 'figure'):
@@ -229,7 +231,7 @@ def notebook_anchor(
             return text
     return 'Cases' if artefact.startswith('case') and 'Cases' in _headings(Path(notebook)) else ''
 
-
+# %% ../../nbs/370_artefacts.ipynb #f283393c
 def _headings(notebook: Path) -> list:
     cells = json.loads(notebook.read_text(encoding='utf-8'))['cells']
     markdown = [''.join(cell['source']) for cell in cells if cell['cell_type'] == 'markdown']

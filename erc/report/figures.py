@@ -72,32 +72,34 @@ def lightness(
     return float(np.dot(mpl.colors.to_rgb(colour), [0.2126, 0.7152, 0.0722]))
 
 # %% ../../nbs/372_figures.ipynb #66c49022
+def _row_percent(counts: np.ndarray) -> np.ndarray:  # (C, C), truth in rows
+    return 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
+
+# %% ../../nbs/372_figures.ipynb #953cfef5
+_HEATMAP = dict(annot=True, fmt='.0f', vmin=0, vmax=100, cmap='Greys', cbar=False)
+
+
+def _heatmap(share: np.ndarray, classes, ax):
+    "Draw a matrix of percentages, with readable class names."
+    sns.heatmap(pd.DataFrame(share, classes, classes), ax=ax, **_HEATMAP)
+    ax.set(xlabel='predicted', ylabel='true')
+    ax.tick_params(length=0)
+    plt.setp(ax.get_xticklabels(), rotation=35, ha='right', rotation_mode='anchor')
+    plt.setp(ax.get_yticklabels(), rotation=0)
+
+# %% ../../nbs/372_figures.ipynb #6ba51616
 def confusion_figure(
     record,  # a Record of a classification
     slice='all',  # of its confusions
     ax=None,
 ) -> mpl.figure.Figure:
     "Draw the confusion matrix of a record, rows in percent; raise ValueError for an unknown slice."
-    counts = record.confusions[choose(slice, record.confusions, f'slice of {record.key}')]
-    counts = counts.sum((0, 1))
-    share = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    choose(slice, record.confusions, f'slice of {record.key}')
+    share = _row_percent(record.confusions[slice].sum((0, 1)))
     if ax is None:
-        size = len(counts)
-        _, ax = plt.subplots(figsize=(1.6 + 0.55 * size, 1.2 + 0.5 * size))
-    sns.heatmap(
-        pd.DataFrame(share, record.classes, record.classes),
-        annot=True,
-        fmt='.0f',
-        vmin=0,
-        vmax=100,
-        cmap='Greys',
-        cbar=False,
-        ax=ax,
-    )
-    ax.set(xlabel='predicted', ylabel='true')
-    ax.tick_params(length=0)
-    plt.setp(ax.get_xticklabels(), rotation=35, ha='right', rotation_mode='anchor')
-    plt.setp(ax.get_yticklabels(), rotation=0)
+        size = len(share)
+        ax = plt.figure(figsize=(1.6 + 0.55 * size, 1.2 + 0.5 * size)).add_subplot()
+    _heatmap(share, record.classes, ax)
     return ax.figure
 
 # %% ../../nbs/372_figures.ipynb #63f37efa
@@ -111,28 +113,26 @@ def _curve_frame(record) -> pd.DataFrame:
         frames.append(long.assign(split=split))
     return pd.concat(frames).astype({'epoch': int})
 
+# %% ../../nbs/372_figures.ipynb #79861090
+_LINES = dict(
+    **dict(x='epoch', y='score', units='seed', style='split', hue='split', estimator=None),
+    dashes={'dev': '', 'test': (4, 2)},
+    palette={'dev': OURS, 'test': PAPER},
+    lw=0.9,
+    alpha=0.75,
+)
+
 
 def _draw_curves(record, ax, legend: bool):
     "Draw the curves of one record, and the epoch that each seed selected."
-    sns.lineplot(
-        _curve_frame(record),
-        x='epoch',
-        y='score',
-        units='seed',
-        style='split',
-        hue='split',
-        estimator=None,
-        dashes={'dev': '', 'test': (4, 2)},
-        palette={'dev': OURS, 'test': PAPER},
-        lw=0.9,
-        alpha=0.75,
-        legend=legend,
-        ax=ax,
-    )
+    sns.lineplot(_curve_frame(record), **_LINES, legend=legend, ax=ax)
     chosen = [100 * scores[epoch] for epoch, scores in zip(record.selected, record.curves['dev'])]
     ax.plot(record.selected, chosen, 'o', color=OURS, ms=4)
+    name, _, where = str(record.key).partition('/')[2].partition(':')
+    ax.set(title=f'{name}\n{where}', xlabel='epoch', ylabel=f'{record.metric}, %')
+    ax.xaxis.get_major_locator().set_params(integer=True)
 
-# %% ../../nbs/372_figures.ipynb #79861090
+# %% ../../nbs/372_figures.ipynb #d40fcc5c
 def curves_figure(
     records,  # Records with `curves['dev']` (S, E), one panel each; None and others are left out
 ) -> mpl.figure.Figure:
@@ -144,9 +144,6 @@ def curves_figure(
     fig, axes = plt.subplots(1, len(records), figsize=size, sharey=True, squeeze=False)
     for ax, record in zip(axes[0], records):
         _draw_curves(record, ax, legend=ax is axes[0, 0])
-        name, _, where = str(record.key).partition('/')[2].partition(':')
-        ax.set(title=f'{name}\n{where}', xlabel='epoch', ylabel=f'{records[0].metric}, %')
-        ax.xaxis.get_major_locator().set_params(integer=True)
     axes[0, 0].get_legend().set_title('')
     return fig
 
@@ -179,79 +176,100 @@ def _interval_places(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(y=np.arange(len(rows)) + 1 + 1.3 * group, label=_interval_labels(rows))
 
 
-def _draw_intervals(rows: pd.DataFrame, ax):
-    "Draw ours as dots with intervals, printed numbers as diamonds carried down their group."
+def _draw_ours(rows: pd.DataFrame, ax):
+    "Draw our means as dots with their intervals."
     ours = rows[rows.kind.isin(['ours', 'stale']) & (rows['mean'] != '')]
     low, mean, high = ours[['low', 'mean', 'high']].to_numpy(float).T
     ax.errorbar(mean, ours.y, xerr=[mean - low, high - mean], fmt='o', color=OURS, ms=4.5, lw=1.6)
-    printed = pd.to_numeric(rows.printed.str.rstrip('%'), errors='coerce')
-    shown = rows[printed.notna()]
-    values = printed[printed.notna()]
-    ax.plot(values, shown.y, 'D', mfc='none', mec=PAPER, ms=6, mew=1.3)
-    ends = rows.groupby('row').y.max()
-    ax.vlines(values, shown.y, shown.row.map(ends), color=PAPER, lw=0.7, ls=':')
+
+
+def _draw_printed(rows: pd.DataFrame, ax):
+    "Draw printed numbers as diamonds, each carried down its group."
+    numbers = pd.to_numeric(rows.printed.str.rstrip('%'), errors='coerce')
+    shown = rows.assign(value=numbers)[numbers.notna()]
+    ends = shown.row.map(rows.groupby('row').y.max())
+    ax.plot(shown.value, shown.y, 'D', mfc='none', mec=PAPER, ms=6, mew=1.3)
+    ax.vlines(shown.value, shown.y, ends, color=PAPER, lw=0.7, ls=':')
 
 # %% ../../nbs/372_figures.ipynb #91da0d66
+def _label_lines(rows: pd.DataFrame, ax):
+    "Write the name of each group in bold, and of each line below it."
+    heads = rows.groupby('row', sort=False).y.min() - 1
+    ticks = pd.concat([heads, rows.set_index('label').y]).sort_values(kind='stable')
+    ax.set(yticks=ticks, yticklabels=ticks.index, ylim=(ticks.max() + 0.6, -0.6))
+    for label, y in zip(ax.get_yticklabels(), ticks):
+        label.set_fontweight('bold' if y in set(heads) else 'normal')
+    ax.tick_params(axis='y', length=0)
+
+# %% ../../nbs/372_figures.ipynb #1ddfa484
+_ROW = ('row', 'line', 'variant', 'basis', 'kind', 'printed', 'mean', 'low', 'high')
+
+
 def interval_figure(
     rows,  # of `interval_rows`
     xlabel='%',
     width=6.4,  # inches
 ) -> mpl.figure.Figure:
     "Draw means with their 95 % intervals, grouped by row, beside what the paper prints."
-    names = ['row', 'line', 'variant', 'basis', 'kind', 'printed', 'mean', 'low', 'high']
-    rows = pd.DataFrame(rows).reindex(columns=names).fillna('')
-    rows = _interval_places(rows)
-    heads = rows.groupby('row', sort=False).y.min() - 1
-    ticks = pd.concat([heads, rows.set_index('label').y]).sort_values(kind='stable')
-    fig, ax = plt.subplots(figsize=(width, 0.6 + 0.22 * (len(rows) + 1.3 * len(heads))))
-    _draw_intervals(rows, ax)
-    ax.set(yticks=ticks, yticklabels=ticks.index, ylim=(ticks.max() + 0.6, -0.6), xlabel=xlabel)
-    for label, y in zip(ax.get_yticklabels(), ticks):
-        label.set_fontweight('bold' if y in set(heads) else 'normal')
+    rows = _interval_places(pd.DataFrame(rows).reindex(columns=_ROW).astype(object).fillna(''))
+    fig, ax = plt.subplots(figsize=(width, 0.6 + 0.22 * (rows.y.max() + 1.3)))
+    _draw_ours(rows, ax)
+    _draw_printed(rows, ax)
+    _label_lines(rows, ax)
+    ax.set_xlabel(xlabel)
     ax.grid(axis='x')
     ax.spines['left'].set_visible(False)
-    ax.tick_params(axis='y', length=0)
     return fig
 
 # %% ../../nbs/372_figures.ipynb #254a3fed
-def _draw_box(ax, x, y, text, kind='box'):
-    "Draw one box, as wide as a step leaves room for; data have no frame."
-    lines, data = text.count('\n') + 1, kind == 'data'
-    width, height = 0.84, 0.26 + 0.26 * lines
+def _box_size(text: str, data: bool) -> tuple:  # width, height in steps
+    "Return the size of a box: as wide as a step leaves room for; data as wide as their text."
     if data:
-        width, height = (0.3 if '$' in text else 0.1 + 0.09 * len(text)), 0.5
-    patch = mpl.patches.FancyBboxPatch(
-        (x - width / 2, y - height / 2),
-        width,
-        height,
-        boxstyle='round,pad=0,rounding_size=.08',
-        fc='none' if data else '#eef1f8',
-        ec='none' if data else OURS,
-    )
-    ax.add_patch(patch)
+        return (0.3 if '$' in text else 0.1 + 0.09 * len(text)), 0.5
+    return 0.84, 0.52 + 0.26 * text.count('\n')
+
+
+def _draw_box(ax, x, y, text, kind='box'):
+    "Draw one box; data have no frame."
+    data = kind == 'data'
+    width, height = _box_size(text, data)
+    corner = (x - width / 2, y - height / 2)
+    face, edge = ('none', 'none') if data else ('#eef1f8', OURS)
+    style = 'round,pad=0,rounding_size=.08'
+    patch = mpl.patches.FancyBboxPatch(corner, width, height, boxstyle=style, fc=face, ec=edge)
     ax.text(x, y, text, ha='center', va='center', fontsize=9, linespacing=1.25)
-    return patch
-
-
-def _draw_arrow(ax, boxes, patches, start, end, style='-|>', bend=0):
-    "Draw an arrow between two boxes."
-    look = dict(arrowstyle=style, connectionstyle=f'arc3,rad={bend}', color='.3', lw=1)
-    ends = dict(patchA=patches[start], patchB=patches[end], shrinkA=1, shrinkB=1, mutation_scale=8)
-    ax.annotate('', boxes[end][:2], boxes[start][:2], arrowprops={**look, **ends})
+    return ax.add_patch(patch)
 
 # %% ../../nbs/372_figures.ipynb #daa38425
-def diagram_figure(
-    boxes: dict,  # name -> (x, y, text) or (x, y, text, 'data'); centre in steps, y upward
-    arrows,  # (from, to), (from, to, style) or (from, to, style, bend)
-    unit=(1.25, 0.62),  # inches per step in x and y
-) -> mpl.figure.Figure:
-    "Draw boxes and arrows; raise KeyError for an arrow to a box that does not exist."
+def _diagram_axes(boxes: dict, unit):
+    "Return a figure without margins and axes that hold the boxes."
     centres = np.array([box[:2] for box in boxes.values()], float)
     low, high = centres.min(0) - 0.6, centres.max(0) + 0.6
     fig, ax = plt.subplots(figsize=(high - low) * unit, layout=None)
     ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
     ax.axis('off')
     ax.set_position([0, 0, 1, 1])
+    return fig, ax
+
+# %% ../../nbs/372_figures.ipynb #381bcd98
+_ARROW = dict(color='.3', lw=1, shrinkA=1, shrinkB=1, mutation_scale=8)
+
+
+def _draw_arrow(ax, boxes, patches, start, end, style='-|>', bend=0):
+    "Draw an arrow from frame to frame of two boxes."
+    frames = dict(patchA=patches[start], patchB=patches[end])
+    look = dict(arrowstyle=style, connectionstyle=f'arc3,rad={bend}')
+    places = boxes[end][:2], boxes[start][:2]
+    ax.annotate('', *places, arrowprops={**_ARROW, **frames, **look})
+
+# %% ../../nbs/372_figures.ipynb #09010ad5
+def diagram_figure(
+    boxes: dict,  # name -> (x, y, text) or (x, y, text, 'data'); centre in steps, y upward
+    arrows,  # (from, to), (from, to, style) or (from, to, style, bend)
+    unit=(1.25, 0.62),  # inches per step in x and y
+) -> mpl.figure.Figure:
+    "Draw boxes and arrows; raise KeyError for an arrow to a box that does not exist."
+    fig, ax = _diagram_axes(boxes, unit)
     patches = {name: _draw_box(ax, *box) for name, box in boxes.items()}
     for arrow in arrows:
         _draw_arrow(ax, boxes, patches, *arrow)

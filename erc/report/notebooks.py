@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['notebooks', 'parameters_of', 'check_parameters', 'NotebookResult', 'execute', 'notebook_page', 'cores',
            'run_notebooks', 'artefacts_in', 'missing_artefacts', 'build_folder', 'read_manifest', 'remove_previous',
-           'format_result', 'Progress', 'reproduce', 'write_run_report']
+           'format_result', 'Progress', 'write_run_report', 'reproduce']
 
 # %% ../../nbs/380_notebooks.ipynb #448456e9
 import ast
@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import get_context
 from pathlib import Path
@@ -31,7 +31,7 @@ def _number(path) -> int:  # 400 for '400_shift.ipynb', -1 for the map
     found = re.match(r'(\d{3})_', Path(path).name)
     return int(found[1]) if found else -1
 
-
+# %% ../../nbs/380_notebooks.ipynb #50c9a881
 def notebooks(
     folder=None,  # default: the project's `nbs/`
     only=(),  # '400_shift', '400', 'shift' or a path; default: all
@@ -48,7 +48,7 @@ def notebooks(
     picked = {_pick(Path(name).name, found) for name in only}
     return [path for path in found if path in picked or not only]
 
-
+# %% ../../nbs/380_notebooks.ipynb #9b6a5c25
 def _pick(name: str, found: list) -> Path:
     "Return the notebook of a name, number or part of the name."
     for path in found:
@@ -67,17 +67,19 @@ def parameters_of(
     tagged = [cell for cell in cells if 'parameters' in cell.get('metadata', {}).get('tags', [])]
     if len(tagged) > 1:
         raise ValueError(f'{path} has {len(tagged)} cells tagged parameters: one is allowed')
-    parameters = {}
-    for line in ast.parse(''.join(tagged[0]['source'])).body if tagged else []:
-        try:
-            parameters[line.targets[0].id] = ast.literal_eval(line.value)
-        except (AttributeError, ValueError) as e:
-            raise ValueError(
-                f'{path}: line {line.lineno} of the parameters cell is not `name = literal`'
-            ) from e
-    return parameters
+    lines = ast.parse(''.join(tagged[0]['source'])).body if tagged else []
+    return dict(_literal(line, path) for line in lines)
 
+# %% ../../nbs/380_notebooks.ipynb #effb5c04
+def _literal(line: ast.stmt, path) -> tuple:  # name, value
+    "Return the parts of a line `name = literal`."
+    try:
+        return line.targets[0].id, ast.literal_eval(line.value)
+    except (AttributeError, ValueError) as e:
+        where = f'{path}: line {line.lineno} of the parameters cell'
+        raise ValueError(f'{where} is not `name = literal`') from e
 
+# %% ../../nbs/380_notebooks.ipynb #47243c48
 def check_parameters(
     path,  # a notebook
     parameters: dict,  # to be passed to it
@@ -147,6 +149,24 @@ def _run_papermill(notebook: Path, output: Path, parameters: dict):
         _papermill().execute_notebook(*arguments, **options)
 
 # %% ../../nbs/380_notebooks.ipynb #d152d64e
+def _execute_whole(notebook: Path, output: Path, parameters: dict) -> NotebookResult:
+    "Run a notebook; its output gets its name when it is complete, or another one if it failed."
+    part = output.with_name(f'.{output.stem}.part.ipynb')
+    failed = output.with_name(f'{output.stem}.failed.ipynb')
+    for path in (output, failed):
+        path.unlink(missing_ok=True)
+    try:
+        _run_papermill(notebook, part, parameters)
+        os.replace(part, output)
+        return NotebookResult(notebook.stem, output=str(output), parameters=parameters)
+    except Exception as e:
+        if part.exists():
+            os.replace(part, failed)
+        return _failed(notebook, e, output=str(failed), parameters=parameters)
+    finally:
+        part.unlink(missing_ok=True)
+
+# %% ../../nbs/380_notebooks.ipynb #c91ee1fb
 def execute(
     notebook,  # path
     output,  # path of the executed notebook
@@ -155,22 +175,9 @@ def execute(
     "Run one notebook; raise ValueError for a parameter that it does not have."
     notebook, output = Path(notebook).resolve(), Path(output).resolve()
     parameters = check_parameters(notebook, parameters or {})
-    part = output.with_name(f'.{output.stem}.part.ipynb')
-    failed = output.with_name(f'{output.stem}.failed.ipynb')
     output.parent.mkdir(parents=True, exist_ok=True)
-    for path in (output, failed):
-        path.unlink(missing_ok=True)
     start = time.time()
-    try:
-        _run_papermill(notebook, part, parameters)
-        os.replace(part, output)
-        result = NotebookResult(notebook.stem, output=str(output), parameters=parameters)
-    except Exception as e:
-        if part.exists():
-            os.replace(part, failed)
-        result = _failed(notebook, e, output=str(failed), parameters=parameters)
-    finally:
-        part.unlink(missing_ok=True)
+    result = _execute_whole(notebook, output, parameters)
     result.seconds = time.time() - start
     return result
 
@@ -203,7 +210,7 @@ def _prepare_worker(workers: int, log: str):
     os.dup2(file, 2)
     os.close(file)
 
-
+# %% ../../nbs/380_notebooks.ipynb #f5e63080
 def _run_task(task: tuple) -> NotebookResult:  # notebook, output, parameters
     "Run a notebook and write its page; never raise."
     try:
@@ -214,7 +221,7 @@ def _run_task(task: tuple) -> NotebookResult:  # notebook, output, parameters
         result = _failed(task[0], e, parameters=task[2])
     return result
 
-# %% ../../nbs/380_notebooks.ipynb #f5e63080
+# %% ../../nbs/380_notebooks.ipynb #86671317
 def _run_parallel(tasks: list, workers: int, log: str) -> Iterable:
     "Yield results as they come; a worker that dies is the failure of its notebook."
     context = get_context('spawn')
@@ -225,7 +232,7 @@ def _run_parallel(tasks: list, workers: int, log: str) -> Iterable:
             notebook = running[future][0]
             yield _failed(notebook, error) if error else future.result()
 
-
+# %% ../../nbs/380_notebooks.ipynb #ea4c44cd
 def run_notebooks(
     tasks: list,  # (notebook, output, parameters)
     workers=1,  # notebooks at a time; 0: in this process
@@ -293,13 +300,14 @@ def artefacts_in(
         found.append({**facts, 'files': _files(path.parent.glob(f'{path.stem}.*'), base)})
     return sorted(found, key=_order)
 
-
+# %% ../../nbs/380_notebooks.ipynb #0017832f
 def _order(facts: dict) -> tuple:
+    papers = [*dict.fromkeys(artefacts().paper), facts['paper']]
     number = re.search(r'\d+', facts['artefact'])
     kind = facts['kind'] != 'table'
-    return facts['paper'], kind, int(number[0]) if number else 0, facts['artefact']
+    return papers.index(facts['paper']), kind, int(number[0]) if number else 0, facts['artefact']
 
-
+# %% ../../nbs/380_notebooks.ipynb #d8aabb93
 def missing_artefacts(
     names,  # of notebooks that ran
     found: list,  # artefacts that were saved
@@ -334,7 +342,7 @@ def read_manifest(
         raise FileNotFoundError(f'no manifest at {path}: run `erc reproduce` first')
     return json.loads(path.read_text(encoding='utf-8'))
 
-
+# %% ../../nbs/380_notebooks.ipynb #6c2bb09d
 def remove_previous(
     folder,  # a build folder
     names,  # of notebooks that run again
@@ -352,21 +360,25 @@ def remove_previous(
             Path(folder, file['path']).unlink(missing_ok=True)
     return kept
 
-# %% ../../nbs/380_notebooks.ipynb #6c2bb09d
+# %% ../../nbs/380_notebooks.ipynb #0c599a8e
+def _from_manifest(entry: dict) -> NotebookResult:
+    known = {field.name for field in fields(NotebookResult)}
+    return NotebookResult(**{k: v for k, v in entry.items() if k in known})
+
+
 def format_result(
     result,  # a NotebookResult, or its dict in a manifest
 ) -> str:
     "Return how a notebook ended: one line, or several for a failure."
-    entry = result if isinstance(result, dict) else asdict(result)
-    if entry['status'] == 'ok':
-        return f'ok      {entry["name"]}  {entry["seconds"]:.0f} s'
-    where = f'cell {entry["cell"]}' if entry['cell'] else 'before its first cell'
-    lines = [f'FAILED  {entry["name"]}, {where}: {entry["error"]}']
-    lines += [f'    {line}' for line in entry['source'].splitlines()[:5]]
-    lines += [f'  | {line}' for line in entry['trace'].splitlines()[-8:]]
-    return '\n'.join(lines)
+    result = _from_manifest(result) if isinstance(result, dict) else result
+    if result.status == 'ok':
+        return f'ok      {result.name}  {result.seconds:.0f} s'
+    where = f'cell {result.cell}' if result.cell else 'before its first cell'
+    source = [f'    {line}' for line in result.source.splitlines()[:5]]
+    trace = [f'  | {line}' for line in result.trace.splitlines()[-8:]]
+    return '\n'.join([f'FAILED  {result.name}, {where}: {result.error}', *source, *trace])
 
-
+# %% ../../nbs/380_notebooks.ipynb #4642f9aa
 class Progress:
     "A bar over notebooks, silent where output is piped, and a line for each that ended."
 
@@ -391,6 +403,67 @@ class Progress:
         self.bar.update()
 
 # %% ../../nbs/380_notebooks.ipynb #7bebbafd
+def _parameters(profile: str, device: str, folder: Path, seeds) -> dict:
+    "Return what notebooks are told; `full` writes into the project's results."
+    parameters = dict(profile=profile, device=device, out='' if profile == 'full' else str(folder))
+    return parameters if seeds is None else {**parameters, 'seeds': int(seeds)}
+
+
+def _clock(start: float) -> dict:
+    "Return when a run started, and how long it took."
+    started = time.strftime('%Y-%m-%d %H:%M:%S %z', time.localtime(start))
+    return {'started': started, 'seconds': round(time.time() - start, 1)}
+
+
+def _tasks(paths: list, folder: Path, parameters: dict) -> list:  # (notebook, output, parameters)
+    "Return what to run; each notebook gets the parameters that it has."
+    tasks = []
+    for path in paths:
+        known = parameters_of(path)
+        own = {name: value for name, value in parameters.items() if name in known}
+        tasks.append((str(path), str(folder / 'notebooks' / path.name), own))
+    return tasks
+
+
+def _manifest_entry(result: NotebookResult, folder: Path) -> dict:
+    files = _files((folder / 'notebooks').glob(f'{result.name}.*'), folder)
+    output = os.path.relpath(result.output, folder) if result.output else ''
+    return {**asdict(result), 'output': output, 'files': files}
+
+# %% ../../nbs/380_notebooks.ipynb #c824c1cd
+def _manifest(folder: Path, profile: str, entries: list, **about) -> dict:
+    "Return what ran, with what, how long, and what it left."
+    entries = sorted(entries, key=lambda entry: (_number(entry['name']), entry['name']))
+    found = artefacts_in(results_home() if profile == 'full' else folder, folder)
+    missing = missing_artefacts([entry['name'] for entry in entries], found, profile)
+    return {
+        'profile': profile,
+        **about,
+        'versions': _versions(),
+        'source': _source_state(root()),
+        'failed': sum(entry['status'] != 'ok' for entry in entries),
+        'notebooks': entries,
+        'artefacts': found + missing,
+    }
+
+# %% ../../nbs/380_notebooks.ipynb #9c6fa9c3
+def write_run_report(
+    folder,  # a build folder, with its manifest.json
+) -> Path:  # report.html
+    "Write `report.html` and `REPORT.md` from a manifest and the files that it names."
+    page, markdown = report_page(read_manifest(folder), folder)
+    write_atomic(Path(folder) / 'REPORT.md', markdown)
+    return write_atomic(Path(folder) / 'report.html', page)
+
+# %% ../../nbs/380_notebooks.ipynb #f55482bd
+def _write_manifest(manifest: dict, folder: Path) -> dict:
+    "Write a manifest and its report."
+    text = json.dumps(manifest, indent=1, ensure_ascii=False)
+    write_atomic(folder / 'manifest.json', f'{text}\n')
+    write_run_report(folder)
+    return manifest
+
+
 def reproduce(
     profile='demo',  # 'demo', 'recorded', 'full'
     only=None,  # names of notebooks; default: all
@@ -404,55 +477,12 @@ def reproduce(
 ) -> dict:  # the manifest
     "Run notebooks and write the report; failures are in the manifest and are not raised."
     paths, folder = notebooks(nbs, only or ()), build_folder(profile, out)
-    start = time.time()
-    parameters = dict(profile=profile, device=device, out='' if profile == 'full' else str(folder))
-    if seeds is not None:
-        parameters['seeds'] = int(seeds)
-    tasks = []
-    for path in paths:
-        known = parameters_of(path)
-        own = {name: value for name, value in parameters.items() if name in known}
-        tasks.append((str(path), str(folder / 'notebooks' / path.name), own))
-    kept = remove_previous(folder, [path.stem for path in paths])
+    start, parameters = time.time(), _parameters(profile, device, folder, seeds)
+    tasks = _tasks(paths, folder, parameters)
+    entries = remove_previous(folder, [path.stem for path in paths])
     folder.mkdir(parents=True, exist_ok=True)
     with Progress(len(tasks), progress) as bar:
         results = run_notebooks(tasks, jobs, folder / 'kernels.log', bar)
-    manifest = _manifest(folder, profile, parameters, results, kept, start)
-    text = json.dumps(manifest, indent=1, ensure_ascii=False) + '\n'
-    write_atomic(folder / 'manifest.json', text)
-    write_run_report(folder)
-    return manifest
-
-# %% ../../nbs/380_notebooks.ipynb #c824c1cd
-def _manifest_entry(result: NotebookResult, folder: Path) -> dict:
-    files = _files((folder / 'notebooks').glob(f'{result.name}.*'), folder)
-    output = os.path.relpath(result.output, folder) if result.output else ''
-    return {**asdict(result), 'output': output, 'files': files}
-
-
-def _manifest(folder: Path, profile, parameters, results, kept, start) -> dict:
-    "Return what ran, with what, how long, and what it left."
-    entries = [_manifest_entry(result, folder) for result in results] + kept
-    entries = sorted(entries, key=lambda entry: (_number(entry['name']), entry['name']))
-    found = artefacts_in(results_home() if profile == 'full' else folder, folder)
-    names = [entry['name'] for entry in entries]
-    return {
-        'profile': profile,
-        'started': time.strftime('%Y-%m-%d %H:%M:%S %z', time.localtime(start)),
-        'seconds': round(time.time() - start, 1),
-        'parameters': parameters,
-        'versions': _versions(),
-        'source': _source_state(root()),
-        'failed': sum(entry['status'] != 'ok' for entry in entries),
-        'notebooks': entries,
-        'artefacts': found + missing_artefacts(names, found, profile),
-    }
-
-
-def write_run_report(
-    folder,  # a build folder, with its manifest.json
-) -> Path:  # report.html
-    "Write `report.html` and `REPORT.md` from a manifest and the files that it names."
-    page, markdown = report_page(read_manifest(folder), folder)
-    write_atomic(Path(folder) / 'REPORT.md', markdown)
-    return write_atomic(Path(folder) / 'report.html', page)
+    entries += [_manifest_entry(result, folder) for result in results]
+    manifest = _manifest(folder, profile, entries, parameters=parameters, **_clock(start))
+    return _write_manifest(manifest, folder)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from .artefacts import paper_title, render
+from .artefacts import STATES, paper_title, render
 from .tables import Table, table_layout
 
 # %% ../../nbs/373_page.ipynb #0f3da2e8
@@ -35,7 +35,7 @@ def page_artefact(
     facts: dict,  # of an artefact, with its `files`: a list of {path relative to the folder}
     folder: Path,
 ) -> dict:
-    "Return an artefact with its content: the layout of a table, the image of a figure, its Markdown."
+    "Return an artefact with its content: a table's layout and Markdown, a figure's image."
     files = {Path(file['path']).suffix: Path(folder, file['path']) for file in facts['files']}
     content = {'image': '', 'markdown': '', 'table': None, 'basis': [], 'notes': [], 'command': ''}
     if '.png' in files:
@@ -62,12 +62,12 @@ def results_by_paper(
     caption = about if 'measured here' in frame else 'What ran, by paper.'
     return Table('all', 'results', frame, title='Results by paper', caption=caption, links=links)
 
-
+# %% ../../nbs/373_page.ipynb #9ddfe22d
 def _state_counts(artefacts: list) -> str:
     counts = Counter(facts['state'] for facts in artefacts)
-    return ', '.join(f'{count} {state}' for state, count in counts.items())
+    return ', '.join(f'{counts[state]} {state}' for state in STATES if counts[state])
 
-
+# %% ../../nbs/373_page.ipynb #fc19a886
 def _main_result(artefacts: list) -> dict:
     "Return the headline of the first comparison that has a number of ours."
     for facts in artefacts:
@@ -96,24 +96,26 @@ def format_seconds(seconds: float) -> str:
     "Return a duration in words, such as '4 min 10 s'."
     return f'{seconds:.0f} s' if seconds < 120 else f'{seconds // 60:.0f} min {seconds % 60:.0f} s'
 
+# %% ../../nbs/373_page.ipynb #3bbdba90
+def _by_paper(artefacts: list) -> dict:  # paper -> title, artefacts
+    "Gather artefacts by paper."
+    papers = {}
+    for facts in artefacts:
+        part = {'title': paper_title(facts['paper']), 'artefacts': []}
+        papers.setdefault(facts['paper'], part)['artefacts'].append(facts)
+    return papers
 
+# %% ../../nbs/373_page.ipynb #1b5f34b0
 def _report_values(manifest: dict, folder: Path) -> dict:
     "Return everything that the report's templates show."
     artefacts = [page_artefact(facts, folder) for facts in manifest['artefacts']]
-    papers = {
-        paper: {
-            'title': paper_title(paper),
-            'artefacts': [facts for facts in artefacts if facts['paper'] == paper],
-        }
-        for paper in dict.fromkeys(facts['paper'] for facts in artefacts)
-    }
     return {
         'manifest': manifest,
         'about': _ABOUT[manifest['profile']],
         'duration': format_seconds(manifest['seconds']),
         'results': results_by_paper(artefacts).facts() if artefacts else None,
-        'papers': papers,
-        'states': dict(Counter(facts['state'] for facts in artefacts)),
+        'papers': _by_paper(artefacts),
+        'states': _state_counts(artefacts),
         'passed': len(manifest['notebooks']) - manifest['failed'],
         'failures': [entry for entry in manifest['notebooks'] if entry['status'] != 'ok'],
     }

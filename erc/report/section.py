@@ -35,8 +35,8 @@ from ..runs.run import run_system
 PROFILES = ('recorded', 'demo', 'full')
 
 
-class Section:
-    "The systems and artefacts of one notebook under one profile."
+class _Scope:
+    "What a section is restricted to, and where it reads and writes."
 
     def __init__(
         self,
@@ -53,11 +53,9 @@ class Section:
         self.profile = choose(profile, PROFILES, 'profile')
         self.recipe = load_recipe(paper)
         self.systems = [s for s in self.recipe.systems.values() if s.notebook == notebook]
-        self.corpora = self._known_corpora(corpora)
-        if int(seeds) < 0:
-            raise ValueError(f'seeds={seeds}: give a number of seeds, or 0 for the default')
-        self.seeds = int(seeds) or (self.recipe.demo['seeds'] if self.demo else 0)
-        self.out = Path(out or (root() / '_build' / 'demo' if self.demo else results_home()))
+        self.corpora = self._check_corpora(corpora)
+        self.seeds = self._check_seeds(int(seeds))
+        self.out = Path(out) if out else self._default_folder()
         self.home = self.out if self.demo else results_home()
         self.changed = set()  # keys of the records that `run` wrote
         self._tables = {}
@@ -72,10 +70,22 @@ class Section:
         "The basis of what is drawn from this section's own runs."
         return 'demo' if self.demo else 'own features'
 
-    def _known_corpora(self, names: str) -> list:
+    def _default_folder(self) -> Path:
+        return root() / '_build' / 'demo' if self.demo else results_home()
+
+    def _check_corpora(self, names: str) -> list:
         known = sorted({c for s in self.systems for c in s.corpora} | set(converted()))
         asked = [name.strip() for name in names.split(',') if name.strip()]
         return [choose(name, known, f'corpus of {self.notebook}') for name in asked]
+
+    def _check_seeds(self, seeds: int) -> int:
+        if seeds < 0:
+            raise ValueError(f'seeds={seeds}: give a number of seeds, or 0 for the default')
+        return seeds or (self.recipe.demo['seeds'] if self.demo else 0)
+
+# %% ../../nbs/375_section.ipynb #e843665d
+class Section(_Scope):
+    "The systems and artefacts of one notebook under one profile."
 
     def run(self):
         "Run what the profile asks for; at the end, raise RuntimeError that names failed systems."
@@ -121,18 +131,7 @@ class Section:
 
     def summary(self) -> Table:
         "Return what came out in this section, one line per artefact, linked to its heading."
-        own = artefacts().query('paper == @self.paper and notebook == @self.notebook')
-        lines = [{'artefact': x.title, **_summary_line(self, x.id)} for x in own.itertuples()]
-        notebook = root() / 'nbs' / f'{self.notebook}.ipynb'
-        anchors = [notebook_anchor(notebook, name).replace(' ', '-') for name in own.id]
-        return Table(
-            self.paper,
-            f'summary_{self.notebook}',
-            pd.DataFrame(lines).fillna(''),
-            title=f'{paper_title(self.paper)}: what came out',
-            caption=_DEMO_SUMMARY if self.demo else _SUMMARY,
-            links={i: f'#{anchor}' for i, anchor in enumerate(anchors) if anchor},
-        )
+        return _summary_table(self)
 
     def _comparison(self, artefact: str) -> Table:
         if artefact not in self._tables:
@@ -157,35 +156,62 @@ class Section:
 
 # %% ../../nbs/375_section.ipynb #c837f907
 _SUMMARY = (
-    'Of each comparison, the number that the paper prints for its own system and the best of our '
-    'trained systems in the same row, mean [95 % interval]; the best baseline reads the same corpus.'
+    'Of each comparison, the number that the paper prints for its own system, and the best of our '
+    'trained systems in the same row, mean [95 % interval], with the best baseline on that corpus.'
 )
 _DEMO_SUMMARY = 'A demonstration: nothing in it compares with a printed number.'
+
+
+_HEADLINE = {
+    'column': 'measure',
+    'printed': 'paper prints',
+    'ours': 'measured here',
+    'floor': 'best baseline',
+    'basis': 'basis',
+}
 
 
 def _summary_line(section: Section, artefact: str) -> dict:
     "Return state and headline of one artefact."
     spec = section.recipe.artefacts.get(artefact)
-    if spec and spec.rows:
-        table = section._comparison(artefact)
-        h = table.headline
-        numbers = {
-            'measure': h.get('column', ''),
-            'paper prints': h.get('printed', ''),
-            'measured here': h.get('ours', ''),
-            'best baseline': h.get('floor', ''),
-            'basis': h.get('basis', ''),
-        }
-        return {'state': table.badge, **({} if section.demo else numbers)}
-    return {'state': _state_from_records(section, artefact, spec)}
+    if not (spec and spec.rows):
+        return {'state': _state_from_records(section, artefact, spec)}
+    table = section._comparison(artefact)
+    numbers = {name: table.headline.get(key, '') for key, name in _HEADLINE.items()}
+    return {'state': table.badge, **({} if section.demo else numbers)}
 
-
+# %% ../../nbs/375_section.ipynb #d29d9cb3
 def _state_from_records(section: Section, artefact: str, spec) -> str:
     "Return the state of a figure or a table of facts; without records to read it is always drawn."
     if not spec or not spec.records:
         return 'drawn'
-    find = lambda key: section.record(str(key))  # noqa: E731
+
+    def find(key):
+        return section.record(str(key))
+
     return artefact_status(section.paper, artefact, spec, find, lambda record: None).state
+
+# %% ../../nbs/375_section.ipynb #cea10c4b
+def _heading_links(notebook: str, names) -> dict:  # position -> address
+    "Return links to the headings under which a notebook draws its artefacts."
+    path = root() / 'nbs' / f'{notebook}.ipynb'
+    anchors = [notebook_anchor(path, name).replace(' ', '-') for name in names]
+    return {i: f'#{anchor}' for i, anchor in enumerate(anchors) if anchor}
+
+# %% ../../nbs/375_section.ipynb #1a690586
+def _summary_table(section: Section) -> Table:
+    "Return what came out in a section, one line per artefact."
+    own = artefacts()
+    own = own[(own.paper == section.paper) & (own.notebook == section.notebook)]
+    lines = [{'artefact': x.title, **_summary_line(section, x.id)} for x in own.itertuples()]
+    return Table(
+        section.paper,
+        f'summary_{section.notebook}',
+        pd.DataFrame(lines).fillna(''),
+        title=f'{paper_title(section.paper)}: what came out',
+        caption=_DEMO_SUMMARY if section.demo else _SUMMARY,
+        links=_heading_links(section.notebook, own.id),
+    )
 
 # %% ../../nbs/375_section.ipynb #7d94cd02
 class SectionJob(NamedTuple):
@@ -196,51 +222,53 @@ class SectionJob(NamedTuple):
     seeds: range
     demo: dict | None  # hyperparameters that a demonstration replaces
 
-
+# %% ../../nbs/375_section.ipynb #b7307bc0
 def section_jobs(section: Section) -> list:  # SectionJob
-    "Return what a section runs under its profile; a demonstration downloads no encoder."
-    if section.profile == 'recorded':
-        return []
-    if section.profile == 'full':
-        keys = wanted_runs(section.paper, section.corpora, section.notebook)
-        systems = section.recipe.systems
-        return [
-            SectionJob(systems[k.system], k, range(section.seeds or systems[k.system].seeds), None)
-            for k in keys
-        ]
-    small = section.recipe.demo.get('settings', {})
-    return [
-        SectionJob(
-            replace(system, encoder='hashing'),
-            system.key(variant, 'demo'),
-            range(section.seeds),
-            small,
-        )
-        for system in section.systems
-        if system.demo
-        for variant in system.variants
-    ]
+    "Return what a section runs under its profile."
+    jobs = {'recorded': lambda section: [], 'demo': _demo_jobs, 'full': _full_jobs}
+    return jobs[section.profile](section)
+
+# %% ../../nbs/375_section.ipynb #5e8582d1
+def _full_jobs(section: Section) -> list:
+    "Return every run that the recipe asks for."
+    jobs = []
+    for key in wanted_runs(section.paper, section.corpora, section.notebook):
+        system = section.recipe.systems[key.system]
+        jobs.append(SectionJob(system, key, range(section.seeds or system.seeds), None))
+    return jobs
+
+# %% ../../nbs/375_section.ipynb #ed92e35e
+def _demo_jobs(section: Section) -> list:
+    "Return the runs of a demonstration, which downloads no encoder."
+    small, jobs = section.recipe.demo.get('settings', {}), []
+    for system in section.systems:
+        hashed = replace(system, encoder='hashing')
+        keys = [system.key(variant, 'demo') for variant in system.variants if system.demo]
+        jobs += [SectionJob(hashed, key, range(section.seeds), small) for key in keys]
+    return jobs
 
 # %% ../../nbs/375_section.ipynb #9b2d9dfc
-def _attempt(section: Section, job: SectionJob) -> str | None:
-    "Run one job of a section; return what failed, or None."
-    path = job.key.path(section.home)
-    before = path.read_bytes() if path.exists() else b''
-    try:
-        record = run_system(
-            job.system,
-            job.key,
-            seeds=job.seeds,
-            device=section.device,
-            home=section.home,
-            demo=job.demo,
-            progress=section.profile == 'full',
-        )
-    except Exception as e:
-        return f'{job.key}: {type(e).__name__}: {e}'
-    if path.read_bytes() != before:
-        section.changed.add(job.key)
+def _contents(path: Path) -> bytes:
+    return path.read_bytes() if path.exists() else b''
+
+# %% ../../nbs/375_section.ipynb #73a7cb55
+def _print_score(record: Record):
+    "Print what a run gave; facts have no score."
     if record.test:
         score = f'{record.metric} {100 * np.mean(record.test):.1f}'
         print(f'{record.key}: {score} over {len(record.seeds)} seeds, {record.seconds:.0f} s')
+
+# %% ../../nbs/375_section.ipynb #10d22d49
+def _attempt(section: Section, job: SectionJob) -> str | None:
+    "Run one job of a section; return what failed, or None."
+    path = job.key.path(section.home)
+    before, progress = _contents(path), section.profile == 'full'
+    where = dict(device=section.device, home=section.home, progress=progress)
+    try:
+        record = run_system(job.system, job.key, seeds=job.seeds, demo=job.demo, **where)
+    except Exception as e:
+        return f'{job.key}: {type(e).__name__}: {e}'
+    if _contents(path) != before:
+        section.changed.add(job.key)
+    _print_score(record)
     return None

@@ -50,12 +50,10 @@ class Table(Artefact):
     def badge(self) -> str:
         "The state in words, with the number of missing lines."
         ours = sum(kind != 'printed' for kind in self.kinds)
-        gaps = {'not run': 'not run', 'needs data': 'without data'}
-        counts = [
-            f'{self.kinds.count(kind)} of {ours} lines {words}'
-            for kind, words in gaps.items()
-            if kind in self.kinds
-        ]
+        counts = []
+        for kind, words in (('not run', 'not run'), ('needs data', 'without data')):
+            if kind in self.kinds:
+                counts.append(f'{self.kinds.count(kind)} of {ours} lines {words}')
         return f'partly: {", ".join(counts)}' if self.state == 'partly' and counts else self.state
 
     def content(self) -> dict:
@@ -75,11 +73,11 @@ class Table(Artefact):
 # %% ../../nbs/371_tables.ipynb #74450fcf
 def _text_columns(frame: pd.DataFrame) -> list:  # one bool per column
     "Tell which columns are words, and so are aligned left."
-    number = r'[-+]?\d|-$|not run$|not counted$|needs data$|$'
+    number = r'[-+]?\d[^A-Za-z]*$|-$|not run$|not counted$|needs data$|$'
     columns = [frame.iloc[:, j].astype(str) for j in range(frame.shape[1])]
     return [bool((text == '').all() or not text.str.match(number).all()) for text in columns]
 
-
+# %% ../../nbs/371_tables.ipynb #baabcc65
 def _column_styles(frame: pd.DataFrame) -> list:  # one string of classes per column
     styles = []
     for j, text in enumerate(_text_columns(frame)):
@@ -87,70 +85,101 @@ def _column_styles(frame: pd.DataFrame) -> list:  # one string of classes per co
         styles.append('' if not text else 'erc-text erc-long' if longest > 26 else 'erc-text')
     return styles
 
-
+# %% ../../nbs/371_tables.ipynb #51a7f2ac
 def _layout_cell(text: str) -> dict:
     "Split '75.2 [73.0, 77.1]' into value and interval."
     value = re.fullmatch(r'(\S+) (\[[^\]]*\])', text)
     gap = text in ('not run', 'not counted', 'needs data')
     return {'text': value[1] if value else text, 'interval': value[2] if value else '', 'gap': gap}
 
-# %% ../../nbs/371_tables.ipynb #e9f2c72b
-def table_layout(table: Table) -> dict:  # corner, columns, blocks
-    "Return a table as a page shows it: blocks of groups of lines, the headline column first."
-    frame, styles = table.frame.astype(str), _column_styles(table.frame)
-    names = [str(name) for name in frame.columns]
-    first = table.headline.get('column')
-    order = sorted(range(table.head, len(names)), key=lambda j: names[j] != first)
-    headings, blocks = dict(table.blocks), []
-    for i, cells in enumerate(frame.itertuples(index=False, name=None)):
-        if i == 0 or i in headings:
-            blocks.append({'heading': headings.get(i, ''), 'groups': []})
-        if not blocks[-1]['groups'] or i in table.starts:
-            heading = cells[0] if table.head > 1 else ''
-            blocks[-1]['groups'].append({'heading': heading, 'lines': []})
-        line = _layout_line(table, i, cells)
-        line['cells'] = [_layout_cell(cells[j]) for j in order]
-        blocks[-1]['groups'][-1]['lines'].append(line)
-    columns = [{'name': names[j], 'style': styles[j]} for j in order]
-    return {'corner': names[0] if names else '', 'columns': columns, 'blocks': blocks}
-
-
-def _layout_line(table: Table, i: int, cells: tuple) -> dict:
+# %% ../../nbs/371_tables.ipynb #6c088dd4
+def _details(table: Table, cells: tuple) -> str:
+    "Join what describes a line: 'tuned · own features · 5 seeds'."
     details = dict(zip(table.frame.columns[2 : table.head], cells[2 : table.head]))
     if details.get('seeds', '').isdigit():
         details['seeds'] += ' seed' if details['seeds'] == '1' else ' seeds'
+    return ' · '.join(text for text in details.values() if text not in ('', '-'))
+
+# %% ../../nbs/371_tables.ipynb #f64892a4
+def _layout_line(table: Table, i: int, cells: tuple, order: list) -> dict:
+    "Return one line: the group that it opens, its label, its cells in the order shown."
     return {
+        'group': cells[0] if table.head > 1 else '',
+        'label': cells[min(1, table.head - 1)],
+        'details': _details(table, cells),
         'kind': table.kinds[i],
-        'label': cells[min(1, table.head - 1)] if cells else '',
-        'details': ' · '.join(text for text in details.values() if text not in ('', '-')),
         'link': table.links.get(i, ''),
+        'cells': [_layout_cell(cells[j]) for j in order],
     }
 
+# %% ../../nbs/371_tables.ipynb #7ddb4d5c
+def _block_spans(table: Table) -> list:  # (heading, start, end)
+    "Return the blocks of a table; one without a heading where it has none."
+    starts = [start for start, _ in table.blocks] or [0]
+    headings = [heading for _, heading in table.blocks] or ['']
+    return list(zip(headings, starts, [*starts[1:], len(table.frame)]))
 
+# %% ../../nbs/371_tables.ipynb #5fa6764b
+def _layout_groups(lines: list, starts: list) -> list:
+    "Gather lines, pairs of position and layout, into groups."
+    groups = []
+    for i, line in lines:
+        if not groups or i in starts:
+            groups.append({'heading': line['group'], 'lines': []})
+        groups[-1]['lines'].append(line)
+    return groups
+
+# %% ../../nbs/371_tables.ipynb #e3fddcd0
+def _column_order(table: Table) -> list:
+    "Return the positions of the value columns, the headline first."
+    names, first = list(table.frame.columns), table.headline.get('column')
+    return sorted(range(table.head, len(names)), key=lambda j: names[j] != first)
+
+# %% ../../nbs/371_tables.ipynb #9c634555
+def _layout_blocks(table: Table, order: list) -> list:
+    rows = table.frame.astype(str).itertuples(index=False, name=None)
+    lines = [(i, _layout_line(table, i, cells, order)) for i, cells in enumerate(rows)]
+    blocks = []
+    for heading, start, end in _block_spans(table):
+        groups = _layout_groups(lines[start:end], table.starts)
+        blocks.append({'heading': heading, 'groups': groups})
+    return blocks
+
+# %% ../../nbs/371_tables.ipynb #3a326528
+def table_layout(table: Table) -> dict:  # corner, columns, blocks
+    "Return a table as a page shows it: blocks of groups of lines, the headline column first."
+    order, styles = _column_order(table), _column_styles(table.frame)
+    names = [str(name) for name in table.frame.columns] or ['']
+    columns = [{'name': names[j], 'style': styles[j]} for j in order]
+    return {'corner': names[0], 'columns': columns, 'blocks': _layout_blocks(table, order)}
+
+# %% ../../nbs/371_tables.ipynb #8b5ceadc
 def to_html(table: Table) -> str:
     "Return a table as an html fragment with its own style, for notebooks."
     return render('artefact.html', artefact=table.facts())
 
 # %% ../../nbs/371_tables.ipynb #2150e153
+def _markdown_rows(frame: pd.DataFrame, align: list, state: str) -> str:
+    if not len(frame):
+        return f'*{state}*'
+    return frame.to_markdown(index=False, disable_numparse=True, colalign=align)
+
+# %% ../../nbs/371_tables.ipynb #4505d595
+def _markdown_title(table: Table) -> str:
+    command = f': `{table.command}`' if table.command else ''
+    state = '' if table.state == 'drawn' else f' *({table.badge}{command})*'
+    return f'**{table.title}.** {table.caption}{state}'
+
+# %% ../../nbs/371_tables.ipynb #a9b8f576
 def to_markdown(table: Table) -> str:
     "Return a GitHub-flavoured table under its title."
-    state = ''
-    if table.state != 'drawn':
-        command = f': `{table.command}`' if table.command else ''
-        state = f' *({table.badge}{command})*'
-    parts = [f'**{table.title}.** {table.caption}{state}']
     frame = table.frame.map(lambda text: str(text).replace('|', '\\|'))
     align = ['left' if text else 'right' for text in _text_columns(frame)]
-    ends = [start for start, _ in table.blocks[1:]] + [len(frame)]
-    for (start, heading), end in zip(table.blocks or [(0, '')], ends):
-        rows = frame.iloc[start:end]
+    parts = [_markdown_title(table)]
+    for heading, start, end in _block_spans(table):
         parts += [f'*{heading}*'] * bool(heading)
-        parts.append(_markdown_rows(rows, align) if len(rows) else f'*{table.state}*')
+        parts.append(_markdown_rows(frame.iloc[start:end], align, table.state))
     return '\n\n'.join(parts + table.notes) + '\n'
-
-
-def _markdown_rows(frame: pd.DataFrame, align: list) -> str:
-    return frame.to_markdown(index=False, disable_numparse=True, colalign=align)
 
 # %% ../../nbs/371_tables.ipynb #a370dd86
 def _escape_latex(text: str) -> str:
@@ -158,31 +187,45 @@ def _escape_latex(text: str) -> str:
     return text.replace('~', r'\textasciitilde{}').replace('^', r'\textasciicircum{}')
 
 
-def to_latex(table: Table) -> str:
-    "Return a booktabs table; groups are set apart by a rule, printed lines are in italics."
+def _latex_frame(table: Table) -> pd.DataFrame:
+    "Return the cells escaped, printed lines in italics."
     frame = table.frame.map(_escape_latex).reset_index(drop=True)
     frame.columns = [_escape_latex(name) for name in frame.columns]
     for i, kind in enumerate(table.kinds):
         if kind == 'printed':
             frame.iloc[i, 1:] = [rf'\textit{{{x}}}' if x else x for x in frame.iloc[i, 1:]]
-    lines = frame.style.hide(axis='index').to_latex(
-        hrules=True,
-        caption=_latex_caption(table),
-        label=f'tab:{table.paper}-{table.artefact}',
-        column_format=''.join('l' if text else 'r' for text in _text_columns(frame)),
-        position='htbp',
-        position_float='centering',
-    )
-    lines = lines.splitlines()
-    first = next(i for i, line in enumerate(lines) if line.startswith(r'\midrule')) + 1
-    for start in sorted((start for start in table.starts if start), reverse=True):
-        lines.insert(first + start, r'\midrule')
-    return '\n'.join(['% needs \\usepackage{booktabs}', *lines]) + '\n'
+    return frame
 
-
+# %% ../../nbs/371_tables.ipynb #58084a5d
 def _latex_caption(table: Table) -> str:
     state = [f'({table.badge}: {table.command})'] if table.state != 'drawn' else []
     return _escape_latex(' '.join([f'{table.title}.', table.caption, *state, *table.notes]))
+
+# %% ../../nbs/371_tables.ipynb #4fa71f10
+def _insert_rules(lines: list, starts: list) -> list:
+    "Return the lines of a LaTeX table with a rule before each group but the first."
+    first = next(i for i, line in enumerate(lines) if line.startswith(r'\midrule')) + 1
+    for start in sorted((start for start in starts if start), reverse=True):
+        lines.insert(first + start, r'\midrule')
+    return lines
+
+# %% ../../nbs/371_tables.ipynb #c938d316
+def to_latex(table: Table) -> str:
+    "Return a booktabs table; groups are set apart by a rule."
+    text = (
+        _latex_frame(table)
+        .style.hide(axis='index')
+        .to_latex(
+            hrules=True,
+            caption=_latex_caption(table),
+            label=f'tab:{table.paper}-{table.artefact}',
+            column_format=''.join('l' if text else 'r' for text in _text_columns(table.frame)),
+            position='htbp',
+            position_float='centering',
+        )
+    )
+    lines = _insert_rules(text.splitlines(), table.starts)
+    return '\n'.join(['% needs \\usepackage{booktabs}', *lines]) + '\n'
 
 # %% ../../nbs/371_tables.ipynb #231f6408
 DEMO_CAPTION = (
@@ -200,13 +243,20 @@ def _format_value(value, digits: int, missing: str) -> str:
         return f'{value:.{digits}f}'
     return str(value)
 
+# %% ../../nbs/371_tables.ipynb #044cb358
+def _kinds(frame: pd.DataFrame, printed, missing: str) -> list:
+    "Return what each line is: printed, ours, or not run where it has a gap."
+    gaps = frame.isna().any(axis=1).to_numpy(bool) & (missing == 'not run')
+    kinds = np.where(gaps, 'not run', 'ours').astype(object)
+    kinds[list(printed)] = 'printed'
+    return list(kinds)
 
+# %% ../../nbs/371_tables.ipynb #9c1d101a
 def facts_table(
     frame: pd.DataFrame,  # numbers, text or gaps; text stays as it is
     paper: str,
     artefact: str,
     *,
-    caption='',  # default: what the paper's artefact shows
     state=None,  # default: follows from the gaps
     digits=2,  # decimals of numbers that are not whole
     printed=(),  # positions of lines that the paper prints
@@ -215,20 +265,10 @@ def facts_table(
     **options,  # of `Table`
 ) -> Table:
     "Return a table of any facts."
-    gaps = frame.isna().any(axis=1).to_numpy(bool) & (missing == 'not run')
-    kinds = np.where(gaps, 'not run', 'ours').astype(object)
-    kinds[list(printed)] = 'printed'
-    table = Table(
-        paper,
-        artefact,
-        frame.astype(object).map(lambda value: _format_value(value, digits, missing)),
-        caption=caption,
-        state=state or state_of(kinds),
-        data=frame,
-        kinds=list(kinds),
-        profile=profile,
-        **options,
-    )
+    kinds = _kinds(frame, printed, missing)
+    shown = frame.astype(object).map(lambda value: _format_value(value, digits, missing))
+    about = dict(state=state or state_of(kinds), kinds=kinds, profile=profile)
+    table = Table(paper, artefact, shown, data=frame, **about, **options)
     if profile == 'demo':
         table.caption = f'{table.caption} {DEMO_CAPTION}'.strip()
     return table
