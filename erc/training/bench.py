@@ -21,7 +21,7 @@ from .settings import Settings, criterion
 # %% ../../nbs/340_bench.ipynb #daca0453
 SHAPES = {  # dialogues, utterances, turns of the longest dialogue
     'turn': (64, 64, 1),  # a batch of single turns
-    'dialogue': (108, 5361, 110),  # the training dialogues of IEMOCAP that are not held out for dev
+    'dialogue': (108, 5361, 110),  # a batch of many long dialogues
 }
 SIZES = {'sentence': 384, 'previous': 384, 'text': 768, 'audio': 100, 'visual': 512}
 
@@ -37,16 +37,16 @@ def lengths_of(
         raise ValueError(f'{size} cannot have {utterances} turns and a longest of {longest}')
     lengths, rest = [longest], utterances - longest
     for left in range(dialogues - 1, 0, -1):
-        slope = (left - 1) / (3 * max(1, dialogues - 1))  # the last is half as long as the first
-        lengths.append(_bounded(round(rest / left * (1 + slope)), rest, left, longest))
+        lengths.append(_next_length(dialogues, left, rest, longest))
         rest -= lengths[-1]
     return lengths
 
 # %% ../../nbs/340_bench.ipynb #6c10259c
-def _bounded(length: int, rest: int, left: int, longest: int) -> int:
-    "Bound a length so that the other `left - 1` dialogues can take what remains of `rest`."
+def _next_length(dialogues: int, left: int, rest: int, longest: int) -> int:
+    "Return a length above the mean of what is left, such that the other `left - 1` can take the rest."
+    slope = (left - 1) / (3 * max(1, dialogues - 1))  # the last is half as long as the first
     smallest, largest = max(1, rest - (left - 1) * longest), min(longest, rest - left + 1)
-    return min(largest, max(smallest, length))
+    return min(largest, max(smallest, round(rest / left * (1 + slope))))
 
 # %% ../../nbs/340_bench.ipynb #3160ca85
 def toy_dialogues(
@@ -101,6 +101,14 @@ def product_seconds(operations: int, device='cpu') -> float:
     return seconds_of(lambda: a @ b, device)
 
 # %% ../../nbs/340_bench.ipynb #8d160b7a
+def _steps(make, batch: Batch, target: str, seeds: int, how: str, device) -> Steps:
+    "Return the steps of one seed alone, or of several stacked or captured."
+    kind, group = (Single, [0]) if how == 'alone' else (Stack, range(seeds))
+    engine, settings = kind(make, group, device=device), Settings(clip=1.0)
+    steps_of = Captured if how == 'captured' else Steps
+    return steps_of(engine, [batch.to(device)], criterion(target), settings)
+
+# %% ../../nbs/340_bench.ipynb #69561e58
 def step_seconds(
     make,
     batch: Batch,
@@ -112,16 +120,9 @@ def step_seconds(
     "Time one training step."
     if how == 'captured' and torch.device(device).type != 'cuda':
         return float('nan')
-    engine = (
-        Single(make, [0], device=device)
-        if how == 'alone'
-        else Stack(make, range(seeds), device=device)
-    )
-    kind = Captured if how == 'captured' else Steps
-    steps = kind(engine, [batch.to(device)], criterion(target), Settings(clip=1.0))
+    steps = _steps(make, batch, target, seeds, how, device)
     seconds = seconds_of(lambda: steps(0, 0), device)
-    failed = how == 'captured' and steps.graphs is None
-    return float('nan') if failed else seconds
+    return float('nan') if how == 'captured' and not steps.graphs else seconds
 
 # %% ../../nbs/340_bench.ipynb #ddd1d071
 def _times(make, batch: Batch, target: str, seeds: int, work: int, device) -> dict:
