@@ -192,44 +192,40 @@ def data_check(
     json: Json = False,
 ):
     "Verify counts, splits and alignment against what is documented."
-    from erc.data.checks import check, listing
+    from erc.data.checks import listing
 
-    if corpus:
-        facts, broken = check(corpus, root).assign(corpus=corpus), []
-    else:
-        facts, broken = _check_all(
-            [r.corpus for r in listing(root).itertuples() if r.here != 'no'], root
-        )
-    facts = facts[['corpus', *facts.columns.drop('corpus')]]
-    wrong = facts[facts.ok.eq(False).fillna(False)]
+    names = [corpus] if corpus else [r.corpus for r in listing(root).itertuples() if r.here != 'no']
+    facts, broken = _check_all(names, root, strict=bool(corpus))
+    wrong = int(facts.ok.eq(False).fillna(False).sum())
     if json:
         _show(facts, True)
     else:
         _show(facts.assign(ok=facts.ok.map({True: 'ok', False: 'WRONG'}).fillna('not here')))
         checked = int(facts.ok.notna().sum())
-        summary = (
-            f'{len(wrong)} of {len(facts)} facts are wrong'
-            if len(wrong)
-            else f'all {checked} facts hold'
+        typer.echo(
+            f'\n{wrong} of {len(facts)} facts are wrong' if wrong else f'\nall {checked} facts hold'
         )
-        typer.echo(f'\n{summary}')
     for sentence in broken:
         typer.echo(f'erc: {sentence}', err=True)
-    if len(wrong) or broken:
+    if wrong or broken:
         raise typer.Exit(1)
 
 
-def _check_all(corpora, root):
-    "Return the facts of all corpora, and a sentence for each that cannot be read."
+def _check_all(names, root, strict: bool):
+    "Return the facts of corpora, and a sentence for each that cannot be read; raise the error if `strict`."
     import pandas as pd
 
     from erc.data.checks import check
 
     facts, broken = [], []
-    for name in corpora:
+    for name in names:
         try:
-            facts.append(check(name, root).assign(corpus=name))
+            found = check(name, root)
+            found.insert(0, 'corpus', name)
+            facts.append(found)
         except (ValueError, OSError, LookupError, TypeError, AttributeError) as e:
+            if strict:
+                raise
             broken.append(f'{name}: {e}')
     return pd.concat(facts, ignore_index=True), broken
 
@@ -337,34 +333,31 @@ def _print_plan(target: str, plan):
     )
 
 # %% ../nbs/999_cli.ipynb #412ff271
-def _run_plan(plan, seeds, device: str, home, quiet: bool):
-    "Run what a plan lists; a run that fails is named, the others go on, and RuntimeError ends the command."
+def _run_one(key: str, seeds, options: dict):
+    "Run one system and print its score."
     from erc.runs.recipes import find_system
     from erc.runs.run import run_system
 
-    failed = []
+    system = find_system(key.partition(':')[0])
+    record = run_system(system, key, seeds=range(seeds or system.seeds), **options)
+    score = (
+        f'{record.metric} {record.interval()}, {len(record.seeds)} seeds'
+        if record.test
+        else 'counted'
+    )
+    typer.echo(f'{key}: {score}, {record.seconds:.0f} s')
+
+
+def _run_plan(plan, seeds, device: str, home, quiet: bool):
+    "Run what a plan lists; a run that fails is named, the others go on, and RuntimeError ends the command."
+    failed, options = [], dict(device=device, home=home, progress=not quiet)
     for key in plan.index:
-        system = find_system(key.partition(':')[0])
         try:
-            record = run_system(
-                system,
-                key,
-                seeds=range(seeds or system.seeds),
-                device=device,
-                home=home,
-                progress=not quiet,
-            )
+            _run_one(key, seeds, options)
         except Exception as e:
             if os.environ.get('ERC_DEBUG'):
                 raise
             failed.append(f'  {key}: {type(e).__name__}: {e}')
-        else:
-            score = (
-                f'{record.metric} {record.interval()}, {len(record.seeds)} seeds'
-                if record.test
-                else 'counted'
-            )
-            typer.echo(f'{key}: {score}, {record.seconds:.0f} s')
     if failed:
         raise RuntimeError('\n'.join([f'{len(failed)} of {len(plan)} runs failed:', *failed]))
 
@@ -383,6 +376,14 @@ def status(
     table = artefact_table(home, paper, records)
     if json:
         return _show(table, True)
+    _show(_status_lines(table))
+    summary = ', '.join(f'{n} {state}' for state, n in table.state.value_counts().items())
+    typer.echo(f'\n{summary} of {len(table)}')
+    _print_remarks(table, broken)
+
+
+def _status_lines(table):
+    "Return the columns that a terminal has room for."
     counts = [f'{p}/{w}' if w else '' for p, w in zip(table.present, table.wanted)]
     stale = [f', {len(s)} stale' if s else '' for s in table.stale]
     shown = table.assign(
@@ -390,10 +391,7 @@ def status(
         records=[c + s for c, s in zip(counts, stale)],
         basis=[_shorten(', '.join(b)) for b in table.basis],
     )
-    _show(shown[['artefact', 'state', 'records', 'seeds', 'newest', 'basis', 'notebook']])
-    summary = ', '.join(f'{n} {state}' for state, n in table.state.value_counts().items())
-    typer.echo(f'\n{summary} of {len(table)}')
-    _print_remarks(table, broken)
+    return shown[['artefact', 'state', 'records', 'seeds', 'newest', 'basis', 'notebook']]
 
 
 def _shorten(text: str, limit=26) -> str:

@@ -132,6 +132,35 @@ def _chosen_metric(corpus: Corpus, metric: str) -> str:
     return metric or ('pearson_r' if corpus.task == 'regression' else 'weighted_f1')
 
 # %% ../nbs/990_prediction.ipynb #aead1562
+def _fit(
+    corpus: Corpus,
+    constructor,
+    read: list,
+    unit: str,
+    metric: str,
+    settings: dict,
+    seeds,
+    device,
+    progress,
+) -> Fit:
+    "Train a constructor's models on a standardised corpus."
+    cut = partial(make_batches, corpus, features=read, targets={'emotion': 'label'}, unit=unit)
+    labels = corpus.table.label.to_numpy()[corpus.rows('train')]
+    sizes = {f: corpus.features[f].shape[1] for f in read}
+    return fit(
+        partial(constructor, sizes=sizes, classes=len(corpus.classes)),
+        cut('train', size=settings['batch']),
+        cut('dev', size=4096),
+        scorer(corpus, 'dev', metric),
+        seeds=list(range(seeds)) if isinstance(seeds, int) else list(seeds),
+        settings=settings,
+        target='emotion',
+        weight=class_weights(settings['class_weights'], labels, corpus.classes),
+        device=device,
+        progress=progress,
+    )
+
+
 def train(
     model,  # a name, such as 'multiemo', or a class (sizes, classes, **options) with forward(batch) -> Out
     corpus: Corpus,
@@ -150,24 +179,8 @@ def train(
     read = _chosen_features(corpus, features)
     metric = _chosen_metric(corpus, metric)
     settings = complete({**DEFAULTS, **(hyperparameters or {})})
-    ready = standardise(corpus, read)
-    batches = partial(
-        make_batches, ready, features=read, targets={'label': 'label'}, unit=named.unit
-    )
-    labels = ready.table.label.to_numpy()[ready.rows('train')]
-    sizes = {f: ready.features[f].shape[1] for f in read}
-    trained = fit(
-        partial(constructor, sizes=sizes, classes=len(ready.classes), **{**named.args, **options}),
-        batches('train', size=settings['batch']),
-        batches('dev', size=4096),
-        scorer(ready, 'dev', metric),
-        seeds=list(range(seeds)) if isinstance(seeds, int) else list(seeds),
-        settings=settings,
-        target='label',
-        weight=class_weights(settings['class_weights'], labels, ready.classes),
-        device=device,
-        progress=progress,
-    )
+    ready, build = standardise(corpus, read), partial(constructor, **{**named.args, **options})
+    trained = _fit(ready, build, read, named.unit, metric, settings, seeds, device, progress)
     return TrainedModel(name, ready, read, metric, settings, trained, named.unit)
 
 # %% ../nbs/990_prediction.ipynb #423df8c2
@@ -205,21 +218,25 @@ def _side(x):
     return str(x.key), x.confusions['all'].astype(np.int64), x.classes, x.metric
 
 
+def _check_same_test_set(a, b):
+    "Raise ValueError for two sides that were not scored on the same dialogues, classes and labels."
+    (name_a, counts_a, classes_a, _), (name_b, counts_b, classes_b, _) = a, b
+    if list(classes_a) != list(classes_b) or counts_a.shape[1:] != counts_b.shape[1:]:
+        raise ValueError(
+            f'{name_a} and {name_b} were not scored on the same test set: {counts_a.shape[1]} and '
+            f'{counts_b.shape[1]} dialogues, classes {list(classes_a)} and {list(classes_b)}'
+        )
+    if counts_a.ndim == 4 and (counts_a.sum(-1)[0] != counts_b.sum(-1)[0]).any():
+        raise ValueError(f'{name_a} and {name_b} were scored against different labels')
+
+
 def compare(
     a,  # a TrainedModel, a Record, or a record's key
     b,
     metric='',  # a's own if empty
 ) -> Comparison:
     "Compare two systems by the paired difference on one test set; raise ValueError where the sets differ."
-    (name_a, counts_a, classes_a, own), (name_b, counts_b, classes_b, _) = _side(a), _side(b)
-    if list(classes_a) != list(classes_b) or counts_a.shape[1:] != counts_b.shape[1:]:
-        raise ValueError(
-            f'{name_a} and {name_b} were not scored on the same test set: '
-            f'{counts_a.shape[1]} and {counts_b.shape[1]} dialogues, classes {list(classes_a)} and {list(classes_b)}'
-        )
-    if counts_a.ndim == 4 and (counts_a.sum(-1)[0] != counts_b.sum(-1)[0]).any():
-        raise ValueError(f'{name_a} and {name_b} were scored against different labels')
-    metric = metric or own
-    return Comparison(
-        name_a, name_b, metric, paired(counts_a, counts_b, score_of(metric, classes_a))
-    )
+    a, b = _side(a), _side(b)
+    _check_same_test_set(a, b)
+    metric = metric or a[3]
+    return Comparison(a[0], b[0], metric, paired(a[1], b[1], score_of(metric, a[2])))

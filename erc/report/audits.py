@@ -74,32 +74,34 @@ def selection_sentence(table: pd.DataFrame) -> str:
 _MARKERS = dict(zip(PROTOCOLS[1:], (('|', '.25'), ('^', OURS), ('o', '#d1495b'), ('D', '.6'))))
 
 
+def _draw_gains(ax, y: int, gain, marker: str, colour: str):
+    "Draw one protocol: a dot a run, a bar at the median with its value at the margin."
+    spread = y + np.linspace(-0.22, 0.22, len(gain)) if len(gain) > 1 else [y]
+    ax.plot(gain, spread, marker, color=colour, mfc='none', ms=4, mew=0.9)
+    middle = np.median(gain)
+    ax.plot([middle] * 2, [y - 0.38, y + 0.38], color='black', lw=1.6, solid_capstyle='butt')
+    place = dict(xycoords=('axes fraction', 'data'), va='center', fontsize=8)
+    ax.annotate(f'{np.round(middle, 1) + 0.0:+.1f}', (1.01, y), **place)
+
+
 def selection_figure(
     table: pd.DataFrame,  # `selection_table` of one corpus
     ax=None,
 ):
     "Draw what selection alone adds: a dot a run, in points over its mean at the epoch chosen on dev."
-    fig = ax.figure if ax else plt.figure(figsize=(6.4, 1.9))
-    ax = ax or fig.add_subplot()
+    ax = ax or plt.figure(figsize=(6.4, 1.9)).add_subplot()
     for y, (protocol, (marker, colour)) in enumerate(_MARKERS.items()):
         gain = (table[protocol] - table['chosen on dev']).to_numpy(float)
-        spread = y + np.linspace(-0.22, 0.22, len(gain)) if len(gain) > 1 else [y]
-        ax.plot(gain, spread, marker, color=colour, mfc='none', ms=4, mew=0.9)
-        middle = np.median(gain)
-        ax.plot([middle] * 2, [y - 0.38, y + 0.38], color='black', lw=1.6, solid_capstyle='butt')
-        place = dict(xycoords=('axes fraction', 'data'), va='center', fontsize=8)
-        ax.annotate(f'{np.round(middle, 1) + 0.0:+.1f}', (1.01, y), **place)
+        _draw_gains(ax, y, gain, marker, colour)
     ax.axvline(0, color='.6', lw=0.8)
     ax.set_yticks(range(len(_MARKERS)), list(_MARKERS))
     ax.invert_yaxis()
     ax.grid(axis='x')
     ax.tick_params(axis='y', length=0)
     unit = 'correlation times 100,' if table.metric.isin(VALUE_METRICS).all() else 'points'
-    ax.set(
-        xlabel=f'{unit} over the mean at the epoch chosen on dev; the bar is the median run',
-        title=f'{table.corpus.iloc[0]}, {len(table)} runs',
-    )
-    return fig
+    ax.set_xlabel(f'{unit} over the mean at the epoch chosen on dev; the bar is the median run')
+    ax.set_title(f'{table.corpus.iloc[0]}, {len(table)} runs')
+    return ax.figure
 
 # %% ../../nbs/378_audits.ipynb #d65a7da5
 def tuning_table(records: dict) -> pd.DataFrame:
@@ -133,6 +135,10 @@ def tuning_sentence(table: pd.DataFrame) -> str:
     )
 
 # %% ../../nbs/378_audits.ipynb #4c90cffd
+def _plain(text: str) -> str:
+    return ' '.join(re.findall(r"[a-z0-9']+", text.lower()))
+
+
 def repeated_sentences(
     table: pd.DataFrame,  # of a corpus
     words=1,
@@ -140,15 +146,12 @@ def repeated_sentences(
     "Count test sentences of at least `words` words that also occur in train or dev, and how many keep their majority label."
     if table.label.dtype.kind in 'iu':
         table = table[table.label >= 0]
-    plain = table.text.map(lambda text: ' '.join(re.findall(r"[a-z0-9']+", text.lower())))
-    long = plain.str.count(' ') + 1 >= words
-    train, test = (
-        table[long & table.split.isin(['train', 'dev'])],
-        table[long & (table.split == 'test')],
-    )
-    majority = train.groupby(plain[train.index]).label.agg(lambda labels: labels.mode().iloc[0])
-    found = test[plain[test.index].isin(majority.index)]
-    same = (majority.loc[plain[found.index]].to_numpy() == found.label.to_numpy()).sum()
+    table = table.assign(plain=table.text.map(_plain))
+    table = table[table.plain.str.count(' ') + 1 >= words]
+    train, test = table[table.split != 'test'], table[table.split == 'test']
+    majority = train.groupby('plain').label.agg(lambda labels: labels.mode().iloc[0])
+    found = test[test.plain.isin(majority.index)]
+    same = (found.plain.map(majority) == found.label).sum()
     return {'test': len(test), 'repeated': len(found), 'same label': int(same)}
 
 # %% ../../nbs/378_audits.ipynb #45f84b1d
@@ -166,31 +169,38 @@ def _shift_shares(corpus, labelled) -> dict:
     return shares
 
 
+def _label_counts(labelled: pd.DataFrame, classes: list) -> dict:
+    "Return the utterances of each class in each split."
+    return {
+        split: {name: int((part.label == i).sum()) for i, name in enumerate(classes)}
+        for split, part in labelled.groupby('split')
+    }
+
+
+def _script_facts(corpus) -> dict:
+    "Return which test dialogues are scripted, and repeated sentences of scripted and improvised ones."
+    table = corpus.table
+    test = table.iloc[corpus.rows('test')]
+    scripted = table.scripted.astype(bool)
+    parts = {'scripted': table[scripted], 'improvised': table[~scripted]}
+    return {
+        'scripted': [bool(v) for v in test.groupby('dialogue', sort=False).scripted.first()],
+        'repeated scripted': {name: repeated_sentences(part, 4) for name, part in parts.items()},
+    }
+
+
 def audit(corpus) -> dict:
     "Count labels, dialogues, repeated sentences and shifts of a corpus, and its scripted test dialogues."
     table, classes = corpus.table, list(corpus.classes)
     labelled = table[table.label >= 0] if corpus.task != 'regression' else table
-    counts = {
-        split: {name: int((part.label == i).sum()) for i, name in enumerate(classes)}
-        for split, part in labelled.groupby('split')
-    }
     facts = {
-        'counts': counts,
+        'counts': _label_counts(labelled, classes),
         'dialogues': {s: int(n) for s, n in table.groupby('split').dialogue.nunique().items()},
         'repeated': {str(n): repeated_sentences(table, n) for n in (1, 4)},
     }
     if classes:
         facts['shifts'] = _shift_shares(corpus, labelled)
-    if 'scripted' in table:
-        test = table.iloc[corpus.rows('test')]
-        first = test.groupby('dialogue', sort=False).scripted.first()
-        facts['scripted'] = [bool(v) for v in first]
-        scripted = table.scripted.astype(bool)
-        facts['repeated scripted'] = {
-            name: repeated_sentences(table[scripted == flag], 4)
-            for name, flag in (('scripted', True), ('improvised', False))
-        }
-    return facts
+    return {**facts, **_script_facts(corpus)} if 'scripted' in table else facts
 
 # %% ../../nbs/378_audits.ipynb #ea2ef489
 AUDITS = {
@@ -241,26 +251,28 @@ def _scripted_row(key, record, facts: dict) -> dict | None:
     return row
 
 # %% ../../nbs/378_audits.ipynb #aafbcafe
-def audit_tables(records: dict) -> dict[str, pd.DataFrame]:
-    "Return the audits as tables, from the facts that were counted and the records."
-    facts = {
-        k.corpus: r.facts
-        for k, r in records.items()
-        if k.system_id == 'ledger/audit' and k.corpus != 'demo'
-    }
-    scripted = [
-        row
-        for key, r in records.items()
-        if key.corpus in facts and r.task == 'emotion' and r.confusions and key.variant == 'tuned'
-        if (row := _scripted_row(key, r, facts[key.corpus]))
+def _scripted_rows(records: dict, facts: dict) -> list:
+    "Return tuned records' scores on scripted and improvised dialogues."
+    tuned = {k: r for k, r in records.items() if k.variant == 'tuned' and k.corpus in facts}
+    rows = [
+        _scripted_row(k, r, facts[k.corpus])
+        for k, r in tuned.items()
+        if r.task == 'emotion' and r.confusions
     ]
-    labels = [
+    return [row for row in rows if row]
+
+
+def _label_rows(facts: dict) -> list:
+    return [
         {'corpus': corpus, 'part': part, **counts, 'all': sum(counts.values())}
         for corpus, counted in facts.items()
         if corpus.startswith('iemocap')
         for part, counts in counted['counts'].items()
     ]
-    shifts = [
+
+
+def _shift_rows(facts: dict) -> list:
+    return [
         {
             'corpus': corpus,
             'rule': rule,
@@ -269,18 +281,32 @@ def audit_tables(records: dict) -> dict[str, pd.DataFrame]:
         for corpus, counted in facts.items()
         for rule, shares in counted.get('shifts', {}).items()
     ]
+
+
+def _floor_rows(records: dict) -> list:
     metrics = ('accuracy', 'weighted_f1', 'macro_f1', 'unweighted_accuracy')
-    floors = [
-        {'corpus': key.corpus, **{m: str(r.interval(m)) for m in metrics}}
-        for key, r in records.items()
-        if key.system_id == 'baselines/majority' and key.corpus != 'demo'
+    floors = {
+        k: r
+        for k, r in records.items()
+        if k.system_id == 'baselines/majority' and k.corpus != 'demo'
+    }
+    return [
+        {'corpus': k.corpus, **{m: str(r.interval(m)) for m in metrics}} for k, r in floors.items()
     ]
+
+
+def audit_tables(records: dict) -> dict[str, pd.DataFrame]:
+    "Return the audits as tables, from the facts that were counted and the records."
+    counted = {
+        k: r for k, r in records.items() if k.system_id == 'ledger/audit' and k.corpus != 'demo'
+    }
+    facts = {k.corpus: r.facts for k, r in counted.items()}
     rows = dict(
         repeated=_repeated_table(facts),
-        scripted=scripted,
-        labels=labels,
-        shifts=shifts,
-        floors=floors,
+        scripted=_scripted_rows(records, facts),
+        labels=_label_rows(facts),
+        shifts=_shift_rows(facts),
+        floors=_floor_rows(records),
     )
     return {name: pd.DataFrame(rows[name]) for name in AUDITS}
 

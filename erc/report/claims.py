@@ -93,6 +93,16 @@ def _slice_counts(record: Record, name: str):
     return whole - part if name.startswith('-') else part
 
 
+def _side_by_side(score):
+    "Return a score of counts in which two parts of a test set are laid side by side."
+
+    def score_of_part(counts):
+        empty = counts[..., 1, :, :].sum((-1, -2)) == 0
+        return np.where(empty, score(counts[..., 0, :, :]), score(counts[..., 1, :, :]))
+
+    return score_of_part
+
+
 def _sides(claim: Claim, better: Record, worse: Record):
     "Return counts of both sides and the score; None where they were not scored on the same dialogues and classes."
     a, b = _slice_counts(better, claim.slice), _slice_counts(worse, claim.against or claim.slice)
@@ -101,13 +111,7 @@ def _sides(claim: Claim, better: Record, worse: Record):
     score = score_of(claim.metric, better.classes)
     if not claim.against:
         return a, b, score
-    first, second = np.stack([a, 0 * b], 2), np.stack([0 * a, b], 2)
-
-    def score_of_part(counts):
-        empty = counts[..., 1, :, :].sum((-1, -2)) == 0
-        return np.where(empty, score(counts[..., 0, :, :]), score(counts[..., 1, :, :]))
-
-    return first, second, score_of_part
+    return np.stack([a, 0 * b], 2), np.stack([0 * a, b], 2), _side_by_side(score)
 
 # %% ../../nbs/377_claims.ipynb #cc385e1f
 def difference(
@@ -138,6 +142,19 @@ class Measured:
     others_below: bool = True
 
 
+def _measure_others(claim: Claim, pairs: list, resamples: int) -> dict:
+    "Return what further pairs of records show: in words, and whether all of them agree."
+    effects = [(a, b, difference(claim, a, b, resamples)) for a, b, _ in pairs]
+    effects = [(a, b, d) for a, b, d in effects if d is not None]
+    return {
+        'others': '; '.join(
+            f'{_pair_name(a.key, b.key)}: {_effect_text(d, claim)}' for a, b, d in effects
+        ),
+        'others_above': all(d.low > 0 for *_, d in effects),
+        'others_below': all(d.high < 0 for *_, d in effects),
+    }
+
+
 def _measure(claim: Claim, found: list, resamples: int) -> Measured | None:
     "Measure a claim on its pairs of records; None where the first pair cannot tell."
     better, worse = found[0][:2]
@@ -146,16 +163,8 @@ def _measure(claim: Claim, found: list, resamples: int) -> Measured | None:
         return None
     a, b, score = _sides(claim, better, worse)
     p = math.nan if claim.against else randomised(a, b, score, resamples=resamples)
-    more = [(x, y, difference(claim, x, y, resamples)) for x, y, _ in found[1:]]
-    more = [(x, y, d) for x, y, d in more if d is not None]
-    return Measured(
-        effect,
-        p,
-        _one_class(a) and _one_class(b),
-        '; '.join(f'{_pair_name(x.key, y.key)}: {_effect_text(d, claim)}' for x, y, d in more),
-        all(d.low > 0 for *_, d in more),
-        all(d.high < 0 for *_, d in more),
-    )
+    flat = _one_class(a) and _one_class(b)
+    return Measured(effect, p, flat, **_measure_others(claim, found[1:], resamples))
 
 
 def _pair_name(a: RunKey, b: RunKey) -> str:
@@ -176,25 +185,22 @@ _SIZE_NOTES = {
 }
 
 
-def _judge(
-    claim: Claim, measured: Measured | None, lacks: str, corrected_p: float, basis: str
-) -> dict:
-    "Return verdict, size, notes and our effect in words."
-    undecided = {'size': '', 'ours': '', 'note': '', 'mixed': False}
-    if claim.why:
-        return {**undecided, 'verdict': 'not testable here', 'reason': claim.why}
-    if measured is None:
-        reason = f'no record of {lacks}' if lacks else 'the records do not count this'
-        return {**undecided, 'verdict': 'not run', 'reason': reason}
-    if not np.isfinite(measured.effect.mean):
-        return {**undecided, 'verdict': 'not run', 'reason': 'the records do not count this'}
+def _undecided(verdict: str, reason: str) -> dict:
+    return {
+        'verdict': verdict,
+        'size': '',
+        'ours': '',
+        'note': '',
+        'mixed': False,
+        'reason': reason,
+    }
+
+
+def _decided(claim: Claim, measured: Measured, corrected_p: float, basis: str) -> dict:
+    "Return verdict, size, notes and our effect of a claim that was measured."
+    p = None if math.isnan(corrected_p) else corrected_p
     found = verdict(
-        measured.effect,
-        claim.printed or None,
-        direction=1,
-        basis=basis,
-        scale=claim.scale,
-        p=None if math.isnan(corrected_p) else corrected_p,
+        measured.effect, claim.printed or None, direction=1, basis=basis, scale=claim.scale, p=p
     )
     agree = {'confirmed': measured.others_above, 'contradicted': measured.others_below}
     mixed = not agree.get(found.call, True)
@@ -210,6 +216,19 @@ def _judge(
         'reason': '',
     }
 
+
+def _judge(
+    claim: Claim, measured: Measured | None, lacks: str, corrected_p: float, basis: str
+) -> dict:
+    "Return verdict, size, notes and our effect in words."
+    if claim.why:
+        return _undecided('not testable here', claim.why)
+    if lacks:
+        return _undecided('not run', f'no record of {lacks}')
+    if measured is None or not np.isfinite(measured.effect.mean):
+        return _undecided('not run', 'the records do not count this')
+    return _decided(claim, measured, corrected_p, basis)
+
 # %% ../../nbs/377_claims.ipynb #2b4b086c
 def _found(claim: Claim, records: dict) -> tuple[list, str]:
     "Return a claim's pairs of which both records exist, and what the first pair lacks."
@@ -221,6 +240,32 @@ def _found(claim: Claim, records: dict) -> tuple[list, str]:
     return [], ' and '.join(str(k) for k in (better, worse) if k not in records)
 
 
+_NOTHING = Interval(math.nan, math.nan, math.nan, 0, 0)
+
+
+def _claim_row(claim: Claim, pairs: list, measured: Measured | None) -> dict:
+    "Return what a claim says and what was measured, without the verdict."
+    better, worse, basis = pairs[0] if pairs else (None, None, '')
+    effect = measured.effect if measured else _NOTHING
+    return {
+        **{k: getattr(claim, k) for k in ('paper', 'artefact', 'place', 'claim', 'printed')},
+        'better': str(better.key) if better else '',
+        'worse': str(worse.key) if worse else '',
+        'basis': basis,
+        **{k: claim.scale * getattr(effect, k) for k in ('mean', 'low', 'high')},
+        'seeds': effect.seeds if measured else '',
+        'dialogues': effect.dialogues if measured else '',
+        'p': measured.p if measured else math.nan,
+        'others': measured.others if measured else '',
+    }
+
+
+def _corrected(rows: list[dict]) -> pd.Series:
+    "Return p values corrected by Holm over the claims of each table."
+    table = pd.DataFrame(rows)
+    return table.groupby(['paper', 'artefact']).p.transform(lambda p: holm(p.to_numpy(float)))
+
+
 def judge_claims(
     home=None,
     records=None,  # of `read_records`; read if None
@@ -228,34 +273,13 @@ def judge_claims(
 ) -> pd.DataFrame:  # a row a claim, indexed by its id
     "Return every claim with its verdict, our effect and the paper's."
     records = read_records(home)[0] if records is None else records
-    claims = read_claims()
-    found = [_found(claim, records) for claim in claims]
-    measured = [
-        _measure(c, pairs, resamples) if pairs and not c.why else None
-        for c, (pairs, _) in zip(claims, found)
-    ]
-    p = pd.Series([m.p if m else math.nan for m in measured])
-    families = pd.Series([f'{c.paper} {c.artefact}' for c in claims])
-    corrected = p.groupby(families).transform(lambda x: holm(x.to_numpy(float)))
-    rows = []
-    for claim, (pairs, lacks), m, q in zip(claims, found, measured, corrected):
-        better, worse, basis = pairs[0] if pairs else (None, None, '')
-        effect = m.effect if m else Interval(math.nan, math.nan, math.nan, 0, 0)
-        rows.append(
-            {
-                **{
-                    k: getattr(claim, k) for k in ('paper', 'artefact', 'place', 'claim', 'printed')
-                },
-                'better': str(better.key) if better else '',
-                'worse': str(worse.key) if worse else '',
-                'basis': basis,
-                **{k: claim.scale * getattr(effect, k) for k in ('mean', 'low', 'high')},
-                'seeds': effect.seeds if m else '',
-                'dialogues': effect.dialogues if m else '',
-                'p': m.p if m else math.nan,
-                'holm': q,
-                'others': m.others if m else '',
-                **_judge(claim, m, lacks, q, basis),
-            }
-        )
+    claims, rows, judged = read_claims(), [], []
+    for claim in claims:
+        pairs, lacks = _found(claim, records)
+        measured = _measure(claim, pairs, resamples) if pairs and not claim.why else None
+        rows.append(_claim_row(claim, pairs, measured))
+        judged.append((claim, measured, lacks))
+    for row, (claim, measured, lacks), p in zip(rows, judged, _corrected(rows)):
+        row['holm'] = p
+        row |= _judge(claim, measured, lacks, p, row['basis'])
     return pd.DataFrame(rows, index=pd.Index([c.id for c in claims], name='id'))

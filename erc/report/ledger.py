@@ -124,8 +124,7 @@ _HATCHES = dict(zip(VERDICTS, ('', '', '///', '...', '')))
 
 def verdict_table(claims: pd.DataFrame) -> Table:
     "Return how many claims of each paper have each verdict."
-    counts = claims.groupby(['paper', 'verdict'], sort=False).size().unstack(fill_value=0)
-    counts = counts.reindex(columns=list(VERDICTS), fill_value=0)
+    counts = _verdict_counts_by_paper(claims)
     counts.insert(0, 'paper', [_short_title(p) for p in counts.index])
     links = {i: f'#{paper}' for i, paper in enumerate(counts.index)}
     frame = counts.reset_index(drop=True).astype(str)
@@ -139,56 +138,61 @@ def verdict_table(claims: pd.DataFrame) -> Table:
     )
 
 
+def _verdict_counts_by_paper(claims: pd.DataFrame) -> pd.DataFrame:
+    "Return a row a paper, a column a verdict."
+    counts = claims.groupby(['paper', 'verdict'], sort=False).size().unstack(fill_value=0)
+    return counts.reindex(columns=list(VERDICTS), fill_value=0)
+
+
+def _style_bars(ax, name: str, bars, numbers):
+    "Colour and hatch the bars of one verdict and write their numbers on them."
+    for bar in bars:
+        bar.set(facecolor=_COLOURS[name], hatch=_HATCHES[name], linewidth=0.6)
+    colour = 'white' if name in ('confirmed', 'contradicted') else 'black'
+    labels = [str(n) if n else '' for n in numbers]
+    ax.bar_label(bars, labels, label_type='center', fontsize=8, color=colour)
+
+
 def verdict_figure(claims: pd.DataFrame):
     "Draw how many claims of each paper have each verdict."
-    counts = claims.groupby(['paper', 'verdict'], sort=False).size().unstack(fill_value=0)
-    counts = counts.reindex(columns=[v for v in VERDICTS if v in counts])
+    counts = _verdict_counts_by_paper(claims)
     counts.index = [_short_title(p) for p in counts.index]
     ax = counts.plot.barh(
         stacked=True, figsize=(5.2, 1.2 + 0.36 * len(counts)), edgecolor='.35', width=0.7
     )
     for name, bars in zip(counts.columns, ax.containers):
-        for bar in bars:
-            bar.set(facecolor=_COLOURS[name], hatch=_HATCHES[name], linewidth=0.6)
-        labels = [str(n) if n else '' for n in counts[name]]
-        dark = name in ('confirmed', 'contradicted')
-        ax.bar_label(
-            bars, labels, label_type='center', fontsize=8, color='white' if dark else 'black'
-        )
+        _style_bars(ax, name, bars, counts[name])
     ax.invert_yaxis()
     ax.tick_params(axis='y', length=0)
-    ax.set_xlabel('claims')
+    ax.set(xlabel='claims', ylabel='')
     ax.legend(
         ncols=3, loc='lower left', bbox_to_anchor=(-0.3, 1.0), handlelength=1.2, columnspacing=1.2
     )
     return ax.figure
 
 # %% ../../nbs/910_ledger.ipynb #f53fab17
+def _number(x, form: str) -> str:
+    return '' if x is None or math.isnan(x) else f'{x:{form}}'
+
+
 def claims_table(claims: pd.DataFrame, paper: str) -> Table:
     "Return a paper's claims: where, ours beside the paper's, corrected p, basis, verdict."
-    own = claims[claims.paper == paper]
-    outcome = [
-        c.verdict + (f': {c.reason or c.note}' if c.reason or c.note else '')
-        for c in own.itertuples()
-    ]
+    own = claims[claims.paper == paper].reset_index(drop=True)
+    remark = (own.reason + own.note).map(lambda text: f': {text}' if text else '')
     frame = pd.DataFrame(
         {
             'claim': own.place + ': ' + own.claim,
             'ours': own.ours,
-            'paper': ['' if x is None or math.isnan(x) else f'{x:+g}' for x in own.printed],
-            'corrected p': ['' if math.isnan(x) else f'{x:.3f}' for x in own.holm],
-            'verdict': outcome,
+            'paper': [_number(x, '+g') for x in own.printed],
+            'corrected p': [_number(x, '.3f') for x in own.holm],
+            'verdict': own.verdict + remark,
             'basis': own.basis,
             'other records': own.others,
         }
-    ).fillna('')
+    )
     caption = 'Differences in points, the better side less the other, mean [95 % interval].'
     return Table(
-        paper,
-        'claims',
-        frame.reset_index(drop=True),
-        title=f'{_short_title(paper)}, claims',
-        caption=caption,
+        paper, 'claims', frame.fillna(''), title=f'{_short_title(paper)}, claims', caption=caption
     )
 
 # %% ../../nbs/910_ledger.ipynb #8836b4b6
@@ -246,6 +250,24 @@ def _in_turns(claims: pd.DataFrame) -> list:
     return claims.loc[order].to_dict('records')
 
 
+def _claim_list(claims: pd.DataFrame, verdict: str, total: int) -> str:
+    "Return some claims of one verdict as a Markdown list; '' where there is none."
+    some = _in_turns(claims[claims.verdict == verdict])[:5]
+    if not some:
+        return ''
+    how_many = 'all' if len(some) == total else 'some'
+    lines = [
+        f'**{verdict.capitalize()}**, {how_many} of {total}, ours in points [95 % interval]:',
+        '',
+    ]
+    for c in some:
+        doubt = f'; {DISAGREE}' if c['mixed'] else ''
+        lines.append(
+            f'- {c["claim"]} ({c["title"]}, {c["place"]}): {c["effect"]}, {c["basis"]}{doubt}'
+        )
+    return '\n'.join(lines)
+
+
 def summary_markdown(
     ledger: Ledger,
     where='',  # path to `results/` from the file that the summary is for
@@ -253,24 +275,18 @@ def summary_markdown(
     "Return the outcome of the claims: in words, as a picture, and some of each verdict."
     counts = verdict_counts(ledger.claims)
     states = ', '.join(f'{n} {state}' for state, n in ledger.artefacts.state.value_counts().items())
-    paragraphs = [
+    lists = [
+        _claim_list(ledger.claims, name, counts[name]) for name in VERDICTS if name in _SUMMARISED
+    ]
+    return [
         ledger_sentence(ledger.claims),
         f'Tables, figures and diagrams: {states}.',
         f'![Claims by paper and verdict]({where}figures/ledger_verdicts.png)',
+        *filter(None, lists),
     ]
-    for name in ('confirmed', 'contradicted', 'not confirmed'):
-        some = _in_turns(ledger.claims[ledger.claims.verdict == name])[:5]
-        if not some:
-            continue
-        how_many = 'all' if len(some) == counts[name] else 'some'
-        lines = [
-            f'- {c["claim"]} ({c["title"]}, {c["place"]}): {c["effect"]}, {c["basis"]}'
-            + (f'; {DISAGREE}' if c['mixed'] else '')
-            for c in some
-        ]
-        head = f'**{name.capitalize()}**, {how_many} of {counts[name]}, ours in points [95 % interval]:'
-        paragraphs.append('\n'.join([head, '', *lines]))
-    return paragraphs
+
+
+_SUMMARISED = ('confirmed', 'contradicted', 'not confirmed')
 
 # %% ../../nbs/910_ledger.ipynb #4b327ed2
 _MARKS = ('<!-- ledger: written by `erc report` -->', '<!-- end of ledger -->')
@@ -333,35 +349,32 @@ def _audit_values(records: dict) -> list[dict]:
     return values
 
 # %% ../../nbs/910_ledger.ipynb #8de82b0f
+def _artefact_line(a: dict) -> dict:
+    "Return one artefact as a row of the Markdown table."
+    name = a['artefact']
+    if path := a.get('path'):
+        suffix = 'md' if a['kind'] == 'table' else 'png'
+        name = f'[{name}]({Path(path).parent.name}/{Path(path).name}.{suffix})'
+    complete = [f'`{a["command"]}`'] * bool(a['command']) + [
+        f'no command fetches {b}' for b in a['beyond']
+    ]
+    heading = f', {a["anchor"]}' if a['anchor'] else ''
+    return {
+        'artefact': name,
+        'what': a['title'],
+        'state': a['state'],
+        'basis': ', '.join(a['basis']),
+        'seeds': a['seeds'],
+        'newest': a['newest'],
+        'section': f'[{a["notebook"]}](../nbs/{a["notebook"]}.ipynb){heading}',
+        'to complete': '; '.join(complete),
+    }
+
+
 def _artefact_lines(rows: list[dict]) -> str:
     "Return a paper's artefacts as a Markdown table."
-    lines = []
-    for a in rows:
-        suffix = 'md' if a['kind'] == 'table' else 'png'
-        name = a['artefact']
-        if path := a.get('path'):
-            name = f'[{name}]({Path(path).parent.name}/{Path(path).name}.{suffix})'
-        complete = '; '.join(
-            [f'`{a["command"]}`'] * bool(a['command'])
-            + [f'no command fetches {b}' for b in a['beyond']]
-        )
-        notebook = f'[{a["notebook"]}](../nbs/{a["notebook"]}.ipynb)' + (
-            f', {a["anchor"]}' if a['anchor'] else ''
-        )
-        lines.append(
-            [
-                name,
-                a['title'],
-                a['state'],
-                ', '.join(a['basis']),
-                a['seeds'],
-                a['newest'],
-                notebook,
-                complete,
-            ]
-        )
-    columns = ['artefact', 'what', 'state', 'basis', 'seeds', 'newest', 'section', 'to complete']
-    frame = pd.DataFrame(lines, columns=columns).astype(str).map(lambda x: x.replace('|', '/'))
+    frame = pd.DataFrame([_artefact_line(a) for a in rows]).astype(str)
+    frame = frame.map(lambda x: x.replace('|', '/'))
     return frame.to_markdown(index=False, disable_numparse=True)
 
 
@@ -379,37 +392,49 @@ def _paper_values(ledger: Ledger, paper: str) -> dict:
     }
 
 
-def _page_values(ledger: Ledger) -> dict:
-    "Return everything that the page's templates show, and save its figures."
-    figure_style()
-    selection, tuning = selection_table(ledger.records), tuning_table(ledger.records)
+def _claim_values(ledger: Ledger) -> dict:
+    "Return the first screen: verdicts in words, numbers, lists and a picture."
+    claims = ledger.claims
     caption = 'Claims of each paper by verdict.'
     figure = Figure(
-        'ledger',
-        'verdicts',
-        verdict_figure(ledger.claims),
-        caption=caption,
-        title='Ledger, verdicts',
+        'ledger', 'verdicts', verdict_figure(claims), caption=caption, title='Ledger, verdicts'
     )
     return {
-        'about': ledger_sentence(ledger.claims),
+        'about': ledger_sentence(claims),
         'rule': RULE,
         'disagree': DISAGREE,
-        'verdicts': verdict_counts(ledger.claims),
-        'by_paper': verdict_table(ledger.claims).facts(),
-        'lists': {v: _in_turns(ledger.claims[ledger.claims.verdict == v]) for v in VERDICTS[:3]},
+        'verdicts': verdict_counts(claims),
+        'by_paper': verdict_table(claims).facts(),
+        'lists': {v: _in_turns(claims[claims.verdict == v]) for v in VERDICTS[:3]},
         'figure': _saved(figure, ledger.home),
         'broken': ledger.broken,
         'stale': [f'{key}: {why}' for key, why in ledger.stale.items()],
-        'papers': {p: _paper_values(ledger, p) for p in artefacts().paper.unique() if p != 'paper'},
+        'summary': '\n\n'.join(summary_markdown(ledger)),
+    }
+
+
+def _audit_part(ledger: Ledger) -> dict:
+    "Return the end of the page: selection, settings and audits."
+    selection, tuning = selection_table(ledger.records), tuning_table(ledger.records)
+    table = Table(
+        'ledger', 'tuning', tuning.round(1).astype(str), title='Settings as printed and tuned'
+    )
+    return {
         'selection': selection_sentence(selection),
         'selection_about': _SELECTION,
         'selection_figures': _selection_figures(selection, ledger.home),
         'tuning': tuning_sentence(tuning),
-        'tuning_table': Table('ledger', 'tuning', tuning.round(1).astype(str), caption='').facts(),
+        'tuning_table': table.facts(),
         'audits': _audit_values(ledger.records),
-        'summary': '\n\n'.join(summary_markdown(ledger)),
     }
+
+
+def _page_values(ledger: Ledger) -> dict:
+    "Return everything that the page's templates show, and save its figures."
+    figure_style()
+    papers = [p for p in artefacts().paper.unique() if p != 'paper']
+    papers = {p: _paper_values(ledger, p) for p in papers}
+    return {**_claim_values(ledger), 'papers': papers, **_audit_part(ledger)}
 
 # %% ../../nbs/910_ledger.ipynb #9aaec082
 def write_report(

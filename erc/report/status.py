@@ -49,6 +49,39 @@ def _range(values) -> str:
     return '-'.join(map(str, dict.fromkeys((values[0], values[-1])))) if values else ''
 
 
+def _status_row(listed, status, home: Path, days: dict) -> dict:
+    "Return one row of `artefact_table`."
+    saved = saved_artefact(listed.paper, listed.id, home)
+    ages = [_day(r.key, home, days) for r in status.records]
+    return dict(
+        paper=listed.paper,
+        artefact=listed.id,
+        kind=listed.kind,
+        title=listed.title,
+        notebook=listed.notebook,
+        anchor=notebook_anchor(root() / 'nbs' / f'{listed.notebook}.ipynb', listed.id),
+        state=status.state,
+        present=len(status.records),
+        wanted=status.wanted,
+        seeds=_range(len(r.seeds) for r in status.records if r.fingerprint),
+        oldest=min(ages, default=''),
+        newest=max(ages, default=''),
+        basis=status.basis or list(saved.get('basis', [])),
+        stale=status.stale,
+        command=status.command,
+        beyond=status.beyond,
+        records=[str(r.key) for r in status.records],
+    )
+
+
+def _listed(paper: str) -> pd.DataFrame:
+    "Return what the papers owe; raise ValueError for an unknown paper."
+    every = artefacts()
+    if not paper:
+        return every
+    return every[every.paper == choose(paper, dict.fromkeys(every.paper), 'paper')]
+
+
 def artefact_table(
     home=None,  # folder that holds `records/`; the project's `results/` if None
     paper='',  # all if empty
@@ -56,39 +89,12 @@ def artefact_table(
     stale=None,  # key -> reason; computed if None
 ) -> pd.DataFrame:  # a row an artefact
     "Return state, records, seeds, age and basis of every table, figure and diagram."
-    listed = artefacts()
-    if paper:
-        listed = listed[listed.paper == choose(paper, dict.fromkeys(listed.paper), 'paper')]
-    home = Path(home or results_home())
+    listed, home = _listed(paper), Path(home or results_home())
     records = read_records(home)[0] if records is None else records
     stale = stale_records(records.values()) if stale is None else stale
-    days = _commit_days(home)
-    rows = []
+    days, known, rows = _commit_days(home), papers(), []
     for x in listed.itertuples():
-        recipe = load_recipe(x.paper) if x.paper in papers() else None
-        spec = recipe.artefacts.get(x.id) if recipe else None
+        spec = load_recipe(x.paper).artefacts.get(x.id) if x.paper in known else None
         status = artefact_status(x.paper, x.id, spec, records.get, lambda r: stale.get(r.key), home)
-        saved = saved_artefact(x.paper, x.id, home)
-        ages = [_day(r.key, home, days) for r in status.records]
-        rows.append(
-            dict(
-                paper=x.paper,
-                artefact=x.id,
-                kind=x.kind,
-                title=x.title,
-                notebook=x.notebook,
-                anchor=notebook_anchor(root() / 'nbs' / f'{x.notebook}.ipynb', x.id),
-                state=status.state,
-                present=len(status.records),
-                wanted=status.wanted,
-                seeds=_range(len(r.seeds) for r in status.records if r.fingerprint),
-                oldest=min(ages, default=''),
-                newest=max(ages, default=''),
-                basis=status.basis or list(saved.get('basis', [])),
-                stale=status.stale,
-                command=status.command,
-                beyond=status.beyond,
-                records=[str(r.key) for r in status.records],
-            )
-        )
+        rows.append(_status_row(x, status, home, days))
     return pd.DataFrame(rows)

@@ -55,8 +55,8 @@ def bench_encoder(
     if found.vectorise:
         raise ValueError(f'{found.id} fine-tunes no encoder')
     ready, _ = prepare(found, corpus, device)
-    variant = list(found.variants)[-1]
-    point = distinct(grid(settings_of(found, variant)['hyperparameters']))[0]
-    train = split_batches(found, ready, point)[0]
-    speed = fine_tuning_speed(model_maker(found, ready), train, found.target, point, device, steps)
+    settings = settings_of(found, list(found.variants)[-1])
+    point = distinct(grid(settings['hyperparameters']))[0]
+    train, make = split_batches(found, ready, point)[0], model_maker(found, ready)
+    speed = fine_tuning_speed(make, train, found.target, point, device, steps)
     return pd.DataFrame([{'system': found.id, 'corpus': corpus, **speed}])

@@ -39,12 +39,20 @@ def toy_batch(system: System, classes=2):
 
 
 def _take(system: System) -> list[float]:
-    "Compute a fingerprint, to nine digits."
+    "Compute a fingerprint, to nine digits, on one thread: the tensors are small."
+    import torch
+
     from erc.training.fit import fingerprint
 
     sizes = {f: system.toy for f in system.features}
     make = partial(resolve(system.model), sizes=sizes, classes=2, **system.args)
-    return [float(f'{x:.9g}') for x in fingerprint(make, toy_batch(system), system.target)]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        losses = fingerprint(make, toy_batch(system), system.target)
+    finally:
+        torch.set_num_threads(threads)
+    return [float(f'{x:.9g}') for x in losses]
 
 # %% ../../nbs/354_fingerprints.ipynb #4bba6c79
 _SOURCES = ('core.py', 'data/batches.py', 'nn/*.py', 'models/*.py', 'training/*.py')
@@ -89,20 +97,29 @@ def _keep(taken: dict):
         return
 
 
+def _take_missing(missing: dict, progress: bool) -> dict:  # cache key -> three losses
+    "Take fingerprints of systems by cache key and keep them; an interruption keeps what was taken."
+    taken = {}
+    bar = tqdm(
+        missing.items(), 'fingerprints', disable=None if progress and len(missing) > 3 else True
+    )
+    try:
+        for key, system in bar:
+            taken[key] = _take(system)
+    finally:
+        if taken:
+            _keep(taken)
+    return taken
+
+
 def fingerprints(
     systems,  # any systems
     progress=True,  # show a bar where some have to be taken
 ) -> dict:  # system id -> three losses; [] for what is not trained, or reads tokens
     "Return the fingerprints of systems as the code is now."
-    trained = {s.id: s for s in systems if s.kind == 'model' and s.vectorise}
-    keys = {id: _cache_key(s) for id, s in trained.items()}
+    trained = [s for s in systems if s.kind == 'model' and s.vectorise]
+    keys = {s.id: _cache_key(s) for s in trained}
     known = _read_cache()
-    missing = {keys[id]: s for id, s in trained.items() if keys[id] not in known}
-    bar = tqdm(
-        missing.items(), 'fingerprints', disable=None if progress and len(missing) > 3 else True
-    )
-    taken = {key: _take(s) for key, s in bar}
-    if taken:
-        _keep(taken)
-    known |= taken
+    missing = {keys[s.id]: s for s in trained if keys[s.id] not in known}
+    known |= _take_missing(missing, progress)
     return {s.id: known[keys[s.id]] if s.id in keys else [] for s in systems}

@@ -45,19 +45,49 @@ def recorded_seconds(
     return next((median(r.seconds for r in found) for found in nearest if found), np.nan)
 
 # %% ../../nbs/357_plan.ipynb #cb02f6ce
-def _step_seconds(run: Steps, batches: list, device, enough: float) -> float:
+def _timed_step(run: Steps, i: int, device) -> float:
+    "Run a training step and return its seconds."
+    start = time.perf_counter()
+    run(i, i)
+    if torch.device(device).type == 'cuda':
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def _row_seconds(run: Steps, batches: list, device, enough: float) -> float:
     "Return the seconds of a training step for each of its rows; the first step warms up."
-    took = []
-    for i in (0, *range(len(batches))):
-        start = time.perf_counter()
-        run(i, i)
-        if torch.device(device).type == 'cuda':
-            torch.cuda.synchronize()
-        took.append((time.perf_counter() - start, len(batches[i])))
-        if sum(seconds for seconds, _ in took) > enough:
+    _timed_step(run, 0, device)
+    seconds = rows = 0.0
+    for i, batch in enumerate(batches):
+        seconds, rows = seconds + _timed_step(run, i, device), rows + len(batch)
+        if seconds > enough:
             break
-    counted = took[1:] or took
-    return sum(seconds for seconds, _ in counted) / sum(rows for _, rows in counted)
+    return seconds / rows
+
+
+def _engine(system: System, make, seeds, dtype, device):
+    "Return the engine of a group of seeds that train at once."
+    if system.vectorise:
+        return Stack(make, list(seeds), dtype, device)
+    return Single(make, list(seeds)[:1], dtype, device)
+
+
+def _own_seconds(system: System, key: RunKey, seeds, device, steps: int, enough: float) -> float:
+    "Return the seconds of a run without what is trained before it."
+    corpus, _ = prepare(system, key.corpus, device)
+    points = distinct(grid(settings_of(system, key.variant)['hyperparameters']))
+    train, dev, test = split_batches(system, corpus, points[-1])
+    dtype = getattr(torch, points[-1]['dtype'])
+    chosen = np.linspace(0, len(train) - 1, min(steps, len(train))).astype(int)
+    some = [train[i].to(device, dtype) for i in chosen]
+    engine = _engine(system, model_maker(system, corpus), seeds, dtype, device)
+    row = _row_seconds(
+        Steps(engine, some, criterion(system.target), points[-1]), some, device, enough
+    )
+    scored = [*dev, *test] if system.watch else dev
+    rows = sum(map(len, train)) + sum(map(len, scored)) / 3
+    repeats = 1 if system.vectorise else len(seeds)
+    return row * rows * sum(p['epochs'] for p in points) * repeats
 
 
 def measured_seconds(
@@ -72,52 +102,57 @@ def measured_seconds(
     "Return the seconds that a run would take, and what is trained before it, from a few steps; nothing is kept."
     if system.kind != 'model':
         return np.nan
-    before = 0.0
+    seconds = _own_seconds(system, key, seeds, device, steps, enough)
     if system.pretrain:
-        before = measured_seconds(pretraining_system(system), key, seeds=seeds, device=device)
-    corpus, _ = prepare(system, key.corpus, device)
-    points = distinct(grid(settings_of(system, key.variant)['hyperparameters']))
-    train, dev, test = split_batches(system, corpus, points[-1])
-    dtype = getattr(torch, points[-1]['dtype'])
-    chosen = np.linspace(0, len(train) - 1, min(steps, len(train))).astype(int)
-    some = [train[i].to(device, dtype) for i in chosen]
-    engine, group = (Stack, list(seeds)) if system.vectorise else (Single, list(seeds)[:1])
-    made = engine(model_maker(system, corpus), group, dtype, device)
-    row = _step_seconds(
-        Steps(made, some, criterion(system.target), points[-1]), some, device, enough
-    )
-    scored = [*dev, *test] if system.watch else dev
-    rows = sum(map(len, train)) + sum(map(len, scored)) / 3
-    repeats = 1 if system.vectorise else len(seeds)
-    return before + row * rows * sum(p['epochs'] for p in points) * repeats
+        seconds += _own_seconds(pretraining_system(system), key, seeds, device, steps, enough)
+    return seconds
 
 # %% ../../nbs/357_plan.ipynb #a24dd21d
-def _matching(target: str, variant: str, corpora) -> list[RunKey]:
-    "Return the runs that a target names; raise ValueError with the nearest name for what it lacks."
-    if target == 'all':
-        return wanted_runs(corpora=corpora)
+def _asked(target: str) -> RunKey:
+    "Return a target as a key with open parts; raise ValueError for an unknown system."
     if target in papers():
-        asked = RunKey(target, '')
-    else:
-        asked = RunKey.parse(target)
-        find_system(asked.system_id)
-    variant, corpora = variant or asked.variant, [asked.corpus] if asked.corpus else list(corpora)
-    own = [c for c in corpora if c in converted()]
-    every = dict.fromkeys(wanted_runs(asked.paper) + (wanted_runs(asked.paper, own) if own else []))
-    every = [k for k in every if asked.system in ('', k.system)]
+        return RunKey(target, '')
+    key = RunKey.parse(target)
+    find_system(key.system_id)
+    return key
+
+
+def _check_own(target: str, keys: list, own: list):
+    "Raise ValueError for a converted corpus that no system of the target can read."
     for name in own:
-        if not any(k.corpus == name for k in every):
+        if not any(k.corpus == name for k in keys):
             have = ', '.join(load_corpus(name).features)
             raise ValueError(
                 f'no system of {target} can be trained on {name}, which has only {have}'
             )
+
+
+def _matching(target: str, variant: str, corpora) -> list[RunKey]:
+    "Return the runs that a target names; raise ValueError with the nearest name for what it lacks."
+    if target == 'all':
+        return wanted_runs(corpora=corpora)
+    asked = _asked(target)
+    variant, corpora = variant or asked.variant, [asked.corpus] if asked.corpus else list(corpora)
+    own = [c for c in corpora if c in converted()]
+    every = dict.fromkeys(wanted_runs(asked.paper) + (wanted_runs(asked.paper, own) if own else []))
+    keys = [k for k in every if asked.system in ('', k.system)]
+    _check_own(target, keys, own)
     for name in corpora:
-        choose(name, dict.fromkeys(k.corpus for k in every), f'corpus of {target}')
+        choose(name, dict.fromkeys(k.corpus for k in keys), f'corpus of {target}')
     if variant:
-        choose(variant, dict.fromkeys(k.variant for k in every), f'variant of {target}')
-    return [k for k in every if variant in ('', k.variant) and (not corpora or k.corpus in corpora)]
+        choose(variant, dict.fromkeys(k.variant for k in keys), f'variant of {target}')
+    return [k for k in keys if variant in ('', k.variant) and (not corpora or k.corpus in corpora)]
 
 # %% ../../nbs/357_plan.ipynb #fc40e3ac
+def _reasons(keys: list[RunKey], seeds, home) -> dict[str, str]:
+    "Return why each key is wanted, where it is."
+    reasons = {}
+    for paper in dict.fromkeys(k.paper for k in keys):
+        corpora = sorted({k.corpus for k in keys if k.paper == paper})
+        reasons |= missing_runs(paper, home=home, corpora=corpora, seeds=seeds).why.to_dict()
+    return reasons
+
+
 def plan_runs(
     target: str,  # 'all', a paper, a system 'paper/name', or a run 'paper/name:variant@corpus'
     *,
@@ -130,16 +165,11 @@ def plan_runs(
 ) -> pd.DataFrame:  # indexed by key; why, seconds
     "Return what would run, why, and how long each took before."
     keys = _matching(target, variant, corpora)
-    why = {}
-    for paper in dict.fromkeys(k.paper for k in keys):
-        own = sorted({k.corpus for k in keys if k.paper == paper})
-        why |= missing_runs(paper, home=home, corpora=own, seeds=seeds).why.to_dict()
+    reasons = _reasons(keys, seeds, home)
+    if only_missing:
+        keys = [k for k in keys if str(k) in reasons]
     records = [r for r in read_records(home)[0].values() if _ran_on(r, device)]
-    rows = [
-        (str(k), why.get(str(k), 'up to date'), recorded_seconds(k, records))
-        for k in keys
-        if not only_missing or str(k) in why
-    ]
+    rows = [(str(k), reasons.get(str(k), 'up to date'), recorded_seconds(k, records)) for k in keys]
     return pd.DataFrame(rows, columns=['key', 'why', 'seconds']).set_index('key')
 
 

@@ -73,22 +73,23 @@ def class_weights(
 # %% ../../nbs/353_prepare.ipynb #30b6aabe
 def count_confusions(
     corpus: Corpus,
-    predictions,  # (S, N test) in corpus order
+    predictions,  # (S, N of the split) in corpus order
     slices,  # name -> (N,) bool over all rows
+    split='test',
 ) -> dict:
     "Return confusion counts (S, G, C, C), or moments of values (S, G, 6), for 'all' and each slice."
-    rows = corpus.rows('test')
-    table = corpus.table.iloc[rows]
-    labels, dialogues = table.label.to_numpy(), table.dialogue.factorize()[0]
+    rows = corpus.rows(split)
+    labels = corpus.table.label.to_numpy()[rows]
+    dialogues = corpus.table.dialogue.iloc[rows].factorize()[0]
     counts = {}
     for name, mask in {'all': np.ones(len(corpus.table), bool), **slices}.items():
         if corpus.task == 'regression':
-            shown = np.where(mask[rows], labels, np.nan)
-            counts[name] = moments(shown, predictions, dialogues)
+            counts[name] = moments(np.where(mask[rows], labels, np.nan), predictions, dialogues)
         else:
             shown = np.where(mask[rows], labels, -1)
-            matrix = confusion(shown, predictions, len(corpus.classes), dialogues)
-            counts[name] = matrix.astype(np.int16)
+            counts[name] = confusion(shown, predictions, len(corpus.classes), dialogues).astype(
+                np.int16
+            )
     return counts
 
 # %% ../../nbs/353_prepare.ipynb #921b23f3
@@ -121,16 +122,21 @@ def scorer(
     return lambda predictions: score(confusion(labels, predictions, len(corpus.classes)))
 
 # %% ../../nbs/353_prepare.ipynb #008ce7d9
+def _batch_size(system: System, corpus: Corpus, hyperparameters: dict) -> dict:
+    "Return what a training batch may hold: dialogues or turns, or tokens of the first feature that has them."
+    if not hyperparameters.get('tokens'):
+        return {'size': hyperparameters['batch'], 'cost': None}
+    ids = [f for f in system.features if isinstance(system.encode.get(f), dict)]
+    cost = np.count_nonzero(corpus.features[ids[0]], 1) if ids else None
+    return {'size': hyperparameters['tokens'], 'cost': cost}
+
+
 def split_batches(system: System, corpus: Corpus, hyperparameters: dict) -> list:
     "Return the training, dev and test batches of a system, a list each."
     targets = {system.target: 'label', **system.targets}
     cut = partial(make_batches, corpus, features=system.features, targets=targets, unit=system.unit)
-    size, cost = hyperparameters['batch'], None
-    if hyperparameters.get('tokens'):  # of the first feature that holds token ids
-        size = hyperparameters['tokens']
-        ids = [f for f in system.features if isinstance(system.encode.get(f), dict)]
-        cost = np.count_nonzero(corpus.features[ids[0]], 1) if ids else None
-    return [cut('train', size=size, cost=cost), cut('dev', size=4096), cut('test', size=4096)]
+    train = cut('train', **_batch_size(system, corpus, hyperparameters))
+    return [train, cut('dev', size=4096), cut('test', size=4096)]
 
 
 def model_maker(system: System, corpus: Corpus):

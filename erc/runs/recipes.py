@@ -200,53 +200,70 @@ def _fill(template, combination: dict, key: str):
     return template.format(**{a: _Choice(c[key], c) for a, c in combination.items()})
 
 
+def _combine(own: dict, combination: dict) -> dict:
+    "Return a grid's own keys with those of its choices; `args` add up."
+    system = dict(own)
+    for choice in combination.values():
+        keys = {k: v for k, v in choice.items() if k in _SYSTEM_KEYS}
+        args = {**system.get('args', {}), **keys.get('args', {})}
+        system |= {**keys, **({'args': args} if args else {})}
+    return system
+
+
 def _expand_grid(grid: dict, choices: dict, where: str) -> dict:
     "Return the systems of a grid by name."
     axes = {k: v for k, v in grid.items() if k in choices}
-    own = {k: v for k, v in grid.items() if k not in choices and k not in ('name', 'label')}
+    own = {k: v for k, v in grid.items() if k not in (*choices, 'name', 'label')}
     systems = {}
     for combination in _combinations(choices, axes, where):
-        system = {**own, 'label': _fill(grid['label'], combination, 'label')}
-        for choice in combination.values():
-            keys = {k: v for k, v in choice.items() if k in _SYSTEM_KEYS}
-            args = {**system.get('args', {}), **keys.get('args', {})}
-            system = {**system, **keys, **({'args': args} if args else {})}
-        systems[_fill(grid['name'], combination, 'name')] = system
+        label = _fill(grid['label'], combination, 'label')
+        systems[_fill(grid['name'], combination, 'name')] = {
+            **_combine(own, combination),
+            'label': label,
+        }
     return systems
 
 
 _SYSTEM_KEYS = {f.name for f in fields(System)} - {'paper', 'name', 'label'} | {'like'}
 
 # %% ../../nbs/351_recipes.ipynb #8f68c7ec
+def _read_system(paper: str, name: str, keys: dict) -> System:
+    "Return a system; raise ValueError for an unknown key or kind."
+    _checked(System, keys, f'system {paper}/{name}')
+    choose(keys.get('kind', 'model'), ['model', 'baseline', 'facts'], f'kind of {name}')
+    return System(paper=paper, name=name, **keys)
+
+
 def _read_systems(paper: str, raw: dict) -> dict[str, System]:
     "Return a recipe's systems, grids expanded and inheritance resolved."
     written = dict(raw.get('systems', {}))
     for name, grid in raw.get('grid', {}).items():
         written |= _expand_grid(grid, raw.get('choices', {}), f'grid {name} of {paper}')
-    in_demo = raw.get('demo', {}).get('systems')
+    in_demo = raw.get('demo', {}).get('systems', written)
     systems = {}
     for name in written:
-        keys = {'seeds': raw.get('seeds', System.seeds), **_inherit(written, name)}
-        if in_demo is not None:
-            keys['demo'] = name in in_demo
-        _checked(System, keys, f'system {paper}/{name}')
-        choose(keys.get('kind', 'model'), ['model', 'baseline', 'facts'], f'kind of {name}')
-        systems[name] = System(paper=paper, name=name, **keys)
+        keys = {'seeds': raw.get('seeds', System.seeds), 'demo': name in in_demo}
+        systems[name] = _read_system(paper, name, {**keys, **_inherit(written, name)})
     return systems
 
 # %% ../../nbs/351_recipes.ipynb #59fd092e
+def _entry_system(key: RunKey, paper: str, own: dict[str, System]) -> System:
+    "Return the system of an entry, of this recipe or of another."
+    systems = own if key.paper == paper else load_recipe(key.paper).systems
+    return systems[choose(key.system, systems, f'system of {key.paper}')]
+
+
 def _entries(written, paper: str, own: dict[str, System], place: dict) -> list[Entry]:
     "Return the entries that a row lists, one for each variant of its systems."
     entries = []
     for item in written:
         item = {'run': item} if isinstance(item, str) else item
         key = RunKey.parse(item['run'], paper, place.get('corpus', ''))
-        systems = own if key.paper == paper else load_recipe(key.paper).systems
-        system = systems[choose(key.system, systems, f'system of {key.paper}')]
+        system = _entry_system(key, paper, own)
         basis = item.get('basis') or place.get('basis') or place['bases'].get(key.corpus, '')
-        for variant in [key.variant] if key.variant else system.variants:
-            full = system.key(variant, key.corpus)
-            entries.append(Entry(full, basis, item.get('label', '')))
+        variants = [key.variant] if key.variant else system.variants
+        keys = [system.key(variant, key.corpus) for variant in variants]
+        entries += [Entry(k, basis, item.get('label', '')) for k in keys]
     return entries
 
 
@@ -257,74 +274,85 @@ def _read_row(written: dict, paper: str, systems: dict[str, System], place: dict
     "Return one row of a table; `place` holds what entries take from the artefact."
     keys = _checked(Row, written, f'row {written["row"]!r} of {paper}', _PLACE)
     place = {**place, **{k: keys[k] for k in ('corpus', 'basis') if k in keys}}
-    plain = {k: v for k, v in keys.items() if k not in _PLACE and k != 'wired'}
-    return Row(
-        **plain,
-        entries=_entries(keys.get('systems', []), paper, systems, place),
-        wired=_entries(keys.get('wired', []), paper, systems, place),
-    )
+    row = Row(**{k: v for k, v in keys.items() if k not in (*_PLACE, 'wired')})
+    row.entries = _entries(keys.get('systems', []), paper, systems, place)
+    row.wired = _entries(keys.get('wired', []), paper, systems, place)
+    return row
+
+
+def _expand_row(row: dict, choices: dict, where: str):
+    "Yield the rows of a grid."
+    for combination in _combinations(choices, row['each'], where):
+        filled = _fill(row, combination, 'label')
+        names = {k: row[k] for k in ('systems', 'wired') if k in row}
+        yield {**filled, **_fill(names, combination, 'name')}
 
 
 def _expand_rows(written: list, raw: dict, where: str):
     "Yield the rows that a table lists: a name stands for a row of several tables, `each` for a grid of rows."
     for row in written:
         if isinstance(row, str):
-            row = raw['rows'][choose(row, raw.get('rows', {}), f'row of {where}')]
+            named = raw.get('rows', {})
+            row = named[choose(row, named, f'row of {where}')]
         if isinstance(row['row'], list):  # several rows that only the paper has
             yield from ({**row, 'row': name} for name in row['row'])
-        elif 'each' not in row:
-            yield row
+        elif 'each' in row:
+            yield from _expand_row(row, raw['choices'], where)
         else:
-            for combination in _combinations(raw['choices'], row['each'], where):
-                names = {
-                    k: _fill(row[k], combination, 'name') for k in ('systems', 'wired') if k in row
-                }
-                yield {**_fill(row, combination, 'label'), **names}
+            yield row
 
 # %% ../../nbs/351_recipes.ipynb #d3600533
+def _read_columns(written: dict, where: str) -> list[Column]:
+    return [Column(**_checked(Column, c, f'column of {where}')) for c in written.get('columns', [])]
+
+
+def _read_keys(written: dict, paper: str, systems: dict) -> list[RunKey]:
+    "Return the records that an artefact names; raise ValueError for an unknown system."
+    keys = [RunKey.parse(r, paper) for r in written.get('records', [])]
+    for key in keys:
+        choose(key.system, systems, f'system of {paper}')
+    return keys
+
+
 def _read_artefact(id: str, written: dict, paper: str, systems: dict, raw: dict) -> ArtefactSpec:
     "Return one artefact of a recipe."
     where = f'artefact {id} of {paper}'
     _checked(ArtefactSpec, written, where, ['bases', 'corpus'])
     bases = {**raw.get('bases', {}), **written.get('bases', {})}
     place = {'corpus': written.get('corpus', ''), 'bases': bases}
-    rows = list(_expand_rows(written.get('rows', []), raw, where))
-    records = [RunKey.parse(r, paper) for r in written.get('records', [])]
-    for key in records:
-        choose(key.system, systems, f'system of {paper}')
-    columns = [
-        Column(**_checked(Column, c, f'column of {where}')) for c in written.get('columns', [])
-    ]
+    rows = _expand_rows(written.get('rows', []), raw, where)
     return ArtefactSpec(
         written.get('rows_are', ''),
         written.get('caption', ''),
-        columns,
-        [_read_row(r, paper, systems, place) for r in rows],
-        records,
+        _read_columns(written, where),
+        [_read_row(row, paper, systems, place) for row in rows],
+        _read_keys(written, paper, systems),
     )
 
 
 _TOP = ('title', 'seeds', 'demo', 'bases', 'choices', 'rows', 'systems', 'grid', 'artefacts')
 
 
+def _parse(path: Path) -> Recipe:
+    raw = tomllib.loads(path.read_text(encoding='utf-8'))
+    for k in raw:
+        choose(k, _TOP, 'key of a recipe')
+    recipe = Recipe(path.stem, raw.get('title', path.stem), raw.get('seeds', System.seeds))
+    recipe.demo = raw.get('demo', {})
+    recipe.systems = _read_systems(path.stem, raw)
+    for id, written in raw.get('artefacts', {}).items():
+        recipe.artefacts[id] = _read_artefact(id, written, path.stem, recipe.systems, raw)
+    return recipe
+
+
 def read_recipe(
     path,  # a TOML file; its name is the paper's
 ) -> Recipe:
     "Read a recipe; raise ValueError, naming file and key, for a key or name that is unknown."
-    path = Path(path)
     try:
-        raw = tomllib.loads(path.read_text(encoding='utf-8'))
-        for k in raw:
-            choose(k, _TOP, 'key of a recipe')
-        systems = _read_systems(path.stem, raw)
-        artefacts = {
-            id: _read_artefact(id, spec, path.stem, systems, raw)
-            for id, spec in raw.get('artefacts', {}).items()
-        }
+        return _parse(Path(path))
     except (ValueError, KeyError, TypeError) as e:
         raise ValueError(f'{path}: {e}') from e
-    title, seeds = raw.get('title', path.stem), raw.get('seeds', System.seeds)
-    return Recipe(path.stem, title, seeds, raw.get('demo', {}), systems, artefacts)
 
 # %% ../../nbs/351_recipes.ipynb #c7eb1cef
 _ADDED: dict[str, Path] = {}
@@ -389,18 +417,22 @@ def pretraining_system(system: System) -> System:
     )
 
 
-def settings_of(system: System, variant: str) -> dict:
-    "Return everything that decides a system's result on a corpus, as its record stores it."
+def _hyperparameters(system: System, variant: str) -> dict:
+    "Return a variant's hyperparameters, complete, as they are stored."
     written = dict(system.variants[choose(variant, system.variants, f'variant of {system.id}')])
     if written.pop('grid', '') == 'common':
         written = {**COMMON_GRID, **written}
+    return complete(written) if system.kind == 'model' else written
+
+
+def settings_of(system: System, variant: str) -> dict:
+    "Return everything that decides a system's result on a corpus, as its record stores it."
     settings = {k: getattr(system, k) for k in RESULT_FIELDS}
     settings |= {k: v for k in ('targets', 'weights', 'decisions') if (v := getattr(system, k))}
     if system.pretrain:
         first = settings_of(pretraining_system(system), variant)
         settings['pretrain'] = {**system.pretrain, 'settings': first}
-    settings['hyperparameters'] = complete(written) if system.kind == 'model' else written
-    return settings
+    return {**settings, 'hyperparameters': _hyperparameters(system, variant)}
 
 # %% ../../nbs/351_recipes.ipynb #29235abe
 def _can_read(system: System, features) -> bool:

@@ -26,6 +26,13 @@ from ..evidence.metrics import pearson_from_moments
 from .keys import RunKey
 
 # %% ../../nbs/352_records.ipynb #6f4188ca
+def _pack_array(x: np.ndarray) -> dict:
+    if x.dtype.kind not in 'biuf':
+        raise ValueError(f'a record holds numbers, not an array of {x.dtype}')
+    data = base64.b64encode(zlib.compress(np.ascontiguousarray(x).tobytes(), 9))
+    return {'array': x.dtype.str, 'shape': list(x.shape), 'zlib': data.decode()}
+
+
 def pack(
     x,  # an array, or anything that JSON holds
 ):
@@ -36,16 +43,7 @@ def pack(
         return {k: pack(v) for k, v in x.items()}
     if isinstance(x, (list, tuple)):
         return [pack(v) for v in x]
-    if not isinstance(x, np.ndarray):
-        return x
-    if x.dtype.kind not in 'biuf':
-        raise ValueError(f'a record holds numbers, not an array of {x.dtype}')
-    data = zlib.compress(np.ascontiguousarray(x).tobytes(), 9)
-    return {
-        'array': x.dtype.str,
-        'shape': list(x.shape),
-        'zlib': base64.b64encode(data).decode(),
-    }
+    return _pack_array(x) if isinstance(x, np.ndarray) else x
 
 # %% ../../nbs/352_records.ipynb #c56d7e21
 def unpack(
@@ -110,17 +108,18 @@ class Fold:
         out = copy.copy(self)
         for k in ('seeds', 'environments', 'seconds', 'selected', 'dev', 'test'):
             setattr(out, k, getattr(self, k) + [getattr(new, k)[i] for i in fresh])
-
-        def join(old, more):
-            return {k: np.concatenate([v, more[k][fresh]]) for k, v in old.items() if k in more}
-
-        out.curves = join(self.curves, new.curves)
-        out.confusions = join(self.confusions, new.confusions)
         by_seed = {k: v for k, v in self.probes.items() if k.endswith('_by_seed')}
-        out.probes = {**self.probes, **join(by_seed, new.probes)}
+        out.curves = _join(self.curves, new.curves, fresh)
+        out.confusions = _join(self.confusions, new.confusions, fresh)
+        out.probes = {**self.probes, **_join(by_seed, new.probes, fresh)}
         if self.predictions is not None:
             out.predictions = np.concatenate([self.predictions, new.predictions[fresh]])
         return out
+
+
+def _join(old: dict, more: dict, fresh: list) -> dict:
+    "Append the lines of fresh seeds to the arrays of each name that both have."
+    return {k: np.concatenate([v, more[k][fresh]]) for k, v in old.items() if k in more}
 
 # %% ../../nbs/352_records.ipynb #137d8337
 def _of_paper_split(name: str):
@@ -201,49 +200,46 @@ class Record:
 _PROBE_LIMIT = 200_000  # bytes of one probe
 
 
+def _check_probes(record: Record):
+    "Raise ValueError for a probe over 200 kB."
+    for fold in record.folds.values():
+        for name, probe in fold.probes.items():
+            if probe.nbytes > _PROBE_LIMIT:
+                raise ValueError(
+                    f'probe {name!r} of {record.key} takes {probe.nbytes} bytes, more than {_PROBE_LIMIT}: '
+                    'keep only what the figure reads'
+                )
+
+
 def save_record(
     record: Record,
     home=None,  # folder that holds `records/`; the project's `results/` if None
 ) -> Path:
     "Write a record whole, with its checksum; raise ValueError for a probe over 200 kB."
-    for k, v in [item for fold in record.folds.values() for item in fold.probes.items()]:
-        if v.nbytes > _PROBE_LIMIT:
-            raise ValueError(
-                f'probe {k!r} of {record.key} takes {v.nbytes} bytes, more than {_PROBE_LIMIT}: '
-                'keep only what the figure reads'
-            )
+    _check_probes(record)
     data = {f.name: getattr(record, f.name) for f in fields(record)}
-    data['key'] = str(record.key)
-    data['folds'] = {k: vars(fold) for k, fold in record.folds.items()}
-    data = pack(data)
-    data['checksum'] = digest(data)
-    return write_atomic(record.key.path(home), _as_lines(data))
+    folds = {name: vars(fold) for name, fold in record.folds.items()}
+    data = pack({**data, 'key': str(record.key), 'folds': folds})
+    return write_atomic(record.key.path(home), _as_lines({**data, 'checksum': digest(data)}))
+
+
+def _line(name: str, value) -> str:
+    return f'{json.dumps(name)}: {json.dumps(value, sort_keys=True)}'
 
 
 def _as_lines(data: dict) -> str:
     "Write JSON with one field a line, and one field of a fold a line."
-    folds = [
-        f'  {json.dumps(name)}: {{\n'
-        + ',\n'.join(
-            f'   {json.dumps(k)}: {json.dumps(v, sort_keys=True)}' for k, v in fold.items()
-        )
-        + '\n  }'
-        for name, fold in data['folds'].items()
-    ]
-    lines = [
-        f' {json.dumps(k)}: {json.dumps(v, sort_keys=True)}'
-        for k, v in data.items()
-        if k != 'folds'
-    ]
+    folds = []
+    for name, fold in data['folds'].items():
+        fields = ',\n'.join(f'   {_line(k, v)}' for k, v in fold.items())
+        folds.append(f'  {json.dumps(name)}: {{\n{fields}\n  }}')
+    lines = [f' {_line(k, v)}' for k, v in data.items() if k != 'folds']
     lines.insert(-1, ' "folds": {\n' + ',\n'.join(folds) + '\n }')
     return '{\n' + ',\n'.join(lines) + '\n}\n'
 
 # %% ../../nbs/352_records.ipynb #dca1e7a9
-def load_record(
-    path,  # a record's file
-) -> Record:
-    "Read and check a record; raise ValueError if it was cut short or edited."
-    path = Path(path)
+def _read_checked(path: Path) -> dict:
+    "Read a record's JSON; raise ValueError if it was cut short or edited."
     remedy = 'delete it and rerun its system'
     try:
         data = json.loads(path.read_text(encoding='utf-8'))
@@ -253,6 +249,14 @@ def load_record(
         raise ValueError(f'{path} is not a record; {remedy}')
     if data.pop('checksum', None) != digest(data):
         raise ValueError(f'{path} does not match its checksum: records are never edited; {remedy}')
+    return data
+
+
+def load_record(
+    path,  # a record's file
+) -> Record:
+    "Read and check a record; raise ValueError if it was cut short or edited."
+    data = _read_checked(Path(path))
     folds = {k: Fold(**unpack(fold)) for k, fold in data.pop('folds').items()}
     key = RunKey.parse(data.pop('key'))
     return Record(key, **unpack(data), folds=folds)

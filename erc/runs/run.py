@@ -85,16 +85,23 @@ class Point:
         return float(np.nanmax(self.fit.dev, 1, initial=-1).mean())
 
 # %% ../../nbs/355_run.ipynb #bcbdbc15
+def _watch(job: Job, epochs: int, test: list) -> _Watch | None:
+    if not job.system.watch:
+        return None
+    return _Watch(job.seeds, epochs, scorer(job.corpus, 'test', job.system.metric), test)
+
+
+def _class_weights(job: Job, how):
+    labels = job.corpus.table.label.to_numpy()[job.corpus.rows('train')]
+    return class_weights(how, labels, job.corpus.classes)
+
+
 def train_point(job: Job, hyperparameters: dict) -> Point:
     "Train all seeds of a job with one set of hyperparameters."
     system, corpus = job.system, job.corpus
     train, dev, test = split_batches(system, corpus, hyperparameters)
-    labels = corpus.table.label.to_numpy()[corpus.rows('train')]
     test = [b.to(job.device, getattr(torch, hyperparameters['dtype'])) for b in test]
-    watch = None
-    if system.watch:
-        score = scorer(corpus, 'test', system.metric)
-        watch = _Watch(job.seeds, hyperparameters['epochs'], score, test)
+    watch = _watch(job, hyperparameters['epochs'], test)
     trained = fit(
         model_maker(system, corpus),
         train,
@@ -103,7 +110,7 @@ def train_point(job: Job, hyperparameters: dict) -> Point:
         seeds=list(job.seeds),
         settings=hyperparameters,
         target=system.target,
-        weight=class_weights(hyperparameters['class_weights'], labels, corpus.classes),
+        weight=_class_weights(job, hyperparameters['class_weights']),
         begin=job.begin,
         device=job.device,
         vectorise=system.vectorise,
@@ -129,76 +136,88 @@ def search(
     return best, tried, earlier
 
 
+def _parts(module, parts: dict) -> dict:  # name in our model -> tensor
+    "Return the weights of a module's parts under the names that they have in our model."
+    return {
+        f'{ours}.{k}': v.clone()
+        for theirs, ours in parts.items()
+        for k, v in module.get_submodule(theirs).state_dict().items()
+    }
+
+
 def _pretrain(job: Job, hyperparameters: dict) -> tuple[dict, dict]:
     "Train the system that goes before; return its parts, seed -> {name: tensor}, and the chosen point."
     first = pretraining_system(job.system)
     corpus, _ = prepare(first, job.corpus.name, job.device)
-    before = Job(
-        replace(first, watch=False),
-        corpus,
-        job.seeds,
-        job.checkpoints / 'first',
-        job.device,
-        job.progress,
+    first = replace(first, watch=False)
+    point, *_ = search(
+        replace(job, system=first, corpus=corpus, checkpoints=job.checkpoints / 'first'),
+        hyperparameters,
     )
-    point, *_ = search(before, hyperparameters)
-    begin = {}
-    for seed, module in zip(point.fit.seeds, point.fit.modules()):
-        begin[seed] = {
-            f'{ours}.{k}': v.clone()
-            for theirs, ours in job.system.pretrain['parts'].items()
-            for k, v in module.get_submodule(theirs).state_dict().items()
-        }
+    parts, modules = job.system.pretrain['parts'], point.fit.modules()
+    begin = {seed: _parts(m, parts) for seed, m in zip(point.fit.seeds, modules)}
     return begin, point.hyperparameters
 
 # %% ../../nbs/355_run.ipynb #50a32fb2
+def _broken_seeds(fit: Fit) -> list:
+    return [seed for seed, dev in zip(fit.seeds, fit.dev) if not np.isfinite(dev).any()]
+
+
 def _without_broken(job: Job, point: Point) -> Point:
     "Leave out seeds that never had a finite loss; raise ValueError if all are broken."
-    broken = [k for k, dev in zip(point.fit.seeds, point.fit.dev) if not np.isfinite(dev).any()]
+    broken = _broken_seeds(point.fit)
     if not broken:
         return point
-    what = (
-        f'{job.system.id}: seeds {", ".join(map(str, broken))} never had a finite loss '
-        f'with hyperparameters {point.hyperparameters}'
-    )
+    names = ', '.join(map(str, broken))
+    what = f'{job.system.id}: seeds {names} never had a finite loss with {point.hyperparameters}'
     if len(broken) == len(point.fit.seeds):
         raise ValueError(what)
     warnings.warn(f'{what}: the record leaves them out', stacklevel=2)
-    curves = point.curves
-    if curves is not None:
-        curves = curves[[k not in broken for k in job.seeds]]
+    sound = [seed not in broken for seed in job.seeds]
+    curves = None if point.curves is None else point.curves[sound]
     return replace(point, fit=point.fit.without(broken), curves=curves)
+
+
+def _curves(point: Point) -> dict:
+    "Return curves by epoch, float32, with NaN after a seed stopped."
+    curves = {'dev': point.fit.dev, 'loss': point.fit.losses}
+    if point.curves is not None:
+        curves['test'] = point.curves
+    stopped = np.isnan(point.fit.dev)
+    return {k: np.where(stopped, np.nan, v).astype(np.float32) for k, v in curves.items()}
 
 
 def _trained_fold(job: Job, point: Point) -> tuple[Fold, dict]:
     "Return the fold of a trained point, and what it decided besides its logits."
-    system, trained = job.system, point.fit
+    trained = point.fit
 
-    def until_stopped(x):  # nothing after a seed stopped
-        return np.where(np.isnan(trained.dev), np.nan, x).astype(np.float32)
+    def call(name):  # a hook of the system on the trained seeds
+        return resolve(name)(trained, job.corpus, point.test) if name else {}
 
-    curves = {'dev': until_stopped(trained.dev), 'loss': until_stopped(trained.losses)}
-    if point.curves is not None:
-        curves['test'] = until_stopped(point.curves)
     fold = Fold(
         seeds=trained.seeds,
         selected=trained.selected.tolist(),
         dev=np.nanmax(trained.dev, 1).tolist(),
-        curves=curves,
+        curves=_curves(point),
         predictions=trained.predict(point.test),
-        probes=resolve(system.probe)(trained, job.corpus, point.test) if system.probe else {},
+        probes=call(job.system.probe),
     )
-    decided = resolve(system.decisions)(trained, job.corpus, point.test) if system.decisions else {}
-    return fold, decided
+    return fold, call(job.system.decisions)
 
 # %% ../../nbs/355_run.ipynb #1d0a1caf
-def _score(fold: Fold, system: System, corpus: Corpus, decided: dict):
-    "Fill a fold's test scores and confusions from its predictions and decisions."
+def _confusions(fold: Fold, system: System, corpus: Corpus, decided: dict) -> dict:
+    "Return counts of the predictions, by slice, and of the further decisions."
     slices = resolve(system.slices)(corpus) if system.slices else {}
-    fold.confusions = count_confusions(corpus, fold.predictions, slices)
+    counts = count_confusions(corpus, fold.predictions, slices)
     dialogues = corpus.table.dialogue.iloc[corpus.rows('test')].factorize()[0]
     for name, (truth, decision) in decided.items():
-        fold.confusions[name] = confusion(truth, decision, 2, dialogues).astype(np.int16)
+        counts[name] = confusion(truth, decision, 2, dialogues).astype(np.int16)
+    return counts
+
+
+def _score(fold: Fold, system: System, corpus: Corpus, decided: dict):
+    "Fill a fold's test scores and confusions from its predictions and decisions."
+    fold.confusions = _confusions(fold, system, corpus, decided)
     score = score_of(system.metric, corpus.classes)
     fold.test = [float(score(counts.sum(0))) for counts in fold.confusions['all']]
     fold.predictions = fold.predictions.astype(
@@ -206,14 +225,19 @@ def _score(fold: Fold, system: System, corpus: Corpus, decided: dict):
     )
 
 # %% ../../nbs/355_run.ipynb #b7f0c08d
+def _begin(job: Job, settings: dict, old: Record | None) -> dict:
+    "Train what goes before a system, if anything; return the facts about it."
+    if not job.system.pretrain:
+        return {}
+    hyperparameters = settings['pretrain']['settings']['hyperparameters']
+    job.begin, chosen = _pretrain(job, old.facts['pretrained'] if old else hyperparameters)
+    return {'pretrained': chosen}
+
+
 def _run_model(job: Job, settings: dict, old: Record | None) -> Fold:
     "Train a system's seeds; further seeds of a record use the hyperparameters that were chosen for it."
-    hyperparameters = old.facts['chosen'] if old else settings['hyperparameters']
-    facts = {}
-    if job.system.pretrain:
-        first = settings['pretrain']['settings']['hyperparameters']
-        job.begin, facts['pretrained'] = _pretrain(job, old.facts['pretrained'] if old else first)
-    point, tried, earlier = search(job, hyperparameters)
+    facts = _begin(job, settings, old)
+    point, tried, earlier = search(job, old.facts['chosen'] if old else settings['hyperparameters'])
     fold, decided = _trained_fold(job, _without_broken(job, point))
     fold.facts = {'chosen': point.hyperparameters, 'tried': tried, **facts}
     fold.seconds = [earlier / len(fold.seeds)] * len(fold.seeds)
@@ -221,27 +245,29 @@ def _run_model(job: Job, settings: dict, old: Record | None) -> Fold:
     return fold
 
 
-def _run_baseline(job: Job, settings: dict, old: Record | None) -> Fold:
-    "Fit a baseline with each point of its grid and keep the best on dev."
-    system, corpus = job.system, job.corpus
-    choices = grid(settings['hyperparameters'])
-    score, function = scorer(corpus, 'dev', system.metric), resolve(system.model)
-    if len(choices) > 1 and any(
-        'dev' in (c.get('train_on') or system.args.get('train_on', ())) for c in choices
-    ):
+def _check_selection(system: System, choices: list):
+    "Raise ValueError for a baseline that trains on dev and chooses its hyperparameters there."
+    trains_on = [choice.get('train_on', system.args.get('train_on', ())) for choice in choices]
+    if len(choices) > 1 and any('dev' in splits for splits in trains_on):
         raise ValueError(
             f'{system.id} trains on dev and chooses its hyperparameters there: '
             'give it one choice, or train on train alone'
         )
-    fitted = []
-    for choice in choices:
-        predictions = function(corpus, **system.args, **choice)
-        fitted.append((float(score([predictions[corpus.rows('dev')]])[0]), choice, predictions))
-    dev, chosen, predictions = max(fitted, key=lambda x: x[0])
-    tried = [{'dev': d, **varied(settings['hyperparameters'], c)} for d, c, _ in fitted]
-    fold = Fold([0], selected=[0], dev=[dev], facts={'chosen': chosen, 'tried': tried})
-    fold.predictions = predictions[corpus.rows('test')][None]
-    fold.seconds = [0.0]
+
+
+def _run_baseline(job: Job, settings: dict, old: Record | None) -> Fold:
+    "Fit a baseline with each point of its grid and keep the best on dev."
+    system, corpus = job.system, job.corpus
+    choices = grid(settings['hyperparameters'])
+    _check_selection(system, choices)
+    score, function = scorer(corpus, 'dev', system.metric), resolve(system.model)
+    fitted = [function(corpus, **system.args, **choice) for choice in choices]
+    dev = [float(score([predictions[corpus.rows('dev')]])[0]) for predictions in fitted]
+    best = int(np.argmax(dev))
+    tried = [{'dev': d, **varied(settings['hyperparameters'], c)} for d, c in zip(dev, choices)]
+    fold = Fold([0], seconds=[0.0], selected=[0], dev=[dev[best]])
+    fold.facts = {'chosen': choices[best], 'tried': tried}
+    fold.predictions = fitted[best][corpus.rows('test')][None]
     _score(fold, system, corpus, {})
     return fold
 
@@ -313,6 +339,27 @@ def _missing_seeds(system: System, old: Record | None, seeds) -> list:
     return [k for k in wanted if not old or k not in old.seeds]
 
 
+def _settings(system: System, variant: str, demo) -> dict:
+    settings = settings_of(system, variant)
+    return _shrink(settings, demo) if demo and system.kind == 'model' else settings
+
+
+def _old_record(new: Record, home) -> Record | None:
+    "Return the record that is there if its seeds may stand beside new ones."
+    old = find_record(new.key, home)
+    return old if old and not new.same_experiment(old) else None
+
+
+def _run_job(job: Job, settings: dict, old: Record | None, home) -> Fold:
+    "Run what is missing of a system and say what an encoder's limit cost."
+    home = {'home': home} if job.system.kind == 'facts' else {}
+    fold = _RUNNERS[job.system.kind](job, settings, old, **home)
+    lost = job.corpus.provenance.get('cut', {})
+    if any(lost.values()):
+        fold.facts = {**fold.facts, 'cut': lost}  # tokens
+    return fold
+
+
 def run_system(
     system: System,
     key,  # of the run: its variant and corpus
@@ -326,32 +373,18 @@ def run_system(
     "Run a system and write its record; an interrupted run goes on where it was."
     start, key = time.time(), RunKey.parse(key)
     corpus, data = prepare(system, key.corpus, device)
-    settings = settings_of(system, key.variant)
-    if demo and system.kind == 'model':
-        settings = _shrink(settings, demo)
+    settings = _settings(system, key.variant, demo)
     new = _new_record(system, key, settings, corpus, data)
-    old = find_record(key, home)
-    if old and new.same_experiment(old):
-        old = None  # of another experiment: it is replaced
+    old = _old_record(new, home)
     missing = _missing_seeds(system, old, seeds)
     if old and not missing:
         return old
     folder = _checkpoint_folder(new, home)
-    job = Job(system, corpus, missing, folder, device, progress)
-    fold = _RUNNERS[system.kind](
-        job, settings, old, **({'home': home} if system.kind == 'facts' else {})
-    )
-    if any(lost := corpus.provenance.get('cut', {})) and any(lost.values()):
-        fold.facts = {**fold.facts, 'cut': lost}  # tokens beyond an encoder's limit
+    fold = _run_job(Job(system, corpus, missing, folder, device, progress), settings, old, home)
     if old and system.kind == 'facts' and old.facts == fold.facts:
         return old
-    new.folds = {
-        'paper': _timed_fold(
-            fold,
-            time.time() - start,
-            environment(device, settings['hyperparameters'].get('dtype', 'float64')),
-        )
-    }
+    where = environment(device, settings['hyperparameters'].get('dtype', 'float64'))
+    new.folds = {'paper': _timed_fold(fold, time.time() - start, where)}
     new = add_to_record(new, home)
     shutil.rmtree(folder, ignore_errors=True)
     return new

@@ -32,6 +32,18 @@ def _differs_from_recipe(record: Record) -> str:
     return f'settings changed: {", ".join(changed)}' if want != have else ''
 
 
+def _differing_fingerprints(records, progress: bool) -> list[RunKey]:
+    "Return the keys of records whose models compute something else now."
+    systems = {r.key.system_id: find_system(r.key.system_id) for r in records}
+    now = fingerprints(systems.values(), progress)
+
+    def same(record):
+        a, b = record.fingerprint, now[record.key.system_id]
+        return len(a) == len(b) and np.allclose(a, b, rtol=1e-7)
+
+    return [record.key for record in records if not same(record)]
+
+
 def stale_records(
     records,  # any records
     progress=True,  # show a bar where fingerprints have to be taken
@@ -39,12 +51,8 @@ def stale_records(
     "Return the records that no longer hold by recipe or mathematics, with the reason."
     reasons = {r.key: _differs_from_recipe(r) for r in records}
     fresh = [r for r in records if not reasons[r.key]]
-    systems = {r.key.system_id: find_system(r.key.system_id) for r in fresh}
-    now = fingerprints(systems.values(), progress)
-    for record in fresh:
-        a, b = record.fingerprint, now[record.key.system_id]
-        if len(a) != len(b) or not np.allclose(a, b, rtol=1e-7):
-            reasons[record.key] = 'the model computes something else'
+    for key in _differing_fingerprints(fresh, progress):
+        reasons[key] = 'the model computes something else'
     return {key: why for key, why in reasons.items() if why}
 
 # %% ../../nbs/356_stale.ipynb #c732fb03
@@ -81,6 +89,17 @@ def stale(
     return why or None
 
 # %% ../../nbs/356_stale.ipynb #4fad7a55
+def _why_missing(record: Record | None, seeds: int | None) -> str:
+    "Return why a run is wanted that is not stale, or ''."
+    if record is None:
+        return 'absent'
+    system = find_system(record.key.system_id)
+    want = seeds or system.seeds
+    if system.kind == 'model' and len(record.seeds) < want:
+        return _data_changed(system, record) or f'{len(record.seeds)} of {want} seeds'
+    return _data_changed(system, record)
+
+
 def missing_runs(
     paper='',  # all papers if empty
     *,
@@ -91,16 +110,8 @@ def missing_runs(
 ) -> pd.DataFrame:  # indexed by key, column `why`
     "Return what has no record, a stale one, or one with too few seeds."
     keys = wanted_runs(paper, corpora, notebook)
-    records = {key: r for key in keys if (r := find_record(key, home))}
-    reasons = stale_records(records.values())
-    for key in keys:
-        system = find_system(key.system_id)
-        want = seeds or system.seeds
-        if key not in records:
-            reasons[key] = 'absent'
-        elif key not in reasons and (why := _data_changed(system, records[key])):
-            reasons[key] = why
-        elif key not in reasons and system.kind == 'model' and len(records[key].seeds) < want:
-            reasons[key] = f'{len(records[key].seeds)} of {want} seeds'
-    ordered = [(str(key), reasons[key]) for key in keys if key in reasons]
-    return pd.DataFrame(ordered, columns=['key', 'why']).set_index('key')
+    records = {key: find_record(key, home) for key in keys}
+    stale = stale_records([r for r in records.values() if r])
+    reasons = {key: stale.get(key) or _why_missing(records[key], seeds) for key in keys}
+    rows = [(str(key), why) for key, why in reasons.items() if why]
+    return pd.DataFrame(rows, columns=['key', 'why']).set_index('key')

@@ -1,0 +1,167 @@
+"Recipes: misspelt keys are refused, grids are products, and every system can be built."
+
+import re
+
+import pytest
+
+from erc.core import package_file, resolve
+from erc.report.artefacts import artefacts
+from erc.runs import recipes
+from erc.runs.keys import RunKey
+from erc.runs.recipes import (
+    COMMON_GRID,
+    add_recipe,
+    find_system,
+    load_recipe,
+    papers,
+    read_recipe,
+    settings_of,
+    wanted_runs,
+)
+from erc.training.search import grid
+
+NET = 'label="a"\nnotebook="x"\nmodel="m:n"\n'
+
+
+@pytest.mark.parametrize('paper', papers())
+def test_every_system_can_be_built(paper):
+    recipe = load_recipe(paper)
+    rows = [row for spec in recipe.artefacts.values() for row in spec.rows]
+    waiting = {e.key.system for row in rows for e in row.wired}
+    waiting |= {e.key.system for row in rows if row.needs for e in row.entries}
+    for system in recipe.systems.values():
+        for name in (system.model, system.data, system.slices, system.probe, system.decisions):
+            assert not name or callable(resolve(name)), (system.id, name)
+        assert system.variants and (system.corpora or system.name in waiting), system.id
+        for variant in system.variants:
+            assert grid(settings_of(system, variant)['hyperparameters'])
+
+
+@pytest.mark.parametrize('paper', papers())
+def test_every_artefact_is_one_that_the_papers_owe(paper):
+    owed = artefacts()
+    assert set(load_recipe(paper).artefacts) <= set(owed[owed.paper == paper].id)
+
+
+def test_the_common_grid_is_common():
+    for system in load_recipe('shapes').systems.values():
+        if system.kind == 'model' and system.vectorise:
+            tuned = settings_of(system, 'tuned')['hyperparameters']
+            assert {k: tuned[k] for k in COMMON_GRID} == COMMON_GRID, system.id
+
+
+def test_recipes_stay_short():
+    lines = sum(len(p.read_text().splitlines()) for p in package_file('recipes').glob('*.toml'))
+    assert lines < 2500
+
+
+def write(folder, text, name='toy'):
+    path = folder / f'{name}.toml'
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    'text,message',
+    [
+        (f'[systems.a]\n{NET}corpra=["demo"]', "'corpra'; did you mean 'corpora'"),
+        ('[systems.a]\nlike="b"', "unknown system that a is like 'b'"),
+        (f'[systems.a]\n{NET}kind="modle"', "did you mean 'model'"),
+        ('titel = "x"', "did you mean 'title'"),
+        (f'[systems.a]\n{NET}variants={{x={{}}}}\n[artefacts.t]\nrows=[{{row="r",systems=["b@demo"]}}]', "unknown system of toy 'b'"),
+        (f'[systems.a]\n{NET}variants={{x={{}}}}\n[artefacts.t]\nrows=[{{row="r",systems=["a:y@demo"]}}]', "unknown variant of toy/a 'y'"),
+        ('[artefacts.t]\nrows=["floors"]', "unknown row of artefact t of toy 'floors'"),
+        ('[artefacts.t]\nrows=[{row="r",lable="x"}]', "did you mean 'label'"),
+        ('[artefacts.t]\ncolumns=[{name="r",metrics="x"}]', "did you mean 'metric'"),
+        ('[choices.f.x]\n[grid.g]\nname="{f}"\nlabel="{f}"\nf=["y"]', "unknown choice of f in grid g of toy 'y'"),
+    ],
+)  # fmt: skip
+def test_a_misspelt_recipe_is_refused(tmp_path, text, message):
+    path = write(tmp_path, text)
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        read_recipe(path)
+    assert str(path) in str(error.value)
+
+
+GRID = """
+[choices.fusion]
+add = {label = "sum", args = {fusion = "add"}}
+cross = {args = {fusion = "cross", heads = 2}, toy = 16}
+[choices.loss]
+ce = {name = ""}
+spcl = {name = "_spcl", args = {loss = "spcl"}}
+[systems.base]
+label = "base"
+notebook = "x"
+model = "m:n"
+args = {deep = true}
+variants = {tuned = {lr = [0.1, 0.01]}}
+[grid.all]
+like = "base"
+name = "{fusion}{loss}"
+label = "{fusion}, {loss}"
+fusion = ["add", "cross"]
+loss = ["ce", "spcl"]
+[artefacts.table1]
+corpus = "demo"
+rows = [{row = "{fusion}", each = {fusion = ["add", "cross"]}, systems = ["{fusion}", "{fusion}_spcl"]}]
+"""
+
+
+def test_a_grid_is_a_product(tmp_path):
+    recipe = read_recipe(write(tmp_path, GRID))
+    assert list(recipe.systems) == ['base', 'add', 'add_spcl', 'cross', 'cross_spcl']
+    both = recipe.systems['cross_spcl']
+    assert (both.label, both.toy) == ('cross, spcl', 16)
+    assert both.args == {'fusion': 'cross', 'heads': 2, 'loss': 'spcl'}
+    assert both.variants == recipe.systems['base'].variants
+    rows = recipe.artefact('table1').rows
+    assert [r.row for r in rows] == ['sum', 'cross']
+    assert [str(e.key) for e in rows[1].entries] == [
+        'toy/cross:tuned@demo',
+        'toy/cross_spcl:tuned@demo',
+    ]
+
+
+def test_like_overlays_hyperparameters():
+    a, b = find_system('shapes/shift_paper'), find_system('shapes/shift_released')
+    assert b.variants['paper'] == {**a.variants['paper'], 'class_weights': 'inverse'}
+    assert b.args == {'reading': 'released'} and b.encode == a.encode
+
+
+def test_unknown_names_are_answered_with_the_nearest():
+    with pytest.raises(ValueError, match="did you mean 'shift_paper'"):
+        find_system('shapes/shift_papr')
+    with pytest.raises(ValueError, match="did you mean 'shapes'"):
+        load_recipe('shape')
+    with pytest.raises(ValueError, match="unknown variant of shapes/shift_paper 'best'"):
+        settings_of(find_system('shapes/shift_paper'), 'best')
+    with pytest.raises(ValueError, match="did you mean 'table4'"):
+        load_recipe('shapes').artefact('tabel4')
+
+
+def test_recipes_of_the_user_are_found(tmp_path, monkeypatch):
+    write(tmp_path, GRID, 'mine')
+    monkeypatch.setenv('ERC_RECIPES', str(tmp_path))
+    assert 'mine' in papers() and find_system('mine/cross').args['heads'] == 2
+    monkeypatch.setattr(recipes, '_ADDED', {})
+    monkeypatch.delenv('ERC_RECIPES')
+    assert 'mine' not in papers() and add_recipe(tmp_path / 'mine.toml') == 'mine'
+    assert find_system('mine/add')
+    with pytest.raises(ValueError, match='no recipe file'):
+        add_recipe(tmp_path / 'yours.toml')
+
+
+def test_a_user_cannot_take_the_name_of_a_paper(tmp_path, monkeypatch):
+    write(tmp_path, GRID, 'shapes')
+    monkeypatch.setenv('ERC_RECIPES', str(tmp_path))
+    with pytest.raises(ValueError, match='have one name'):
+        papers()
+
+
+def test_wanted_runs_are_keys_of_the_recipes():
+    keys = wanted_runs('shapes')
+    assert len(keys) == len(set(keys)) > 100
+    assert all(k.variant in find_system(k.system_id).variants for k in keys)
+    assert wanted_runs('shapes', ['mosi']) == [k for k in keys if k.corpus == 'mosi']
+    assert RunKey.parse('shapes/gruarc:tuned@iemocap6') in keys

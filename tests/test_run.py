@@ -1,0 +1,278 @@
+"From recipe to record: what is run, what is kept, and that nothing which selects sees a test label."
+
+import dataclasses
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import erc.runs.run as R
+from erc.core import root
+from erc.data.registry import load_corpus
+from erc.runs.prepare import check_device, class_weights, prepare, scorer
+from erc.runs.recipes import find_system, settings_of
+from erc.runs.records import find_record, save_record
+from erc.runs.run import Job, run_system, train_point
+from erc.training.settings import complete
+
+SMALL = {'epochs': 2, 'batch': 32, 'lr': 3e-3}
+KEY = 'shapes/shift_released:paper@demo'
+
+
+def demo_system(name='shapes/shift_released', **changes):
+    return dataclasses.replace(find_system(name), encoder='hashing', **changes)
+
+
+def run(home, seeds=(0, 1), system=None, key=KEY, demo=SMALL):
+    return run_system(
+        system or demo_system(), key, seeds=list(seeds), home=home, demo=demo, progress=False
+    )
+
+
+@pytest.fixture(scope='module')
+def done(tmp_path_factory):
+    home = tmp_path_factory.mktemp('home')
+    return run(home), home
+
+
+# ---- preparing
+
+
+def test_class_weights():
+    labels = np.array([0, 0, 0, 1, -1])
+    assert np.allclose(class_weights('inverse', labels, 'ab'), [4 / 3, 4])
+    assert np.allclose(class_weights('swapped', labels, 'ab'), [4, 4 / 3])
+    assert class_weights('none', labels, 'ab') is None
+    assert list(class_weights([1, 2], labels, 'ab')) == [1, 2]
+    with pytest.raises(ValueError, match="class 'c' has no training row"):
+        class_weights('inverse', labels, 'abc')
+    with pytest.raises(ValueError, match="did you mean 'inverse'"):
+        class_weights('invers', labels, 'ab')
+
+
+def test_a_metric_must_fit_the_labels():
+    demo = load_corpus('demo')
+    with pytest.raises(ValueError, match='whose labels are classes'):
+        scorer(demo, 'dev', 'pearson_r')
+    with pytest.raises(ValueError, match="select on 'pearson_r'"):
+        scorer(demo.replace(task='regression'), 'dev', 'mse')
+
+
+def test_an_unavailable_device_is_refused_before_anything_is_loaded(monkeypatch):
+    monkeypatch.setattr('erc.runs.prepare.resolve', lambda *a: pytest.fail('loaded first'))
+    for device in ('cuda:99', 'abacus'):
+        with pytest.raises(ValueError, match=f"device '{device}' is unavailable .+use 'cpu'"):
+            prepare(find_system('shapes/shift_paper'), 'mosi', device)
+    assert check_device('cpu') == 'cpu'
+
+
+# ---- one system trained before another
+
+
+def test_pretrained_parts_are_those_of_the_first_system(tmp_path, monkeypatch):
+    system, began, fitted = demo_system('shapes/gruarc'), [], R.fit
+
+    def head_weights(module):
+        head = getattr(module, 'head', None)
+        return head.classifier.weight.clone() if hasattr(head, 'classifier') else None
+
+    def watched(*args, begin=None, **options):
+        trained = fitted(*args, begin=begin, **options)
+        began.append((begin, [head_weights(m) for m in trained.modules()]))
+        return trained
+
+    monkeypatch.setattr(R, 'fit', watched)
+    made = run(
+        tmp_path, system=system, key='shapes/gruarc:tuned@demo', demo={**SMALL, 'lr': [1e-3, 1e-2]}
+    )
+    assert [b is None for b, _ in began] == [True, True, False, False], (
+        'two points each, the shift network first'
+    )
+    first = began[[1e-3, 1e-2].index(made.facts['pretrained']['lr'])][1]
+    for seed in (0, 1):
+        assert torch.equal(began[2][0][seed]['shift.classifier.weight'], first[seed])
+    assert made.settings['pretrain']['settings']['hyperparameters']['epochs'] == SMALL['epochs']
+    whole, dialogues = int(made.confusions['all'][0].sum()), made.confusions['all'].shape[1]
+    decided = made.confusions['shift_network'].sum((1, 2, 3)).tolist()
+    assert decided == [whole - dialogues] * 2, 'every turn but the first of each dialogue'
+    assert settings_of(system, 'tuned') != settings_of(
+        dataclasses.replace(system, pretrain={}), 'tuned'
+    )
+
+
+def test_weights_of_a_further_target(tmp_path, monkeypatch):
+    system, made = demo_system('shapes/gruarc_released'), []
+    corpus, _ = prepare(system, 'demo')
+    monkeypatch.setattr(R, 'fit', lambda make, *a, **k: made.append(make()))
+    train_point(Job(system, corpus, [0], tmp_path), complete({}))
+    inertia = corpus.table.inertia[corpus.table.split == 'train']
+    frequencies = [len(inertia) / (inertia == k).sum() for k in (0, 1)]
+    assert np.allclose(made[0].shift_weights, frequencies)
+
+
+# ---- the record
+
+
+def test_a_record_says_what_was_done(done):
+    made, home = done
+    n = int(made.confusions['all'][0].sum())
+    assert made.seeds == [0, 1] and len(made.test) == len(made.environments) == 2
+    assert made.curves['dev'].shape == made.curves['test'].shape == (2, 2)
+    assert made.predictions.shape == (2, n) and made.predictions.dtype == np.int8
+    assert set(made.confusions) == {'all', 'two_utterances'}
+    for i in range(2):
+        assert abs(made.test[i] - made.curves['test'][i, made.selected[i]]) < 1e-6
+    assert [np.nanargmax(c) for c in made.curves['dev']] == made.selected
+    text = made.key.path(home).read_text()
+    assert not any(t in text for t in load_corpus('demo').table.text if len(t) > 12), (
+        'no transcript'
+    )
+
+
+def test_adding_seeds_equals_running_them_all(done, tmp_path):
+    _, home = done
+    more, fresh = run(home, [0, 1, 2]), run(tmp_path, [0, 1, 2])
+    assert more.seeds == [0, 1, 2] and more.selected == fresh.selected
+    assert np.array_equal(more.predictions, fresh.predictions)
+    assert np.array_equal(more.curves['dev'], fresh.curves['dev'])
+
+
+def test_a_record_that_is_there_is_not_run_again(done):
+    made, home = done
+    before = made.key.path(home).read_bytes()
+    run(home)
+    assert made.key.path(home).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    'name,variant', [('baselines/majority', 'fixed'), ('shapes/corpus_counts', 'fixed')]
+)
+def test_baselines_and_facts_that_are_there_stay_as_they_are(tmp_path, name, variant):
+    key = f'{name}:{variant}@demo'
+    made = run_system(find_system(name), key, home=tmp_path)
+    before = made.key.path(tmp_path).read_bytes()
+    run_system(find_system(name), key, home=tmp_path)
+    assert made.key.path(tmp_path).read_bytes() == before
+
+
+def test_other_settings_start_a_new_record(tmp_path):
+    run(tmp_path)
+    assert run(tmp_path, [5], demo={**SMALL, 'lr': 1e-3}).seeds == [5]
+
+
+def test_seeds_of_another_encoder_do_not_join(done, tmp_path):
+    save_record(dataclasses.replace(done[0], encoders={'sentence': {'files': 'another'}}), tmp_path)
+    new = run(tmp_path, [0, 1, 2])
+    assert new.encoders == {} and new.seeds == [0, 1, 2], 'all seeds ran again'
+
+
+def test_seeds_that_another_process_added_meanwhile_are_kept(tmp_path, monkeypatch):
+    first, train = run(tmp_path / 'other', [0]), R._RUNNERS['model']
+
+    def slow(*args, **options):
+        fold = train(*args, **options)
+        save_record(first, tmp_path)
+        return fold
+
+    monkeypatch.setitem(R._RUNNERS, 'model', slow)
+    assert run(tmp_path, [1]).seeds == [0, 1]
+
+
+@pytest.mark.parametrize('cut', [0, 7])
+def test_a_record_says_what_an_encoder_cut(tmp_path, monkeypatch, cut):
+    def cutting(*args):
+        corpus, digest = prepare(*args)
+        return corpus.replace(provenance={**corpus.provenance, 'cut': {'text': cut}}), digest
+
+    monkeypatch.setattr(R, 'prepare', cutting)
+    assert run(tmp_path, [0]).facts.get('cut') == ({'text': 7} if cut else None)
+
+
+# ---- what goes wrong
+
+
+def broken_model(monkeypatch, at_seed=None):
+    "A shift network whose logits are NaN, for one seed or for all."
+    from erc.models.shift import ShiftNet
+
+    class Broken(ShiftNet):
+        def forward(self, batch):
+            out = super().forward(batch)
+            if at_seed is None:
+                bad = float('nan') if len(batch) > 20 else 0.0
+            elif batch.seed is None:
+                return out
+            else:
+                bad = torch.where(batch.seed == at_seed, float('nan'), 0.0)
+            return dataclasses.replace(out, logits=out.logits + bad)
+
+    monkeypatch.setattr('erc.models.shift.Broken', Broken, raising=False)
+    return 'erc.models.shift:Broken'
+
+
+def test_a_run_without_a_finite_loss_writes_nothing(tmp_path, monkeypatch):
+    system = demo_system(model=broken_model(monkeypatch))
+    with (
+        pytest.warns(UserWarning, match='not finite'),
+        pytest.raises(ValueError, match='seeds 0, 1 never had a finite loss'),
+    ):
+        run(tmp_path, system=system)
+    assert not list(tmp_path.rglob('*.json'))
+
+
+@pytest.mark.parametrize('vectorise', [True, False])
+def test_a_seed_without_a_finite_loss_leaves_the_others_their_record(
+    tmp_path, monkeypatch, vectorise
+):
+    system = demo_system(model=broken_model(monkeypatch, 1), vectorise=vectorise, watch=True)
+    with pytest.warns(
+        UserWarning, match='seeds 1 never had a finite loss.*the record leaves them out'
+    ):
+        made = run(tmp_path, [0, 1, 2], system)
+    sound = dataclasses.replace(system, model='erc.models.shift:ShiftNet')
+    whole = run(tmp_path / 'whole', [0, 2], sound)
+    assert made.seeds == [0, 2] and len(find_record(KEY, tmp_path).test) == 2
+    assert np.array_equal(made.predictions, whole.predictions)
+    assert np.array_equal(made.curves['test'], whole.curves['test'])
+
+
+def test_test_labels_change_nothing_but_the_score(tmp_path, monkeypatch):
+    "With shuffled test labels the same epochs are chosen and the same classes predicted."
+    from erc.studies.shapes import load_pairs
+
+    def shuffled(name, **options):
+        corpus = load_pairs(name, **options)
+        table, rows = corpus.table.copy(), corpus.rows('test')
+        table.loc[rows, 'label'] = np.random.default_rng(0).permutation(
+            table.label.to_numpy()[rows]
+        )
+        return corpus.replace(table=table)
+
+    monkeypatch.setattr('erc.models.shift.shuffled', shuffled, raising=False)
+    a = run(tmp_path / 'a')
+    b = run(tmp_path / 'b', system=demo_system(data='erc.models.shift:shuffled'))
+    assert a.selected == b.selected and np.array_equal(a.predictions, b.predictions)
+    assert np.array_equal(a.curves['dev'], b.curves['dev']) and a.test != b.test
+
+
+def test_recorded_needs_no_corpus_and_trains_nothing(tmp_path):
+    "A process without corpora, cache or network draws a table from results/."
+    code = (
+        'from erc.report.section import Section; '
+        f"s = Section('shapes', '400_shift', out={str(tmp_path)!r}); s.run(); print(s.table('table6').state)"
+    )
+    cache = tmp_path / 'cache'
+    where = {'ERC_DATA': str(tmp_path / 'none'), 'ERC_CACHE': str(cache), 'HF_HUB_OFFLINE': '1'}
+    done = subprocess.run(
+        [sys.executable, '-c', code],
+        cwd=root(),
+        env={**os.environ, **where},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / 'tables' / 'shapes_table6.csv').exists()
+    assert not list(cache.rglob('*.safetensors')), 'no checkpoint, no encoded text'
