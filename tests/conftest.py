@@ -1,4 +1,4 @@
-"Where the tests find real corpora and golden numbers; each test that needs one skips, with the reason, where it is missing."
+"Where the tests find real corpora and golden arrays; a test skips, with the reason, without its own."
 
 import os
 from pathlib import Path
@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get('ERC_SHARED', ROOT.parent / 'shared'))
+GOLDEN = (ROOT / 'tests' / 'golden', SHARED / 'golden')
 if not os.environ.get('ERC_DATA') and (SHARED / 'data').is_dir():
     os.environ['ERC_DATA'] = str(SHARED / 'data')
 
@@ -24,14 +25,14 @@ def data():
 
 @pytest.fixture(scope='session')
 def golden():
-    "name -> dict of arrays computed with the authors' own code."
+    "Return a function from a name to a dict of arrays; tests/golden/README.md says their origin."
 
     def load(name):
-        path = SHARED / 'golden' / f'{name}.npz'
-        if not path.exists():
-            pytest.skip(f'golden numbers {name} are not here')
-        with np.load(path, allow_pickle=False) as z:
-            return {k: z[k] for k in z}
+        path = next((p for folder in GOLDEN if (p := folder / f'{name}.npz').exists()), None)
+        if path is None:
+            pytest.skip(f'no golden arrays {name}: set ERC_SHARED to the folder that has golden/')
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
 
     return load
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core import choose, sha256_of
+from ..core import choose, sha256_of, write_atomic
 
 # %% ../../nbs/050_sentence_encoders.ipynb #062dc889
 ENCODERS = {'minilm': 'sentence-transformers/all-MiniLM-L6-v2'}  # short name -> hub id
@@ -120,6 +120,17 @@ def _vocabulary(texts) -> dict:
     tokens = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', *sorted(words)]
     return {token: i for i, token in enumerate(tokens)}
 
+
+def _save_tokenizer(folder, vocabulary: dict, length: int):
+    "Save BERT's tokenizer of a vocabulary; transformers 4 reads the vocabulary from a file."
+    from transformers import BertTokenizer, __version__
+
+    source = {'vocab': vocabulary}
+    if __version__.startswith('4.'):
+        file = write_atomic(Path(folder) / 'vocab.txt', '\n'.join(vocabulary))
+        source = {'vocab_file': str(file)}
+    BertTokenizer(**source, model_max_length=length).save_pretrained(folder)
+
 # %% ../../nbs/050_sentence_encoders.ipynb #80fcd8a3
 def toy_encoder(
     folder,  # where to write it
@@ -131,7 +142,7 @@ def toy_encoder(
     "Write a tiny, randomly initialised BERT in Hugging Face's format."
     with _quiet_import():
         import torch
-        from transformers import BertConfig, BertModel, BertTokenizer
+        from transformers import BertConfig, BertModel
     vocabulary = _vocabulary(texts)
     config = BertConfig(
         vocab_size=len(vocabulary),
@@ -143,7 +154,7 @@ def toy_encoder(
     )
     with quiet_transformers(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        BertTokenizer(vocab=vocabulary, model_max_length=length).save_pretrained(folder)
+        _save_tokenizer(folder, vocabulary, length)
         BertModel(config).save_pretrained(folder)
     return Path(folder)
 
