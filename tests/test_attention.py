@@ -13,11 +13,11 @@ from erc.nn.attention import (
     Attention,
     Encoder,
     EncoderLayer,
+    _from_blocks,
+    _to_blocks,
     attend,
     attend_packed,
     attention_weights,
-    from_blocks,
-    to_blocks,
     within_dialogues,
 )
 
@@ -156,9 +156,9 @@ def test_dropped_weights_leave_the_bias():
 def test_blocks_and_back():
     b = toy()
     x = b.features['x'].requires_grad_()
-    parts = to_blocks(x, b.blocks(2))
+    parts = _to_blocks(x, b.blocks(2))
     assert [tuple(p.shape) for p in parts] == [(2, 9, 8), (2, 5, 8), (2, 2, 8)]
-    assert torch.equal(from_blocks(parts, b.blocks(2), len(b)), x)
+    assert torch.equal(_from_blocks(parts, b.blocks(2), len(b)), x)
     assert float(parts[1][1, 3:].detach().abs().max()) == 0
 
 

@@ -76,9 +76,9 @@ def test_ten_thousand_resamples_of_meld_are_quick():
 
 def test_resampling_equals_a_loop():
     g = np.random.default_rng(1)
-    c, w = g.integers(0, 9, (3, 6, 4, 4)), I.draws(6, 50, g)
+    c, w = g.integers(0, 9, (3, 6, 4, 4)), I._draws(6, 50, g)
     assert (w.sum(1) == 6).all() and np.array_equal(w, np.round(w))
-    got = I.resampled(c, weighted_f1, w, chunk=7)
+    got = I._resampled(c, weighted_f1, w, chunk=7)
     for r in range(50):
         rows = np.repeat(np.arange(6), w[r].astype(int))
         for s in range(3):
@@ -86,7 +86,7 @@ def test_resampling_equals_a_loop():
 
 
 def test_draws_are_uniform():
-    w = I.draws(5, 20_000, np.random.default_rng(2))
+    w = I._draws(5, 20_000, np.random.default_rng(2))
     assert np.allclose(w.mean(0), 1, atol=0.03) and np.allclose(w.var(0), 0.8, atol=0.03)
 
 
@@ -227,7 +227,7 @@ def test_intervals_print_in_percent():
 def test_cached_draws_are_those_of_a_fresh_generator():
     a, _ = world(np.random.default_rng(1), 31)
     rng = np.random.default_rng(7)
-    m = I.resampled(a, weighted_f1, I.draws(31, 500, rng))
+    m = I._resampled(a, weighted_f1, I._draws(31, 500, rng))
     want = I._two_level([I._Scores(m, weighted_f1(a.sum(1)))], 31, rng)
     for _ in range(2):
         got = I.interval(a, weighted_f1, resamples=500, seed=7)

@@ -115,6 +115,8 @@ def test_metric_by_name():
     c = M.confusion([0, 0, 1, 2, 2], [0, 1, 1, 2, 2], 3)
     assert M.metric('weighted_f1') is M.weighted_f1
     assert M.metric('class_f1:b', 'abc')(c) == M.class_f1(c)[1]
+    with pytest.raises(ValueError, match="'class_f1:b' needs the names of the classes"):
+        interval(c[None, None], 'class_f1:b')
     with pytest.raises(ValueError, match="unknown class 'x'"):
         M.metric('class_f1:x', 'abc')
     with pytest.raises(ValueError, match='unknown metric'):

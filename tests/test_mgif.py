@@ -15,13 +15,13 @@ from erc.models.mgif import (
     MCB,
     MGIF,
     MODALITIES,
-    CrossModalEncoder,
     Discriminator,
     Gate,
+    _CrossModalEncoder,
+    _modality_pairs,
+    _sinusoids,
     check_fusion,
     make_fusion,
-    modality_pairs,
-    sinusoids,
 )
 from erc.nn.attention import attend, within_dialogues
 
@@ -59,7 +59,7 @@ def mgif_of(g, modalities=MODALITIES, **k):
     state = {f'encoder.{n}': v for n, v in encoder_state(g, 'mgif').items()} | {
         'e_cls': T(g['e_cls'])
     }
-    for a, b in modality_pairs(modalities):
+    for a, b in _modality_pairs(modalities):
         for n in ('W1', 'W2', 'Wz'):
             state[f'gates.{a}_{b}.{n}.weight'] = T(g[f'{n}_{LETTERS[a]}{LETTERS[b]}'])
     own = m.state_dict()
@@ -69,7 +69,7 @@ def mgif_of(g, modalities=MODALITIES, **k):
 
 def test_gates(g):
     r, m = r_of(g), mgif_of(g)
-    for (a, b), (x, y) in zip(modality_pairs(MODALITIES), ('ua', 'uv', 'av')):
+    for (a, b), (x, y) in zip(_modality_pairs(MODALITIES), ('ua', 'uv', 'av')):
         h, k = m.gates[f'{a}_{b}'](r[a], r[b])
         close(h, g[f'h_{x}{y}'])
         close(k, g[f'h_{y}{x}'])
@@ -130,7 +130,7 @@ def test_alternatives(golden):
 
 def test_mult(golden):
     g = golden('dialoguetrm/mult_crossmodal')
-    m, state = CrossModalEncoder(8, int(g['heads']), 2, 0.0).double(), {}
+    m, state = _CrossModalEncoder(8, int(g['heads']), 2, 0.0).double(), {}
     for k, v in g.items():
         if not k.startswith('w__'):
             continue
@@ -294,12 +294,12 @@ def test_positions_are_as_precise_as_what_they_are_added_to():
         torch.arange(32) * (-math.log(10000) / 31)
     )  # how the rates were always made in float32
     x = t[:, None].float() * before
-    assert torch.equal(sinusoids(t, 64), torch.cat([x.sin(), x.cos()], -1)) and torch.equal(
-        sinusoids(t, 64, torch.float32), sinusoids(t, 64)
+    assert torch.equal(_sinusoids(t, 64), torch.cat([x.sin(), x.cos()], -1)) and torch.equal(
+        _sinusoids(t, 64, torch.float32), _sinusoids(t, 64)
     )
     exact = np.arange(1, 111)[:, None] * np.exp(np.arange(32) * (-np.log(10000) / 31))
     close(
-        sinusoids(t, 64, torch.float64), np.concatenate([np.sin(exact), np.cos(exact)], -1), 1e-12
+        _sinusoids(t, 64, torch.float64), np.concatenate([np.sin(exact), np.cos(exact)], -1), 1e-12
     )
 
 
@@ -325,9 +325,9 @@ def test_bad_input():
     with pytest.raises(ValueError, match='at least two modalities; given: text'):
         MGIF(8, ['text'])
     with pytest.raises(ValueError, match='given: none'):
-        modality_pairs([])
+        _modality_pairs([])
     with pytest.raises(ValueError, match="did you mean 'visual'"):
-        modality_pairs(['visuel', 'text'])
+        _modality_pairs(['visuel', 'text'])
     with pytest.raises(ValueError, match='part to leave out'):
         MGIF(8, without='gates')
     with pytest.raises(ValueError, match='heads'):

@@ -148,7 +148,7 @@ METRICS = {
     for f in (accuracy, weighted_f1, macro_f1, unweighted_accuracy, class_f1, class_recall)
 }
 
-
+# %% ../../nbs/100_metrics.ipynb #c6b54aab
 def _check_form(name, class_name, classes):
     "Raise ValueError if a metric per class lacks its class, or another one has a class."
     per_class = name.startswith('class_')
@@ -157,6 +157,8 @@ def _check_form(name, class_name, classes):
         raise ValueError(f"metric {name!r} has one score per class; write '{name}:NAME'{listed}")
     if class_name and not per_class:
         raise ValueError(f"metric {name!r} has a single score; write it without ':{class_name}'")
+    if class_name and not classes:
+        raise ValueError(f"metric '{name}:{class_name}' needs the names of the classes")
 
 
 def metric(

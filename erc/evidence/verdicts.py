@@ -17,8 +17,8 @@ from erc.evidence.intervals import (
     _as_metric,
     _counts_of_pair,
     _degrees_of_freedom,
+    _resampled,
     _variance_of_mean,
-    resampled,
 )
 
 # %% ../../nbs/120_verdicts.ipynb #d9b06ebc
@@ -32,10 +32,10 @@ def _swapped(a, b, metric, resamples, rng):
     a, b = (_repeat_seeds(x, max(len(a), len(b))) for x in (a, b))
     side = rng.integers(0, 2, (resamples, a.shape[1])).astype(np.float32)
     sides = np.concatenate([side, 1 - side], 1)
-    scores = [resampled(np.concatenate(x, 1), metric, sides) for x in ([a, b], [b, a])]
+    scores = [_resampled(np.concatenate(x, 1), metric, sides) for x in ([a, b], [b, a])]
     return (scores[0] - scores[1]).mean(1)
 
-
+# %% ../../nbs/120_verdicts.ipynb #c97ca07d
 def _signed_seeds(scores, resamples, rng):
     "Return deviations of a mean over seeds (R,) when each seed's deviation has a random sign."
     seeds = len(scores)
@@ -157,7 +157,7 @@ def _size(low, high, printed):
         return 'as printed'
     return 'smaller than printed' if high < printed else 'larger than printed'
 
-
+# %% ../../nbs/120_verdicts.ipynb #529d7b81
 def _judge(effect, printed, side, scale, p):
     "Return call and size of an effect; `printed` may be None."
     if math.isnan(effect.mean):
