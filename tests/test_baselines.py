@@ -1,30 +1,28 @@
-"The floor: it learns from training rows only, survives odd corpora, and lands where it was measured."
-
-import warnings
+"Baselines learn from training rows only, handle odd corpora, and reach the measured scores."
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from erc.models.baselines import majority, tfidf_logreg, training_rows, vector_logreg
 from erc.data.batches import standardised
 from erc.data.corpus import Corpus
+from erc.data.features import encode
 from erc.data.registry import load_corpus
-from erc.data.features import context_mean, encode
 from erc.data.sentence_encoders import encoder_path
 from erc.evidence.metrics import METRICS, confusion
+from erc.models.baselines import majority, tfidf_logreg, training_rows, vector_logreg
 
 WORDS = {0: 'calm quiet fine', 1: 'great happy wonderful', 2: 'awful angry terrible'}
 
 
 def toy(n=40, seed=0, classes=3, split=(0.6, 0.8), **columns):
-    "n dialogues of 5 turns; words and vectors tell the class, noisily."
+    "Return n dialogues of 5 turns whose words and vectors depend on the class, with noise."
     rng = np.random.default_rng(seed)
     y = rng.integers(0, classes, 5 * n)
-    text = [
-        f'{rng.choice(WORDS[c if rng.random() < 0.8 else rng.integers(classes)].split())} {rng.choice(["day", "night", "man", "dog"])}'
-        for c in y
-    ]
+    text = []
+    for c in y:
+        word = rng.choice(WORDS[c if rng.random() < 0.8 else rng.integers(classes)].split())
+        text.append(f'{word} {rng.choice(["day", "night", "man", "dog"])}')
     t = pd.DataFrame(
         dict(
             dialogue=np.repeat([f'd{i}' for i in range(n)], 5),
@@ -254,12 +252,12 @@ def test_the_demo_corpus_holds_what_was_planted():
     assert score(c, tfidf_logreg(c)) > floor + 0.3
 
 
-# where they were measured: frozen MiniLM, C = 0.003, one deterministic run each
+# measured scores: frozen MiniLM, C = 0.003, one deterministic run each
 
 
 @pytest.fixture(scope='session')
 def measured(data):
-    "name -> corpus with MiniLM vectors, encoded once a session."
+    "Return a function from a name to the corpus with MiniLM vectors, encoded once a session."
     try:
         encoder_path('minilm')
     except ValueError as e:
@@ -294,8 +292,9 @@ ROWS = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name,features,context,accuracy,f1', ROWS)
-def test_vectors_land_where_they_were_measured(measured, name, features, context, accuracy, f1):
-    "Within a point: the measured run also standardised three dimensions of MiniLM that are numerical dust, which alone moves a score by half a point."
+def test_vectors_reach_the_measured_scores(measured, name, features, context, accuracy, f1):
+    """Within a point: the measured run also standardised three dimensions of MiniLM that are
+    numerical noise, which alone moves a score by half a point."""
     c = measured(name)
     p = vector_logreg(c, features, context, train_on=('train',) if name == 'meld' else BOTH)
     assert 100 * score(c, p, 'accuracy') == pytest.approx(accuracy, abs=1)
@@ -310,8 +309,8 @@ def test_without_the_dev_dialogues_it_is_still_within_a_point(measured):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name,C,f1', [('meld', 3.0, 56.4), ('iemocap6', 1.0, 50.7)])
-def test_words_land_near_where_they_were_measured(data, name, C, f1):
-    "The measured run chose C and class weight on dev and states no more of its settings."
+def test_words_come_close_to_the_measured_scores(data, name, C, f1):
+    "The measured run chose C and class weight on dev; its other settings are not known."
     c = load_corpus(name)
     assert 100 * score(c, tfidf_logreg(c, C=C)) == pytest.approx(f1, abs=2)
 

@@ -1,4 +1,4 @@
-"Packing loses nothing, mixes nothing and refuses what cannot be packed."
+"Packing loses no row, mixes no dialogues and refuses unusable input."
 
 import dataclasses
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from erc.data.batches import from_padded, make_batches, packed_order, standardise
+from erc.data.batches import from_padded, make_batches, packed_order, standardise, standardised
 
 
 def padded(lengths, T=None, D=3, seed=0):
@@ -36,21 +36,20 @@ def test_round_trip(lengths, extra):
 def test_steps_are_slices_of_running_dialogues():
     x, s, n, y = padded([2, 5, 3])
     b = from_padded(x, s, n, y)
-    for t, rows in enumerate(b.steps()):
+    steps = b.steps()
+    for t, rows in enumerate(steps):
         assert (b.turn[rows] == t).all()
-        if t:
-            assert torch.equal(
-                b.dialogue[rows], b.dialogue[b.steps()[t - 1]][: rows.stop - rows.start]
-            ), 'the first ones go on'
+        before = b.dialogue[steps[max(0, t - 1)]]
+        assert torch.equal(b.dialogue[rows], before[: rows.stop - rows.start])
 
 
 @pytest.mark.parametrize(
-    'bad,message',
-    [(([0, 2], None), 'dialogue 0 of the batch is empty'), (([], None), 'at least one dialogue')],
+    'lengths,message',
+    [([0, 2], 'dialogue 0 of the batch is empty'), ([], 'at least one dialogue')],
 )
-def test_refused_lengths(bad, message):
+def test_refused_lengths(lengths, message):
     with pytest.raises(ValueError, match=message):
-        packed_order(bad[0])
+        packed_order(lengths)
 
 
 def test_refused_shapes():
@@ -81,17 +80,19 @@ def test_every_row_once(demo, unit):
             assert np.array_equal(b.targets['emotion'], demo.table.label.to_numpy()[b.ids])
             if unit == 'dialogue':
                 t = demo.table.iloc[b.ids.numpy()]
-                assert np.array_equal(t.turn, b.turn) and all(
-                    len(set(t.dialogue[(b.dialogue == k).numpy()])) == 1
-                    for k in b.dialogue.unique()
-                )
+                assert np.array_equal(t.turn, b.turn)
+                assert (t.dialogue.groupby(b.dialogue.numpy()).nunique() == 1).all()
+            else:
+                assert b.sizes == (len(b),) and b.parties == 1
 
 
 def test_batches_are_cut_the_same_each_time(demo):
-    cut = lambda key: [
-        b.ids.tolist()
-        for b in make_batches(demo, 'train', size=7, features=['text'], targets={}, key=key)
-    ]
+    def cut(key):
+        return [
+            b.ids.tolist()
+            for b in make_batches(demo, 'train', size=7, features=['text'], targets={}, key=key)
+        ]
+
     assert cut(0) == cut(0) != cut(1)
 
 
@@ -122,10 +123,8 @@ def test_standardise_uses_training_rows_only(demo):
     assert np.abs(standardise(flat, ['audio']).features['audio'][:, -1]).max() == 0
 
 
-def test_dust_is_not_standardised():
+def test_numerical_noise_is_not_standardised():
     "A column at the limit of floating point is noise, whatever its relative spread."
-    from erc.data.batches import standardised
-
     x = np.random.default_rng(0).normal(size=(50, 2)) * [1, 1e-33]
     z = standardised(x, np.ones(50, bool), np.arange(50))
     assert (z[:, 1] == 0).all() and abs(z[:, 0].std() - 1) < 1e-9
@@ -148,14 +147,20 @@ def test_lists_arrays_and_small_integers_are_taken():
 
 
 def test_unusable_cuts_are_refused(demo):
-    cut = lambda **kw: make_batches(
-        demo, 'train', **{'size': 7, 'features': ['text'], 'targets': {'emotion': 'label'}, **kw}
-    )
+    def cut(**kw):
+        return make_batches(
+            demo,
+            'train',
+            **{'size': 7, 'features': ['text'], 'targets': {'emotion': 'label'}, **kw},
+        )
+
     with pytest.raises(ValueError, match='at least one dialogue'):
         cut(size=0)
     with pytest.raises(ValueError, match='unknown unit of a batch'):
         cut(unit='turns')
-    with pytest.raises(ValueError, match="unknown column of corpus demo 'lable'; did you mean 'label'"):
+    with pytest.raises(
+        ValueError, match="unknown column of corpus demo 'lable'; did you mean 'label'"
+    ):
         cut(targets={'emotion': 'lable'})
 
 
@@ -188,55 +193,28 @@ def test_blocks_hold_every_turn_once(most):
     b = from_padded({'x': torch.arange(30.0).view(6, 5, 1)}, torch.zeros(6, 5), lengths)
     blocks = b.blocks(most)
     assert all(len(r) <= most for r in blocks) and sum(map(len, blocks)) == 6
-    for r in blocks:  # as wide as its longest, and no dialogue torn apart
-        real = r < len(b)
-        assert real.sum(1).max() == r.shape[1] and all(
-            len(set(b.dialogue[x[k]].tolist())) == 1 for x, k in zip(r, real)
-        )
-        assert all(b.turn[x[k]].tolist() == list(range(int(k.sum()))) for x, k in zip(r, real))
+    for block in blocks:
+        assert (block < len(b)).sum(1).max() == block.shape[1], 'as wide as its longest dialogue'
+        for row in block:
+            row = row[row < len(b)]
+            assert len(set(b.dialogue[row].tolist())) == 1, 'one dialogue'
+            assert b.turn[row].tolist() == list(range(len(row)))
     assert sorted(torch.cat([r[r < len(b)] for r in blocks]).tolist()) == list(range(20))
     assert b.parties == 1 and b.lengths.tolist() == lengths
 
 
-def test_batches_by_cost():
+def test_batches_by_cost(demo):
     "Whole dialogues up to a budget; every row once."
-    from erc.data.registry import load_corpus
-
-    c = load_corpus('demo')
+    c = demo
     cost = np.char.str_len(c.table.text.to_numpy().astype(str))
-    plain = make_batches(
-        c,
-        'train',
-        size=4,
-        features=['text'] if 'text' in c.features else list(c.features)[:1],
-        targets={'emotion': 'label'},
-    )
-    cut = make_batches(
-        c,
-        'train',
-        size=1500,
-        features=list(plain[0].features),
-        targets={'emotion': 'label'},
-        cost=cost,
-    )
+    options = dict(features=['text'], targets={'emotion': 'label'}, cost=cost)
+    cut = make_batches(c, 'train', size=1500, **options)
     total = [cost[b.ids].sum() for b in cut]
-    assert (
-        sorted(np.concatenate([b.ids for b in cut])) == sorted(c.rows('train'))
-        and len(set(b.sizes[0] for b in cut)) > 1
-    )
-    assert (
-        all(t <= 1500 or b.sizes[0] == 1 for t, b in zip(total, cut))
-        and min(a + b for a, b in zip(total, total[1:])) > 700
-    )
-    alone = make_batches(
-        c,
-        'train',
-        size=1,
-        features=list(plain[0].features),
-        targets={'emotion': 'label'},
-        cost=cost,
-    )
-    assert all(b.sizes[0] == 1 for b in alone)
+    assert sorted(np.concatenate([b.ids for b in cut])) == sorted(c.rows('train'))
+    assert len({b.sizes[0] for b in cut}) > 1
+    assert all(t <= 1500 or b.sizes[0] == 1 for t, b in zip(total, cut))
+    assert min(a + b for a, b in zip(total, total[1:])) > 700
+    assert all(b.sizes[0] == 1 for b in make_batches(c, 'train', size=1, **options))
 
 
 @pytest.mark.parametrize('number,turn', [(2, 1), (-1, 0), (1_000_000, 2)])

