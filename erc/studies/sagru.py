@@ -228,12 +228,11 @@ def _dialogue_attention(model, batches, rows):  # (heads, T, T) float16
     return weights[..., : len(rows)].transpose(0, 1).numpy().astype(np.float16)
 
 # %% ../../nbs/700_sagru.ipynb #f72903d5
-import matplotlib.pyplot as plt  # noqa: F811
-import pandas as pd  # noqa: F811
-import seaborn as sns  # noqa: F811
-from matplotlib.colors import PowerNorm  # noqa: F811
+import matplotlib.pyplot as plt
+import seaborn as sns
+from matplotlib.colors import PowerNorm
 
-from ..report.figures import palette  # noqa: F811
+from ..report.figures import palette
 
 # %% ../../nbs/700_sagru.ipynb #0e45c58a
 def alpha_figure(
@@ -255,8 +254,9 @@ def alpha_figure(
 def _alpha_violins(ax, alpha, classes):  # (S, C, levels)
     weights = {name: alpha[:, k].ravel() for k, name in enumerate(classes)}
     medians = {name: alpha[:, k, alpha.shape[-1] // 2] for k, name in enumerate(classes)}
-    sns.violinplot(weights, palette=palette(classes), cut=0, inner=None, ax=ax)
-    sns.stripplot(medians, color='.1', size=2, ax=ax)
+    options = dict(palette=palette(classes), alpha=0.45, linewidth=0)
+    sns.violinplot(weights, cut=0, inner=None, ax=ax, **options)
+    sns.swarmplot(medians, color='.1', size=1.6, ax=ax)
 
 # %% ../../nbs/700_sagru.ipynb #281d7b17
 def attention_figure(
