@@ -1,6 +1,7 @@
 "Figures: drawn from records alone, the same bytes each time, readable without colour."
 
 import json
+from dataclasses import replace
 
 import matplotlib
 
@@ -10,51 +11,47 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from PIL import Image
+from toy_report import draw, save_toy
 
 from erc.report.figures import (
+    Figure,
     confusion_figure,
     curves_figure,
     diagram_figure,
     figure_style,
     interval_figure,
+    interval_rows,
     lightness,
-    not_run_figure,
+    missing_figure,
     palette,
-    rows_of,
-    save_figure,
 )
-from erc.runs.records import Record
+from erc.runs.keys import RunKey
+from erc.runs.records import Fold, Record
 
 EMOTIONS = ['happy', 'sad', 'neutral', 'angry', 'excited', 'frustrated', 'fear']
 
 
 @pytest.fixture(autouse=True)
-def fresh():
+def theme():
+    "The theme of the project, and nothing open afterwards."
     with mpl.rc_context():
         figure_style()
         yield
     plt.close('all')
 
 
-def toy(**over):
-    g = np.random.default_rng(0)
-    c = g.integers(0, 5, (3, 20, 3, 3))
-    r = Record(
-        'shapes/net',
-        'demo',
-        'paper',
-        classes=['a', 'b', 'c'],
-        seeds=[0, 1, 2],
-        selected=[1, 3, 2],
-        confusions={'all': c},
-        curves={
-            'dev': g.random((3, 4)).astype(np.float32),
-            'test': g.random((3, 4)).astype(np.float32),
-        },
-    )
-    for k, v in over.items():
-        setattr(r, k, v)
-    return r
+def toy(classes='abc', **fold):
+    random = np.random.default_rng(0)
+    dev, test = random.random((2, 3, 4)).astype(np.float32)
+    fold = {
+        'seeds': [0, 1, 2],
+        'selected': [1, 3, 2],
+        'confusions': {'all': random.integers(0, 5, (3, 20, 3, 3))},
+        'curves': {'dev': dev, 'test': test},
+        **fold,
+    }
+    key = RunKey.parse('shapes/net:paper@demo')
+    return Record(key, classes=list(classes), folds={'paper': Fold(**fold)})
 
 
 @pytest.mark.parametrize('n', [1, 2, 3, 4, 6, 7])
@@ -100,163 +97,153 @@ def test_repeated_classes_are_refused():
 
 
 def test_confusion_shows_row_percent():
-    r = toy()
-    fig = confusion_figure(r)
-    c = r.confusions['all'].sum((0, 1))
-    said = [t.get_text() for t in fig.axes[0].texts]
-    assert said == [f'{100 * c[i, j] / c[i].sum():.0f}' for i in range(3) for j in range(3)]
-    assert [t.get_text() for t in fig.axes[0].get_yticklabels()] == ['a', 'b', 'c']
+    record = toy()
+    ax = confusion_figure(record).axes[0]
+    c = record.confusions['all'].sum((0, 1))
+    want = [f'{100 * c[i, j] / c[i].sum():.0f}' for i in range(3) for j in range(3)]
+    assert [text.get_text() for text in ax.texts] == want
+    assert [label.get_text() for label in ax.get_yticklabels()] == ['a', 'b', 'c']
+    assert [label.get_text() for label in ax.get_xticklabels()] == ['a', 'b', 'c']
     with pytest.raises(ValueError, match='Known: all'):
-        confusion_figure(r, 'al')
+        confusion_figure(record, 'al')
 
 
 def test_confusion_of_a_class_that_never_occurs():
     c = np.zeros((1, 2, 2, 2), int)
     c[..., 0, 0] = 1
-    assert (
-        confusion_figure(toy(confusions={'all': c}, classes=['a', 'b'])).axes[0].texts[3].get_text()
-        == '0'
-    )
+    ax = confusion_figure(toy('ab', confusions={'all': c})).axes[0]
+    assert ax.texts[3].get_text() == '0'
+
+
+def test_confusion_on_given_axes():
+    fig, (left, right) = plt.subplots(1, 2)
+    assert confusion_figure(toy(), ax=right) is fig and right.texts and not left.texts
 
 
 def test_curves_mark_the_selected_epoch():
-    r = toy()
-    ax = curves_figure([r, None, toy(curves={'dev': r.curves['dev']})]).axes
-    dots = [(ln.get_xdata()[0], ln.get_ydata()[0]) for ln in ax[0].lines if ln.get_marker() == 'o']
-    assert dots == [
-        (s, pytest.approx(100 * r.curves['dev'][i, s])) for i, s in enumerate(r.selected)
-    ]
-    assert (
-        len(ax) == 2
-        and sum(ln.get_linestyle() == '--' for ln in ax[0].lines) == 3
-        and not any(ln.get_linestyle() == '--' for ln in ax[1].lines)
-    )
+    record = toy()
+    alone = toy(curves={'dev': record.curves['dev']})
+    axes = curves_figure([record, None, alone]).axes
+    dots = next(line for line in axes[0].lines if line.get_marker() == 'o')
+    scores = [record.curves['dev'][i, epoch] for i, epoch in enumerate(record.selected)]
+    assert list(dots.get_xdata()) == record.selected
+    assert list(dots.get_ydata()) == pytest.approx([100 * score for score in scores])
+    seeds = [[line for line in ax.lines if len(line.get_xdata()) == 4] for ax in axes]
+    assert [len(lines) for lines in seeds] == [6, 3], 'dev and test of three seeds; dev alone'
+    assert {line.get_color() for line in seeds[0]} == {'#2c3f8f', '#d1495b'}
+    assert axes[0].get_title(loc='left') == 'net\npaper@demo'
     with pytest.raises(ValueError, match='run the systems'):
         curves_figure([None])
 
 
+def labels_of(rows):
+    return [label.get_text() for label in interval_figure(rows).axes[0].get_yticklabels()]
+
+
 def test_intervals_show_ours_the_papers_and_gaps():
+    ours = dict(row='A', line='net', variant='tuned', kind='ours', mean=70.0, low=68.0, high=72.0)
     rows = [
-        dict(
-            row='A', line='paper prints', kind='printed', printed='72.5', mean='', low='', high=''
-        ),
-        dict(
-            row='A',
-            line='net',
-            setting='tuned',
-            kind='ours',
-            printed='',
-            mean=70.0,
-            low=68.0,
-            high=72.0,
-        ),
-        dict(row='B', line='paper prints', kind='printed', printed='-', mean='', low='', high=''),
-        dict(row='B', line='net', kind='not run', printed='', mean='', low='', high=''),
+        dict(row='A', line='paper prints', kind='printed', printed='72.5'),
+        ours,
+        dict(row='B', line='paper prints', kind='printed', printed='-'),
+        dict(row='B', line='net', kind='not run'),
+    ]
+    assert labels_of(rows) == [
+        'A',
+        'paper prints',
+        'net, tuned',
+        'B',
+        'paper prints',
+        'net (not run)',
     ]
     ax = interval_figure(rows).axes[0]
-    labels = [t.get_text() for t in ax.get_yticklabels()]
-    assert labels == ['A', 'paper prints', 'net, tuned', 'B', 'paper prints', 'net (not run)']
-    marks = {
-        ln.get_marker(): ln.get_xdata()[0] if np.ndim(ln.get_xdata()) else ln.get_xdata()
-        for ln in ax.lines
-        if ln.get_marker() in 'oD'
-    }
-    assert marks == {'D': 72.5, 'o': 70.0}, 'a dash and a gap have no mark'
-    assert [68.0, 72.0] in [list(ln.get_xdata()) for ln in ax.lines]
+    marks = {line.get_marker(): list(line.get_xdata()) for line in ax.lines}
+    assert marks['D'] == [72.5] and marks['o'] == [70.0], 'a dash and a gap have no mark'
+    bars = [c.get_segments() for c in ax.collections if len(c.get_segments())]
+    assert [list(x[0][:, 0]) for x in bars] == [[68.0, 72.0], [72.5, 72.5]]
+
+
+def test_intervals_of_nothing():
+    assert labels_of([dict(row='B', line='net', kind='not run')]) == ['B', 'net (not run)']
 
 
 def test_lines_name_what_stands_in_where_that_differs():
-    line = lambda row, basis: dict(
-        row=row,
-        line='net',
-        setting='tuned',
-        basis=basis,
-        kind='ours',
-        mean=70.0,
-        low=68.0,
-        high=72.0,
-    )
+    def line(row, basis):
+        numbers = dict(mean=70.0, low=68.0, high=72.0)
+        return dict(row=row, line='net', variant='tuned', basis=basis, kind='ours', **numbers)
+
     rows = [
         line('A', 'stand-in: IEMOCAP'),
         line('A', 'stand-in: MOSI'),
         line('on MOSI', 'stand-in: MOSI'),
         line('B', 'own features, text'),
     ]
-    labels = lambda rows: [t.get_text() for t in interval_figure(rows).axes[0].get_yticklabels()]
-    assert labels(rows) == [
-        'A',
-        'net, tuned, IEMOCAP',
-        'net, tuned, MOSI',
-        'on MOSI',
-        'net, tuned',
-        'B',
-        'net, tuned',
-    ]
-    assert labels(rows[1:]) == ['A', 'net, tuned', 'on MOSI', 'net, tuned', 'B', 'net, tuned'], (
-        'one corpus alone: the caption says it'
-    )
+    both = ['A', 'net, tuned, IEMOCAP', 'net, tuned, MOSI', 'on MOSI', 'net, tuned']
+    assert labels_of(rows) == [*both, 'B', 'net, tuned']
+    alone = ['A', 'net, tuned', 'on MOSI', 'net, tuned', 'B', 'net, tuned']
+    assert labels_of(rows[1:]) == alone, 'one corpus alone: the caption names it'
 
 
 def test_rows_of_a_table(tmp_path):
-    from erc.report.tables import comparison
-    from test_tables import put, recipe
-
-    put(tmp_path)
-    t = comparison('shapes', 'table6', home=tmp_path, recipe=recipe(), stale=False)
-    rows = rows_of(t, 'F1')
-    assert len(rows) == len(t.frame) and sum(r['kind'] == 'ours' for r in rows) == 1
-    assert len(interval_figure(rows).axes[0].get_yticklabels()) == len(rows) + 3
+    save_toy(tmp_path)
+    table = draw(tmp_path)
+    rows = interval_rows(table, 'F1')
+    assert len(rows) == len(table.frame) and (rows.kind == 'ours').sum() == 1
+    assert len(labels_of(rows)) == len(rows) + 3
+    assert len(labels_of(rows[rows.line != 'a rule'])) < len(rows) + 3
     with pytest.raises(ValueError, match='Known: Accuracy, F1'):
-        rows_of(t, 'F2')
+        interval_rows(table, 'F2')
+    demo = replace(table, profile='demo')
+    assert set(interval_rows(demo, 'F1').kind) == {'ours', 'not run'}, 'nothing compares'
 
 
 def test_files_are_whole_and_repeatable(tmp_path):
     made = []
-    for k in 'ab':
-        stem = save_figure(
-            confusion_figure(toy()),
+    for name in 'ab':
+        figure = Figure(
             'shapes',
             'fig9',
-            tmp_path / k,
-            'A caption.',
-            'partly',
+            confusion_figure(toy()),
+            caption='A caption.',
+            state='partly',
             basis=['demo'],
         )
-        made.append({p.suffix: p.read_bytes() for p in stem.parent.iterdir()})
+        path = figure.save(tmp_path / name)
+        made.append({p.suffix: p.read_bytes() for p in path.parent.iterdir()})
     assert set(made[0]) == {'.png', '.svg', '.json'} and made[0] == made[1]
     assert made[0]['.png'][:8] == b'\x89PNG\r\n\x1a\n' and b'<dc:date>' not in made[0]['.svg']
-    assert Image.open(tmp_path / 'a/figures/shapes_fig9.png').info['dpi'][0] == pytest.approx(
-        200, abs=1
-    )
-    said = json.loads(made[0]['.json'])
-    assert (said['kind'], said['state'], said['command'], said['basis'], said['caption']) == (
-        'figure',
-        'partly',
-        'erc run shapes --missing',
-        ['demo'],
-        'A caption.',
-    )
+    dpi = Image.open(tmp_path / 'a/figures/shapes_fig9.png').info['dpi'][0]
+    assert dpi == pytest.approx(200, abs=1)
+    facts = json.loads(made[0]['.json'])
+    assert (facts['kind'], facts['state'], facts['basis']) == ('figure', 'partly', ['demo'])
+    assert (facts['command'], facts['caption']) == ('erc run shapes --missing', 'A caption.')
     with pytest.raises(ValueError, match='Known: drawn'):
-        save_figure(plt.figure(), 'shapes', 'fig9', tmp_path / 'c', state='good')
-    assert not (tmp_path / 'c').exists()
+        Figure('shapes', 'fig9', plt.figure(), state='good')
+
+
+def test_shown_twice_gives_the_same_bytes():
+    figure = Figure('shapes', 'fig9', curves_figure([toy()]))
+    plt.close(figure.fig)
+    assert figure._repr_png_() == figure._repr_png_()
 
 
 def test_failed_save_leaves_nothing(tmp_path):
     class Broken:
-        def savefig(self, path, **_):
-            open(path, 'w').write('half')
+        def savefig(self, file, **_):
+            file.write(b'half')
             raise OSError('disk full')
 
     with pytest.raises(OSError):
-        save_figure(Broken(), 'shapes', 'fig9', tmp_path)
+        Figure('shapes', 'fig9', Broken()).save(tmp_path)
     assert [p for p in tmp_path.rglob('*') if p.is_file()] == []
 
 
 def test_a_missing_figure_says_what_to_run():
-    assert (
-        'erc run shapes --missing' in not_run_figure('shapes', 'fig1').axes[0].texts[0].get_text()
-    )
-    assert 'profile demo' in not_run_figure('shapes', 'fig1', 'demo').axes[0].texts[0].get_text()
+    figure = missing_figure('shapes', 'fig1')
+    text = figure.fig.axes[0].texts[0].get_text()
+    assert 'erc run shapes --missing' in text and figure.state == 'not run'
+    demo = missing_figure('shapes', 'fig1', 'demo').fig.axes[0].texts[0].get_text()
+    assert 'profile demo' in demo
 
 
 def test_diagram():
@@ -276,7 +263,9 @@ def test_diagram():
         assert b.x0 >= 0 and b.y0 >= 0 and b.x1 <= fig.bbox.x1 and b.y1 <= fig.bbox.y1, (
             'a box is cut off'
         )
-    arrow = ax.texts[-2].arrow_patch.get_window_extent()
+    arrow = next(
+        t for t in ax.texts if getattr(t, 'arrow_patch', None)
+    ).arrow_patch.get_window_extent()
     assert (
         arrow.x0 > ax.patches[0].get_window_extent().x0
         and arrow.x1 < ax.patches[1].get_window_extent().x0 + 3
