@@ -43,7 +43,7 @@ def lengths_of(
 
 # %% ../../nbs/340_bench.ipynb #6c10259c
 def _next_length(dialogues: int, left: int, rest: int, longest: int) -> int:
-    "Return a length above the mean of the rest, such that `left - 1` dialogues can take what remains."
+    "Return a length above the mean of the rest; `left - 1` dialogues take what remains."
     slope = (left - 1) / (3 * max(1, dialogues - 1))  # the last is half as long as the first
     smallest, largest = max(1, rest - (left - 1) * longest), min(longest, rest - left + 1)
     return min(largest, max(smallest, round(rest / left * (1 + slope))))

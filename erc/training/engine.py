@@ -236,7 +236,7 @@ class Steps:
         self.total = torch.zeros(len(engine.seeds), dtype=engine.dtype, device=device)
 
     def __call__(self, b: int, step: int):
-        "Train on batch `b` and add its losses, (S,), to `total`; `step` counts all steps of the run."
+        "Train on batch `b`, add its losses, (S,), to `total`; `step` counts all steps of the run."
         self.step.fill_(step)
         factor = self.factor(step)
         for g in self.opt.param_groups:

@@ -408,7 +408,7 @@ def fit(  # noqa: PLR0913 (all about a run in one call)
 ) -> Fit:
     """Train seeds, and leave each at the epoch that is best on dev.
 
-    Raise ValueError for unknown settings or targets, RuntimeError if memory is too small for one seed.
+    Raise ValueError for unknown settings or targets, RuntimeError if one seed needs more memory.
     """
     start, settings = time.time(), Settings.from_dict(settings)
     data = make, train, dev, score, list(seeds), settings, target

@@ -45,7 +45,7 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
 
 # %% ../../nbs/325_groups.ipynb #279cc756
 def halved(group: list, error: RuntimeError, batch: int) -> int:  # seeds; size of the batches
-    "Return the next group size after memory ran out; raise other errors, and an error for one seed."
+    "Return the next group size after memory ran out; raise other errors, or if one seed failed."
     if not _is_out_of_memory(error):
         raise error
     if len(group) == 1:
