@@ -33,6 +33,17 @@ def sources_of(
     return {m: [other for other in present if other != m] for m in present}
 
 # %% ../../nbs/605_cross_attention.ipynb #3a6aedf7
+class _Projections(nn.Module):
+    "Hold the projections of one attention (Eq. 2 to 4)."
+
+    def __init__(self, width: int, bias: bool):
+        super().__init__()
+        self.query = nn.Linear(width, width, bias=bias)
+        self.key = nn.Linear(width, width, bias=bias)
+        self.value = nn.Linear(width, width, bias=bias)
+        self.out = nn.Linear(width, width, bias=bias)
+
+# %% ../../nbs/605_cross_attention.ipynb #04c946de
 class StreamLayer(nn.Module):
     "Hold the weights of one layer of one stream (MultiEMO, Eq. 2 to 12)."
 
@@ -47,17 +58,6 @@ class StreamLayer(nn.Module):
         self.attn = nn.ModuleList([_Projections(width, bias) for _ in range(sources)])
         self.norms = nn.ModuleList([nn.LayerNorm(width) for _ in range(sources + 1)])
         self.ff1, self.ff2 = nn.Linear(width, ffn), nn.Linear(ffn, width)
-
-
-class _Projections(nn.Module):
-    "Hold the projections of one attention (Eq. 2 to 4)."
-
-    def __init__(self, width: int, bias: bool):
-        super().__init__()
-        self.query = nn.Linear(width, width, bias=bias)
-        self.key = nn.Linear(width, width, bias=bias)
-        self.value = nn.Linear(width, width, bias=bias)
-        self.out = nn.Linear(width, width, bias=bias)
 
 # %% ../../nbs/605_cross_attention.ipynb #3658378e
 def _stack(linears) -> tuple:  # (M, D', D), (M, D') or None
@@ -86,15 +86,6 @@ def _layer_norm(x, norms) -> Tensor:  # (M, N, D)
     return torch.addcmul(bias[:, None], normed, weight[:, None])
 
 # %% ../../nbs/605_cross_attention.ipynb #26107f15
-def keys_and_values(
-    layers,  # of each depth, one `StreamLayer` per stream
-    sources,  # of each source position, (M, N, D) contexts: what each stream attends to
-) -> list:  # [depth][source position] -> keys (M, N, D), values (M, N, D)
-    "Compute keys and values of all layers and streams, one product per source (MultiEMO, Eq. 2, 6)."
-    projected = [_project_source(layers, position, x) for position, x in enumerate(sources)]
-    return list(zip(*projected))
-
-
 def _project_source(layers, position, x) -> list:  # a (keys, values) pair for each depth
     attentions = [[layer.attn[position] for layer in row] for row in layers]
     parts = [[getattr(a, part) for a in row] for row in attentions for part in ('key', 'value')]
@@ -103,7 +94,50 @@ def _project_source(layers, position, x) -> list:  # a (keys, values) pair for e
     projected = _affine(x, torch.cat(weights, 1), bias).chunk(len(parts), -1)
     return list(zip(projected[::2], projected[1::2]))
 
+# %% ../../nbs/605_cross_attention.ipynb #0b21c7ee
+def keys_and_values(
+    layers,  # of each depth, one `StreamLayer` per stream
+    sources,  # of each source position, (M, N, D) contexts: what each stream attends to
+) -> list:  # [depth][source position] -> keys (M, N, D), values (M, N, D)
+    "Compute keys and values of all layers and streams, one product per source (MultiEMO, Eq. 2, 6)."
+    projected = [_project_source(layers, position, x) for position, x in enumerate(sources)]
+    return list(zip(*projected))
+
 # %% ../../nbs/605_cross_attention.ipynb #da60094d
+def _check_sizes(width, heads, layers):
+    if heads < 1 or width % heads:
+        raise ValueError(
+            f'{heads} heads do not divide a width of {width}: give a divisor of it, 1 or more'
+        )
+    if layers < 0:
+        raise ValueError(f'layers={layers}: give 0 or more')
+
+
+def _common_shape(x: dict):  # B, T
+    shape = next(iter(x.values())).shape[:2]
+    for m, v in x.items():
+        if v.shape[:2] != shape:
+            raise ValueError(f'{m!r} has shape {tuple(v.shape)}, the others {(*shape, "...")}')
+    return shape
+
+
+def _hide_padding(rows, lengths):  # (B, T), B * T where there is no turn
+    B, T = rows.shape
+    if lengths is None or len(lengths) != B:
+        raise ValueError(
+            f'padding is masked by the lengths of the {B} dialogues: give one each, '
+            "or padding='released'"
+        )
+    turns = torch.arange(T, device=rows.device)
+    lengths = torch.as_tensor(lengths, device=rows.device)
+    return rows.masked_fill(turns >= lengths[:, None], B * T)
+
+# %% ../../nbs/605_cross_attention.ipynb #bc161b42
+def _feed_forward(row, streams):  # (M, N, D)
+    inner = _linear(streams, [layer.ff1 for layer in row]).relu()
+    return _linear(inner, [layer.ff2 for layer in row])
+
+# %% ../../nbs/605_cross_attention.ipynb #be0f1582
 PADDINGS = ('masked', 'released')
 
 
@@ -206,37 +240,3 @@ class MultiAttn(nn.Module):
         M, N, D = x.shape
         mask = None if batch is None else dropout_mask(M * D, self.rate, batch, place)
         return x if mask is None else x * mask.view(N, M, D).transpose(0, 1).to(x.dtype)
-
-
-def _check_sizes(width, heads, layers):
-    if heads < 1 or width % heads:
-        raise ValueError(
-            f'{heads} heads do not divide a width of {width}: give a divisor of it, 1 or more'
-        )
-    if layers < 0:
-        raise ValueError(f'layers={layers}: give 0 or more')
-
-
-def _feed_forward(row, streams):  # (M, N, D)
-    inner = _linear(streams, [layer.ff1 for layer in row]).relu()
-    return _linear(inner, [layer.ff2 for layer in row])
-
-
-def _common_shape(x: dict):  # B, T
-    shape = next(iter(x.values())).shape[:2]
-    for m, v in x.items():
-        if v.shape[:2] != shape:
-            raise ValueError(f'{m!r} has shape {tuple(v.shape)}, the others {(*shape, "...")}')
-    return shape
-
-
-def _hide_padding(rows, lengths):  # (B, T), B * T where there is no turn
-    B, T = rows.shape
-    if lengths is None or len(lengths) != B:
-        raise ValueError(
-            f'padding is masked by the lengths of the {B} dialogues: give one each, '
-            "or padding='released'"
-        )
-    turns = torch.arange(T, device=rows.device)
-    lengths = torch.as_tensor(lengths, device=rows.device)
-    return rows.masked_fill(turns >= lengths[:, None], B * T)

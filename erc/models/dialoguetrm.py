@@ -67,6 +67,17 @@ def receptive_field(
     return torch.linalg.matrix_power(band_mask(n, K).double(), layers) > 0
 
 # %% ../../nbs/510_dialoguetrm.ipynb #7959037f
+def _check_options(o: dict):
+    choose(o['window'], WINDOWS, 'reading of the window')
+    choose(o['head'], ('auto', 'categorical', 'dimensional'), 'head')
+    for m in [*o['dependent'], *o['bare']]:
+        choose(m, MODALITIES, 'modality')
+    if o['K'] < 1 or o['unmasked_chunks'] < 1:
+        raise ValueError(
+            f'K={o["K"]}, unmasked_chunks={o["unmasked_chunks"]}: a window needs at least one turn'
+        )
+
+# %% ../../nbs/510_dialoguetrm.ipynb #0085997c
 PRESETS = {
     'paper': dict(width=768, layers=6, heads=12, ffn=2048, fusion_layers=4, fusion_heads=8),
     'small': dict(width=384, layers=2, heads=6, ffn=768, fusion_layers=2, fusion_heads=6),
@@ -104,18 +115,13 @@ def _resolve_options(preset: str, options: dict) -> dict:
     _check_options(resolved)
     return resolved
 
-
-def _check_options(o: dict):
-    choose(o['window'], WINDOWS, 'reading of the window')
-    choose(o['head'], ('auto', 'categorical', 'dimensional'), 'head')
-    for m in [*o['dependent'], *o['bare']]:
-        choose(m, MODALITIES, 'modality')
-    if o['K'] < 1 or o['unmasked_chunks'] < 1:
-        raise ValueError(
-            f'K={o["K"]}, unmasked_chunks={o["unmasked_chunks"]}: a window needs at least one turn'
-        )
-
 # %% ../../nbs/510_dialoguetrm.ipynb #4b0e3c47
+def _window_rows(batch, K) -> torch.Tensor:  # (N, K + 1), N where there is no turn
+    turns = batch.turn[:, None] + torch.arange(-K, 1, device=batch.turn.device)
+    rows = batch.where()[batch.dialogue[:, None], turns.clamp(min=0)]
+    return rows.masked_fill(turns < 0, len(batch))
+
+# %% ../../nbs/510_dialoguetrm.ipynb #3840e0e0
 def strict_pass(
     encoder: Encoder,
     x,  # (N, D) packed
@@ -129,12 +135,6 @@ def strict_pass(
     present = (rows < len(batch))[:, None]
     return encoder(windows, partial(attend, allow=present), batch=batch)[:, -1]
 
-
-def _window_rows(batch, K) -> torch.Tensor:  # (N, K + 1), N where there is no turn
-    turns = batch.turn[:, None] + torch.arange(-K, 1, device=batch.turn.device)
-    rows = batch.where()[batch.dialogue[:, None], turns.clamp(min=0)]
-    return rows.masked_fill(turns < 0, len(batch))
-
 # %% ../../nbs/510_dialoguetrm.ipynb #deb631d1
 def chunk_blocks(
     batch: Batch,
@@ -146,6 +146,35 @@ def chunk_blocks(
     return [nn.functional.pad(rows, padding, value=len(batch)).view(-1, size)]
 
 # %% ../../nbs/510_dialoguetrm.ipynb #0199371e
+def _present(sizes) -> list:
+    "Return the modalities in the paper's order; ValueError for an unknown one, or none."
+    for m in sizes:
+        choose(m, MODALITIES, 'modality')
+    if not sizes:
+        raise ValueError(f'no modality was given: the model reads some of {", ".join(MODALITIES)}')
+    return [m for m in MODALITIES if m in sizes]
+
+
+def _check_head(head: str, classes: int):
+    if head == ('dimensional' if classes else 'categorical'):
+        labels = 'classes' if classes else 'values'
+        raise ValueError(f"a {head} head does not fit labels that are {labels}: use head='auto'")
+
+
+def _check_batch(batch, values: bool, names):
+    "Raise ValueError for a missing modality, or labels that the head does not predict."
+    for m in names:
+        choose(m, batch.features, 'feature')
+    labels = batch.targets.get('emotion')
+    if labels is None or labels.is_floating_point() == values:
+        return
+    if values:
+        raise ValueError(
+            'labels are classes, the head is dimensional: build the model with classes=their number'
+        )
+    raise ValueError('labels are values, the head is categorical: build the model with classes=0')
+
+# %% ../../nbs/510_dialoguetrm.ipynb #212655e2
 class DialogueTRM(nn.Module):
     """Give each modality the context it prefers, then fuse (DialogueTRM section 4).
 
@@ -235,32 +264,3 @@ class DialogueTRM(nn.Module):
         return within_dialogues(
             batch, band_mask(len(batch.sizes), self.options['K'], batch.ids.device)
         )
-
-
-def _present(sizes) -> list:
-    "Return the modalities in the paper's order; ValueError for an unknown one, or none."
-    for m in sizes:
-        choose(m, MODALITIES, 'modality')
-    if not sizes:
-        raise ValueError(f'no modality was given: the model reads some of {", ".join(MODALITIES)}')
-    return [m for m in MODALITIES if m in sizes]
-
-
-def _check_head(head: str, classes: int):
-    if head == ('dimensional' if classes else 'categorical'):
-        labels = 'classes' if classes else 'values'
-        raise ValueError(f"a {head} head does not fit labels that are {labels}: use head='auto'")
-
-
-def _check_batch(batch, values: bool, names):
-    "Raise ValueError for a missing modality, or labels that the head does not predict."
-    for m in names:
-        choose(m, batch.features, 'feature')
-    labels = batch.targets.get('emotion')
-    if labels is None or labels.is_floating_point() == values:
-        return
-    if values:
-        raise ValueError(
-            'labels are classes, the head is dimensional: build the model with classes=their number'
-        )
-    raise ValueError('labels are values, the head is categorical: build the model with classes=0')

@@ -29,6 +29,22 @@ from erc.nn.dialoguernn import (
 from ..nn.encoders import TextEncoder
 
 # %% ../../nbs/610_multiattn.ipynb #72925ea6
+_CHOICES = dict(
+    direction=('both', 'forward'),
+    attention=('general', 'simple'),
+    losses=('paper', 'released'),
+    fusion=('multiattn', 'concat'),
+    padding=PADDINGS,
+)
+
+
+def _are_coefficients(mu) -> bool:
+    try:
+        return len(mu) == 3 and all(math.isfinite(m) and m >= 0 for m in mu)
+    except TypeError:  # not three numbers
+        return False
+
+# %% ../../nbs/610_multiattn.ipynb #30f62c7e
 _PAPER = dict(
     layers=6,
     text_context=False,  # True: text has a DialogueRNN
@@ -53,13 +69,6 @@ PRESETS = {
     'released_meld': _RELEASED
     | dict(layers=2, direction='forward', hidden=512, alpha=1.2, tau=1.4, mu=(0.3, 0.3, 0.4)),
 }
-_CHOICES = dict(
-    direction=('both', 'forward'),
-    attention=('general', 'simple'),
-    losses=('paper', 'released'),
-    fusion=('multiattn', 'concat'),
-    padding=PADDINGS,
-)
 
 
 def _resolve_options(preset: str, options: dict) -> dict:
@@ -77,13 +86,6 @@ def _resolve_options(preset: str, options: dict) -> dict:
         )
     return resolved
 
-
-def _are_coefficients(mu) -> bool:
-    try:
-        return len(mu) == 3 and all(math.isfinite(m) and m >= 0 for m in mu)
-    except TypeError:  # not three numbers
-        return False
-
 # %% ../../nbs/610_multiattn.ipynb #151da498
 @dataclass(frozen=True)
 class Objective:
@@ -95,7 +97,7 @@ class Objective:
     gamma: float
     tau: float
 
-    def __call__(self, z, fused: dict, logits, labels, class_counts) -> dict:  # name -> scalar
+    def __call__(self, z, fused, logits, labels, class_counts):  # name -> scalar
         "Return the terms for z and fused features (N, D), logits (N, C), labels (N,), counts (C,)."
         swfc, hgr, cross_entropy = self.mu
         nll = weighted_nll(logits.log_softmax(-1), labels)
@@ -115,6 +117,30 @@ class Objective:
         return swfc_loss(z, labels, counts, variant=self.variant, **focus)
 
 # %% ../../nbs/610_multiattn.ipynb #8234dceb
+def _counts_or_zeros(class_counts, classes: int):  # (C,) float
+    if class_counts is None:
+        return torch.tensor([0.0] * classes)
+    if len(class_counts) != classes:
+        raise ValueError(f'class_counts has {len(class_counts)} entries for {classes} classes')
+    return torch.tensor([float(n) for n in class_counts])
+
+
+def _check_features(batch, names):
+    for m in names:
+        rows = len(batch.features[choose(m, batch.features, 'feature')])
+        if rows != len(batch):
+            raise ValueError(f'{m!r} has {rows} rows, the batch {len(batch)} utterances')
+
+
+def _check_classes(labels, classes: int):
+    if not labels.is_cuda and len(labels) and int(labels.max()) >= classes:
+        raise ValueError(f'label {int(labels.max())} is outside the {classes} classes')
+
+
+def _packed(padded: dict, batch) -> dict:  # name -> (N, D)
+    return {m: x[batch.dialogue, batch.turn] for m, x in padded.items()}
+
+# %% ../../nbs/610_multiattn.ipynb #9cc89223
 class MultiEMO(nn.Module):
     "Recognise emotions with MultiAttn (MultiEMO section 3); ValueError for what cannot be built."
 
@@ -244,30 +270,6 @@ class MultiEMO(nn.Module):
         model.load_state_dict({**used, 'class_counts': own['class_counts']})
         return model
 
-
-def _counts_or_zeros(class_counts, classes: int):  # (C,) float
-    if class_counts is None:
-        return torch.tensor([0.0] * classes)
-    if len(class_counts) != classes:
-        raise ValueError(f'class_counts has {len(class_counts)} entries for {classes} classes')
-    return torch.tensor([float(n) for n in class_counts])
-
-
-def _check_features(batch, names):
-    for m in names:
-        rows = len(batch.features[choose(m, batch.features, 'feature')])
-        if rows != len(batch):
-            raise ValueError(f'{m!r} has {rows} rows, the batch {len(batch)} utterances')
-
-
-def _check_classes(labels, classes: int):
-    if not labels.is_cuda and len(labels) and int(labels.max()) >= classes:
-        raise ValueError(f'label {int(labels.max())} is outside the {classes} classes')
-
-
-def _packed(padded: dict, batch) -> dict:  # name -> (N, D)
-    return {m: x[batch.dialogue, batch.turn] for m, x in padded.items()}
-
 # %% ../../nbs/610_multiattn.ipynb #715c2b09
 _RENAMES = (  # pattern of the authors' name, ours
     (r'multiattn_(text|audio|visual)\.multiattn_layers\.', r'streams.\1.'),
@@ -282,9 +284,19 @@ _RENAMES = (  # pattern of the authors' name, ours
     (r'mlp\.linear_', 'mlp'),
     (r'projection_matrix', 'out'),
 )
+
+
 _HEAD = r'attention_heads\.(\d+)\.(query|key|value)_matrix'
 
 
+def _our_name(name: str):  # and the number of the head
+    name = our_parameter_name(name.removeprefix('module.'))
+    for pattern, ours in _RENAMES:
+        name = re.sub(pattern, ours, name)
+    head = re.search(_HEAD, name)
+    return re.sub(_HEAD, r'\2', name), int(head[1]) if head else 0
+
+# %% ../../nbs/610_multiattn.ipynb #dcddd06c
 def convert_released(
     state: dict,  # the authors' parameters, or gradients, by their names
 ) -> dict:  # by ours
@@ -294,14 +306,6 @@ def convert_released(
         ours, head = _our_name(name)
         parts[ours][head] = torch.as_tensor(value)
     return {name: torch.cat([of[head] for head in sorted(of)]) for name, of in parts.items()}
-
-
-def _our_name(name: str):  # and the number of the head
-    name = our_parameter_name(name.removeprefix('module.'))
-    for pattern, ours in _RENAMES:
-        name = re.sub(pattern, ours, name)
-    head = re.search(_HEAD, name)
-    return re.sub(_HEAD, r'\2', name), int(head[1]) if head else 0
 
 # %% ../../nbs/610_multiattn.ipynb #f7e584ff
 _REQUIRED = (
@@ -323,7 +327,7 @@ def _check_released(state: dict):
             "give the model's state_dict"
         )
 
-
+# %% ../../nbs/610_multiattn.ipynb #99759d4c
 def _released_shapes(state: dict, weights: dict) -> dict:  # arguments of `MultiEMO`
     "Read the sizes of a model off its weights, by the authors' names and by ours."
     inputs = {m: f'inputs.{m}.weight' for m in MODALITIES}

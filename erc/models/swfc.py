@@ -63,14 +63,16 @@ def _anchor_weights(labels, class_counts, alpha, variant, dtype):  # (N,)
     return weights[y] * labelled / (in_batch[y] - 1).clamp(min=1)
 
 # %% ../../nbs/600_swfc.ipynb #973bb334
-_BLOCK_PAIRS = 2**19  # pairs of a block: those of a block stay in a processor's cache
-
-
 def _lowest(z) -> float:
     "Return a score that no pair reaches; finite, so that 0 times it is 0."
     return max(-1e30, torch.finfo(z.dtype).min / 4)
 
 
+def _block_rows(z) -> list:  # slices
+    size = len(z) if z.is_cuda else max(1, _BLOCK_PAIRS // len(z))
+    return [slice(start, start + size) for start in range(0, len(z), size)]
+
+# %% ../../nbs/600_swfc.ipynb #a150b925
 def _block_scores(z, labels, hidden, rows: slice, tau):
     "Return log-softmax scores (n, N) of the anchors in `rows`, and which partners are positives."
     positive = labels[rows, None] == labels
@@ -85,10 +87,8 @@ def _block_terms(z, w, scores, rows: slice, gamma):
     value, slope = focal_terms(*scores, gamma)
     return (w[:, 0] * value).sum(), w * (slope @ z), slope.mT @ (w * z[rows])
 
-
-def _block_rows(z) -> list:  # slices
-    size = len(z) if z.is_cuda else max(1, _BLOCK_PAIRS // len(z))
-    return [slice(start, start + size) for start in range(0, len(z), size)]
+# %% ../../nbs/600_swfc.ipynb #16789768
+_BLOCK_PAIRS = 2**19  # pairs of a block: those of a block stay in a processor's cache
 
 
 def _sum_over_blocks(z, labels, weights, tau, gamma):
@@ -108,7 +108,28 @@ def _weighted_sum(z, labels, weights, tau, gamma) -> Tensor:  # scalar
     total, gradient = _sum_over_blocks(fixed, labels, weights, tau, gamma)
     return total + ((z - fixed) * gradient).sum() / tau  # z - fixed is 0 and has a gradient of 1
 
-# %% ../../nbs/600_swfc.ipynb #a150b925
+# %% ../../nbs/600_swfc.ipynb #2ec413c5
+def _check_arguments(z, labels, class_counts, tau, variant):
+    choose(variant, VARIANTS, 'variant')
+    if len(z) != len(labels):
+        raise ValueError(f'z has {len(z)} rows, labels {len(labels)}: give one label a row, or -1')
+    if tau <= 0:
+        raise ValueError(f'tau={tau}: the temperature must be positive')
+    if class_counts is None and variant == 'released':
+        raise ValueError("variant 'released' needs class_counts of the training split")
+    captured = labels.is_cuda and torch.cuda.is_current_stream_capturing()
+    if len(labels) and not captured:
+        _check_labels(labels, class_counts)
+
+
+def _check_labels(labels, class_counts):
+    low, high = int(labels.min()), int(labels.max())
+    if low < -1:
+        raise ValueError(f'label {low}: give a class of 0 or more, or -1 for none')
+    if class_counts is not None and high >= len(class_counts):
+        raise ValueError(f'label {high} is outside the {len(class_counts)} classes of class_counts')
+
+# %% ../../nbs/600_swfc.ipynb #d365d765
 def swfc_loss(
     z: Tensor,  # (N, H) representations of the utterances (Eq. 14)
     labels: Tensor,  # (N,) class, -1 = none: such a row takes no part
@@ -135,28 +156,18 @@ def swfc_loss(
     total = _weighted_sum(unit, labels, weights, tau, gamma)
     return total / (labels >= 0).sum().clamp(min=1)
 
-
-def _check_arguments(z, labels, class_counts, tau, variant):
-    choose(variant, VARIANTS, 'variant')
-    if len(z) != len(labels):
-        raise ValueError(f'z has {len(z)} rows, labels {len(labels)}: give one label a row, or -1')
-    if tau <= 0:
-        raise ValueError(f'tau={tau}: the temperature must be positive')
-    if class_counts is None and variant == 'released':
-        raise ValueError("variant 'released' needs class_counts of the training split")
-    captured = labels.is_cuda and torch.cuda.is_current_stream_capturing()
-    if len(labels) and not captured:
-        _check_labels(labels, class_counts)
-
-
-def _check_labels(labels, class_counts):
-    low, high = int(labels.min()), int(labels.max())
-    if low < -1:
-        raise ValueError(f'label {low}: give a class of 0 or more, or -1 for none')
-    if class_counts is not None and high >= len(class_counts):
-        raise ValueError(f'label {high} is outside the {len(class_counts)} classes of class_counts')
-
 # %% ../../nbs/600_swfc.ipynb #4d4f058f
+def _centred_rows(x):
+    return x - x.mean(1, keepdim=True)
+
+
+def _trace_of_covariances(x, y, n: int):
+    "Return tr(cov(x) cov(y)) of centred (n, k) arrays through the smaller of n x n and k x k."
+    wide = x.shape[0] < x.shape[1]
+    trace = (x @ y.mT).square().sum() if wide else ((x.mT @ x) * (y.mT @ y)).sum()
+    return trace / max(n - 1, 1) ** 2
+
+# %% ../../nbs/600_swfc.ipynb #a8b3b095
 def hgr_pair(
     f: Tensor,  # (N, D) features of one modality
     g: Tensor,  # (N, D) features of another
@@ -171,18 +182,16 @@ def hgr_pair(
         trace = _trace_of_covariances(_centred_rows(f).mT, _centred_rows(g).mT, D) / N
     return (f * g).sum() / N - trace / 2
 
-
-def _centred_rows(x):
-    return x - x.mean(1, keepdim=True)
-
-
-def _trace_of_covariances(x, y, n: int):
-    "Return tr(cov(x) cov(y)) of centred (n, k) arrays through the smaller of n x n and k x k."
-    wide = x.shape[0] < x.shape[1]
-    trace = (x @ y.mT).square().sum() if wide else ((x.mT @ x) * (y.mT @ y)).sum()
-    return trace / max(n - 1, 1) ** 2
-
 # %% ../../nbs/600_swfc.ipynb #2c96fb5a
+def _check_modalities(features, variant):
+    choose(variant, VARIANTS, 'variant')
+    if not features:
+        raise ValueError('soft_hgr needs the features of at least one modality')
+    shapes = [tuple(f.shape) for f in features]
+    if len(set(shapes)) > 1:
+        raise ValueError(f'modalities differ in shape: {shapes}')
+
+# %% ../../nbs/600_swfc.ipynb #54377d07
 def soft_hgr(
     *features: Tensor,  # (N, D) of each modality
     variant='released',  # see the two readings above
@@ -194,12 +203,3 @@ def soft_hgr(
         return sum(f.sum() for f in features) * 0
     total = sum(hgr_pair(f, g, variant) for i, f in enumerate(features) for g in features[:i])
     return -total / N if variant == 'released' else -total
-
-
-def _check_modalities(features, variant):
-    choose(variant, VARIANTS, 'variant')
-    if not features:
-        raise ValueError('soft_hgr needs the features of at least one modality')
-    shapes = [tuple(f.shape) for f in features]
-    if len(set(shapes)) > 1:
-        raise ValueError(f'modalities differ in shape: {shapes}')

@@ -44,6 +44,21 @@ def indi_context(
     return conv_context(len(codes), K) & (codes[:, None] == codes)
 
 # %% ../../nbs/395_dialoguetrm.ipynb #2a71d453
+def _encoder_input(ids, pad: int) -> dict:
+    "Split rows of id + 1, negative in the second segment, 0 where there is no token."
+    return {
+        'input_ids': np.where(ids == 0, pad, np.abs(ids) - 1),
+        'token_type_ids': (ids < 0).astype(int),
+        'attention_mask': (ids != 0).astype(int),
+    }
+
+
+def _context_tokens(utterances, speakers, K) -> list:
+    "Return the tokens of each turn's indi-context, one after the other."
+    rows = [mask.nonzero()[:, 0].tolist() for mask in indi_context(speakers, K)]
+    return [[token for j in row for token in utterances[j]] for row in rows]
+
+# %% ../../nbs/395_dialoguetrm.ipynb #b409c6be
 def encode_pairs(
     utterances,  # token ids of each turn of a dialogue, without special tokens
     speakers,  # (n,)
@@ -66,22 +81,21 @@ def encode_pairs(
     ids = [pair_ids(u, context, cls, sep, longest, **options) for u, context in pairs]
     return _encoder_input(pad_rows(ids).astype(np.int64), pad)
 
-
-def _encoder_input(ids, pad: int) -> dict:
-    "Split rows of id + 1, negative in the second segment, 0 where there is no token."
-    return {
-        'input_ids': np.where(ids == 0, pad, np.abs(ids) - 1),
-        'token_type_ids': (ids < 0).astype(int),
-        'attention_mask': (ids != 0).astype(int),
-    }
-
-
-def _context_tokens(utterances, speakers, K) -> list:
-    "Return the tokens of each turn's indi-context, one after the other."
-    rows = [mask.nonzero()[:, 0].tolist() for mask in indi_context(speakers, K)]
-    return [[token for j in row for token in utterances[j]] for row in rows]
-
 # %% ../../nbs/395_dialoguetrm.ipynb #c2927468
+def _context_texts(turns: pd.DataFrame, K) -> list:
+    "Return the joined texts of each turn's indi-context."
+    texts = turns.text.tolist()
+    rows = [mask.nonzero()[:, 0].tolist() for mask in indi_context(turns.speaker, K)]
+    return [' '.join(texts[j] for j in row) for row in rows]
+
+
+def _predict_values(corpus: Corpus, name: str, attribute: str) -> Corpus:
+    values = corpus.table[choose(attribute, corpus.table.columns, f'attribute of {name}')]
+    middle, half = (3, 2) if name.startswith('iemocap') else (0, 1)
+    labels = ((values.astype(np.float32) - middle) / half).astype(np.float32)
+    return corpus.replace(task='regression', classes=(), table=corpus.table.assign(label=labels))
+
+# %% ../../nbs/395_dialoguetrm.ipynb #9e915434
 def load_dialogues(
     name: str,  # of a corpus of dialogues
     *,
@@ -98,21 +112,19 @@ def load_dialogues(
     contexts = [text for _, turns in dialogues for text in _context_texts(turns, K)]
     return validate(corpus.replace(table=table.assign(context=contexts)))
 
-
-def _context_texts(turns: pd.DataFrame, K) -> list:
-    "Return the joined texts of each turn's indi-context."
-    texts = turns.text.tolist()
-    rows = [mask.nonzero()[:, 0].tolist() for mask in indi_context(turns.speaker, K)]
-    return [' '.join(texts[j] for j in row) for row in rows]
-
-
-def _predict_values(corpus: Corpus, name: str, attribute: str) -> Corpus:
-    values = corpus.table[choose(attribute, corpus.table.columns, f'attribute of {name}')]
-    middle, half = (3, 2) if name.startswith('iemocap') else (0, 1)
-    labels = ((values.astype(np.float32) - middle) / half).astype(np.float32)
-    return corpus.replace(task='regression', classes=(), table=corpus.table.assign(label=labels))
-
 # %% ../../nbs/395_dialoguetrm.ipynb #ffaa066a
+def _ridge_weights(x, y, alpha) -> np.ndarray:  # (D,)
+    return np.linalg.solve(x.T @ x + alpha * np.eye(x.shape[1]), x.T @ y)
+
+
+def _regressors(corpus, features, context, rows) -> np.ndarray:  # (N, D)
+    parts = [standardised(corpus.features[k], corpus.has[k], rows, k) for k in features]
+    if context:
+        previous = context_mean(corpus, corpus.features['text'], context)
+        parts.append(standardised(previous, np.ones(len(corpus), bool), rows, 'context'))
+    return np.concatenate(parts, 1)
+
+# %% ../../nbs/395_dialoguetrm.ipynb #2a27c658
 def vector_ridge(
     corpus: Corpus,  # of real values
     features=('text',),
@@ -126,18 +138,6 @@ def vector_ridge(
     rows = rows[~np.isnan(labels[rows])]
     x, mean = _regressors(corpus, features, context, rows), labels[rows].mean()
     return x @ _ridge_weights(x[rows], labels[rows] - mean, alpha) + mean
-
-
-def _ridge_weights(x, y, alpha) -> np.ndarray:  # (D,)
-    return np.linalg.solve(x.T @ x + alpha * np.eye(x.shape[1]), x.T @ y)
-
-
-def _regressors(corpus, features, context, rows) -> np.ndarray:  # (N, D)
-    parts = [standardised(corpus.features[k], corpus.has[k], rows, k) for k in features]
-    if context:
-        previous = context_mean(corpus, corpus.features['text'], context)
-        parts.append(standardised(previous, np.ones(len(corpus), bool), rows, 'context'))
-    return np.concatenate(parts, 1)
 
 # %% ../../nbs/395_dialoguetrm.ipynb #a9c9ec89
 def shift_counts(
@@ -173,6 +173,22 @@ def short_cases(
     return scores
 
 # %% ../../nbs/395_dialoguetrm.ipynb #9680d814
+def _won(truth, before, after) -> np.ndarray:  # bool, as predictions
+    return (before != truth) & (after == truth) & (truth >= 0)
+
+
+def _is_negative(predictions, classes) -> np.ndarray:  # bool, as predictions
+    return np.isin(predictions, [i for i, name in enumerate(classes) if name in _NEGATIVE])
+
+
+def _shares(won, from_negative, of_class) -> dict:
+    own = (won & of_class).sum()
+    return {
+        'share': float(own / max(1, won.sum())),
+        'from negative': float((from_negative & of_class).sum() / max(1, own)),
+    }
+
+# %% ../../nbs/395_dialoguetrm.ipynb #1411f184
 _NEGATIVE = ('sad', 'angry', 'frustrated', 'sadness', 'anger', 'fear', 'disgust')
 
 
@@ -193,53 +209,9 @@ def rectified(
     shares = [_shares(won, from_negative, truth == i) for i in range(len(corpus.classes))]
     return {'count': float(won.sum(1).mean()), **dict(zip(corpus.classes, shares))}
 
-
-def _won(truth, before, after) -> np.ndarray:  # bool, as predictions
-    return (before != truth) & (after == truth) & (truth >= 0)
-
-
-def _is_negative(predictions, classes) -> np.ndarray:  # bool, as predictions
-    return np.isin(predictions, [i for i, name in enumerate(classes) if name in _NEGATIVE])
-
-
-def _shares(won, from_negative, of_class) -> dict:
-    own = (won & of_class).sum()
-    return {
-        'share': float(own / max(1, won.sum())),
-        'from negative': float((from_negative & of_class).sum() / max(1, own)),
-    }
-
 # %% ../../nbs/395_dialoguetrm.ipynb #451f2f8f
-def windows(
-    corpus: Corpus,
-    before,  # (S, N test) predictions of one system
-    after,  # (S, N test) predictions of another
-    turns=7,  # of a window
-    most=2,  # windows, each of another dialogue
-) -> list:  # dicts: dialogue, turns, speakers, gold, text, fused
-    "Return the windows in which fusion helps most, by majority over seeds (DialogueTRM Figure 3)."
-    test = corpus.table.iloc[corpus.rows('test')].reset_index(drop=True)
-    gain = _gain(test.label.to_numpy(), before, after)
-    text, fused = (_majority(p, len(corpus.classes)) for p in (before, after))
-    return [
-        _window(number, test.iloc[rows], text[rows], fused[rows])
-        for number, rows in _best_rows(test, gain, turns)[:most]
-    ]
-
-
 def _gain(truth, before, after) -> np.ndarray:  # (N,) share of seeds
     return ((after == truth).mean(0) - (before == truth).mean(0)) * (truth >= 0)
-
-
-def _best_rows(test: pd.DataFrame, gain, turns: int) -> list:  # (dialogue number, rows), best first
-    "Return the window of each dialogue that gains most."
-    found = []
-    for number, (_, dialogue) in enumerate(test.groupby('dialogue', sort=False)):
-        rows = dialogue.index.to_numpy()
-        if len(rows) >= turns:
-            total = np.convolve(gain[rows], np.ones(turns), 'valid')
-            found.append((total.max(), number, rows[total.argmax() :][:turns]))
-    return [window[1:] for window in sorted(found, key=lambda window: -window[0])]
 
 
 def _majority(predictions, classes: int) -> np.ndarray:  # (N,)
@@ -257,7 +229,43 @@ def _window(number: int, turns: pd.DataFrame, text, fused) -> dict:
         'fused': fused.tolist(),
     }
 
+# %% ../../nbs/395_dialoguetrm.ipynb #0cb47aa7
+def _best_rows(test: pd.DataFrame, gain, turns: int) -> list:  # (dialogue number, rows), best first
+    "Return the window of each dialogue that gains most."
+    found = []
+    for number, (_, dialogue) in enumerate(test.groupby('dialogue', sort=False)):
+        rows = dialogue.index.to_numpy()
+        if len(rows) >= turns:
+            total = np.convolve(gain[rows], np.ones(turns), 'valid')
+            found.append((total.max(), number, rows[total.argmax() :][:turns]))
+    return [window[1:] for window in sorted(found, key=lambda window: -window[0])]
+
+# %% ../../nbs/395_dialoguetrm.ipynb #9a7c5d09
+def windows(
+    corpus: Corpus,
+    before,  # (S, N test) predictions of one system
+    after,  # (S, N test) predictions of another
+    turns=7,  # of a window
+    most=2,  # windows, each of another dialogue
+) -> list:  # dicts: dialogue, turns, speakers, gold, text, fused
+    "Return the windows in which fusion helps most, by majority over seeds (DialogueTRM Figure 3)."
+    test = corpus.table.iloc[corpus.rows('test')].reset_index(drop=True)
+    gain = _gain(test.label.to_numpy(), before, after)
+    text, fused = (_majority(p, len(corpus.classes)) for p in (before, after))
+    return [
+        _window(number, test.iloc[rows], text[rows], fused[rows])
+        for number, rows in _best_rows(test, gain, turns)[:most]
+    ]
+
 # %% ../../nbs/395_dialoguetrm.ipynb #4e0602f6
+def _required(keys: list, home) -> dict:  # key -> Record
+    records = {key: find_record(key, home) for key in keys}
+    missing = [str(key) for key, record in records.items() if record is None]
+    if missing:
+        raise FileNotFoundError(f'no record of {", ".join(missing)}: run them first')
+    return records
+
+# %% ../../nbs/395_dialoguetrm.ipynb #2cdeead1
 def cases(
     corpus: Corpus,
     free='u_free',  # system of the utterance alone
@@ -276,28 +284,20 @@ def cases(
         'classes': list(corpus.classes),
     }
 
-
-def _required(keys: list, home) -> dict:  # key -> Record
-    records = {key: find_record(key, home) for key in keys}
-    missing = [str(key) for key, record in records.items() if record is None]
-    if missing:
-        raise FileNotFoundError(f'no record of {", ".join(missing)}: run them first')
-    return records
-
 # %% ../../nbs/395_dialoguetrm.ipynb #73fbe517
-def cases_figure(
-    found: list,  # of `windows`
-    classes,  # names
-):  # a matplotlib figure
-    "Draw windows of turns: gold, text and fused predictions; wrong ones are pale."
-    import matplotlib.pyplot as plt
+def _class_cells(ax, codes, classes: list, hidden, **style):
+    "Draw class codes as coloured cells with the first letters of their names, -1 as an empty one."
+    import seaborn as sns
 
-    fig, axes = plt.subplots(len(found), 1, figsize=(7, 0.5 + 1.35 * len(found)), squeeze=False)
-    for ax, window in zip(axes[:, 0], found):
-        _window_panel(ax, window, list(classes))
-    return fig
+    from erc.report.figures import palette
 
+    letters = np.array([k[:3] for k in classes] + ['-'])[codes]
+    colours = list(palette(classes).values())
+    limits = dict(vmin=-0.5, vmax=len(classes) - 0.5, cbar=False, linewidths=2)
+    mask = hidden | (codes < 0)
+    sns.heatmap(codes, mask=mask, annot=letters, fmt='', cmap=colours, ax=ax, **limits, **style)
 
+# %% ../../nbs/395_dialoguetrm.ipynb #a6951b8b
 def _window_panel(ax, window: dict, classes: list):
     codes = np.array([window[k] for k in ('gold', 'text', 'fused')])
     wrong = codes != codes[0]
@@ -312,18 +312,18 @@ def _window_panel(ax, window: dict, classes: list):
 def _turn_names(window: dict) -> list:  # speaker and turn, such as 'A 3'
     return [f'{chr(65 + s)} {t + 1}' for s, t in zip(window['speakers'], window['turns'])]
 
+# %% ../../nbs/395_dialoguetrm.ipynb #f09595f9
+def cases_figure(
+    found: list,  # of `windows`
+    classes,  # names
+):  # a matplotlib figure
+    "Draw windows of turns: gold, text and fused predictions; wrong ones are pale."
+    import matplotlib.pyplot as plt
 
-def _class_cells(ax, codes, classes: list, hidden, **style):
-    "Draw class codes as coloured cells with the first letters of their names, -1 as an empty one."
-    import seaborn as sns
-
-    from erc.report.figures import palette
-
-    letters = np.array([k[:3] for k in classes] + ['-'])[codes]
-    colours = list(palette(classes).values())
-    limits = dict(vmin=-0.5, vmax=len(classes) - 0.5, cbar=False, linewidths=2)
-    mask = hidden | (codes < 0)
-    sns.heatmap(codes, mask=mask, annot=letters, fmt='', cmap=colours, ax=ax, **limits, **style)
+    fig, axes = plt.subplots(len(found), 1, figsize=(7, 0.5 + 1.35 * len(found)), squeeze=False)
+    for ax, window in zip(axes[:, 0], found):
+        _window_panel(ax, window, list(classes))
+    return fig
 
 # %% ../../nbs/395_dialoguetrm.ipynb #d1dcbd63
 def claim_line(

@@ -14,6 +14,14 @@ from ..data.registry import load_corpus
 from ..evidence.intervals import paired
 
 # %% ../../nbs/396_multiemo.ipynb #d2dc92bf
+def _neighbours(table: pd.DataFrame, steps) -> pd.Series:
+    "Return the texts that many turns before (positive) or after each turn, joined in that order."
+    texts, joined = table.groupby('dialogue', sort=False).text, table.text.str[:0]
+    for step in steps:
+        joined = joined + texts.shift(step).fillna('') + ' '
+    return joined.str.replace(' +', ' ', regex=True).str.strip()
+
+# %% ../../nbs/396_multiemo.ipynb #8ee3c3be
 def load_one_stage(
     name: str,  # of a corpus of dialogues
     *,
@@ -30,14 +38,6 @@ def load_one_stage(
     current = table.speaker.astype(str).str.upper() + ': ' + table.text
     in_context = past + ' [SEP] ' + current + ' [SEP] ' + future
     return corpus.replace(table=table.assign(in_context=in_context.str.strip()))
-
-
-def _neighbours(table: pd.DataFrame, steps) -> pd.Series:
-    "Return the texts that many turns before (positive) or after each turn, joined in that order."
-    texts, joined = table.groupby('dialogue', sort=False).text, table.text.str[:0]
-    for step in steps:
-        joined = joined + texts.shift(step).fillna('') + ' '
-    return joined.str.replace(' +', ' ', regex=True).str.strip()
 
 # %% ../../nbs/396_multiemo.ipynb #eec9feaf
 def class_statistics(
@@ -57,6 +57,19 @@ def _count_classes(corpus, labels) -> dict:
     return dict(zip(corpus.classes, counts.tolist()))
 
 # %% ../../nbs/396_multiemo.ipynb #cd215048
+def _class_panel(ax, counts: pd.Series):
+    import seaborn as sns
+
+    from erc.report.figures import OURS
+
+    sns.barplot(x=counts.to_numpy(), y=counts.index, color=OURS, saturation=1, ax=ax)
+    shares = [f'{n:,} ({n / counts.sum():.0%})' for n in counts]
+    ax.bar_label(ax.containers[0], shares, padding=3, fontsize=8)
+    ax.set(xlim=(0, 1.3 * counts.max()), xticks=[], ylabel='')
+    ax.tick_params(axis='y', length=0)
+    ax.spines[:].set_visible(False)
+
+# %% ../../nbs/396_multiemo.ipynb #09ca0260
 def class_figure(
     counts: dict,  # title -> {class: utterances}
 ):  # a matplotlib figure
@@ -69,19 +82,6 @@ def class_figure(
         _class_panel(ax, pd.Series(classes).sort_values(ascending=False, kind='stable'))
         ax.set_title(title)
     return fig
-
-
-def _class_panel(ax, counts: pd.Series):
-    import seaborn as sns
-
-    from erc.report.figures import OURS
-
-    sns.barplot(x=counts.to_numpy(), y=counts.index, color=OURS, saturation=1, ax=ax)
-    shares = [f'{n:,} ({n / counts.sum():.0%})' for n in counts]
-    ax.bar_label(ax.containers[0], shares, padding=3, fontsize=8)
-    ax.set(xlim=(0, 1.3 * counts.max()), xticks=[], ylabel='')
-    ax.tick_params(axis='y', length=0)
-    ax.spines[:].set_visible(False)
 
 # %% ../../nbs/396_multiemo.ipynb #7fc1a5eb
 _FRAMEWORK = {  # name: x, y, text
@@ -230,6 +230,15 @@ from ..data.batches import make_batches
 from ..models.cross_attention import MODALITIES, PADDINGS  # noqa: F811
 
 # %% ../../nbs/610_multiattn.ipynb #fda7866e
+def _probabilities(model, batches, padding: str):  # (N, C)
+    options = model.options
+    model.options = {**options, 'padding': padding}
+    try:
+        return torch.cat([model(batch).logits.softmax(-1) for batch in batches])
+    finally:
+        model.options = options
+
+# %% ../../nbs/610_multiattn.ipynb #5619c7aa
 @torch.no_grad()
 def leak_probe(
     fit,  # trained seeds, as `erc.training.fit` returns them
@@ -249,15 +258,6 @@ def leak_probe(
         'leak_largest_by_seed': np.array(largest, np.float32),
     }
 
-
-def _probabilities(model, batches, padding: str):  # (N, C)
-    options = model.options
-    model.options = {**options, 'padding': padding}
-    try:
-        return torch.cat([model(batch).logits.softmax(-1) for batch in batches])
-    finally:
-        model.options = options
-
 # %% ../../nbs/610_multiattn.ipynb #89241258
 def readout(
     x,  # (N, D) features of training rows
@@ -273,39 +273,6 @@ def readout(
     return classifier.fit(x[labels >= 0], labels[labels >= 0]).predict_proba(test)
 
 # %% ../../nbs/610_multiattn.ipynb #4e3f9357
-@torch.no_grad()
-def fusion_probe(
-    fit,  # trained seeds
-    corpus,
-    batches,  # of its test split
-) -> dict:  # arrays, see below; {} if no utterance qualifies
-    """Return the first seed's test utterance that fusion helps most (after MultiEMO, Figure 6).
-
-    `fusion_context` (M, D) and `fusion_joined` (D,) are its features, `fusion_read` (M + 2, C) is
-    what is read from each context, from all of them and after fusion, `fusion_row` (1,) its row.
-    """
-    model = next(iter(fit.modules()))
-    train = _features(model, _train_batches(model, corpus, batches[0].ids.device))
-    test = _features(model, batches)
-    if len(set(train['label']) - {-1}) < model.mlp2.out_features:
-        return {}
-    before, after = (_read(train, test, k) for k in ('context', 'fused'))
-    row = _most_helped(before, after, test['label'])
-    if row is None:
-        return {}
-    alone = _read_each_context(train, test, row, len(model.inputs))
-    return _picture(test, row, [*alone, before[row], after[row]])
-
-
-def _picture(test, row, read) -> dict:
-    return {
-        'fusion_context': test['context'][row].reshape(len(read) - 2, -1),
-        'fusion_joined': test['z'][row],
-        'fusion_read': np.array(read, np.float32),
-        'fusion_row': test['row'][[row]],
-    }
-
-
 def _train_batches(model, corpus, device) -> list:
     features = list(model.inputs)
     cut = make_batches(corpus, 'train', size=64, features=features, targets={'emotion': 'label'})
@@ -321,7 +288,7 @@ def _features(model, batches) -> dict:
     found['row'] = torch.cat([batch.ids for batch in batches])
     return {k: v.cpu().numpy() for k, v in found.items()}
 
-
+# %% ../../nbs/610_multiattn.ipynb #1735a560
 def _read(train, test, features):
     return readout(train[features], train['label'], test[features])
 
@@ -333,30 +300,52 @@ def _read_each_context(train, test, row, modalities) -> list:
     return [readout(x, train['label'], v)[0] for x, v in zip(parts, own)]
 
 
-def _most_helped(before, after, truth) -> int | None:
-    "Return the row that is wrong before and right after whose true class gains most probability."
+def _picture(train, test, row, read, modalities) -> dict:
+    alone = _read_each_context(train, test, row, modalities)
+    return {
+        'fusion_context': test['context'][row].reshape(modalities, -1),
+        'fusion_joined': test['z'][row],
+        'fusion_read': np.array([*alone, *read], np.float32),
+        'fusion_row': test['row'][[row]],
+    }
+
+# %% ../../nbs/610_multiattn.ipynb #c0b15dd1
+@torch.no_grad()
+def fusion_probe(
+    fit,  # trained seeds
+    corpus,
+    batches,  # of its test split
+) -> dict:  # arrays, see below; {} if no utterance qualifies
+    """Return the first seed's test utterance that fusion helps most (after MultiEMO, Figure 6).
+
+    `fusion_context` (M, D) and `fusion_joined` (D,) are its features, `fusion_read` (M + 2, C) is
+    what is read from each context, from all of them and after fusion, `fusion_row` (1,) its row.
+    """
+    model = next(iter(fit.modules()))
+    train = _features(model, _train_batches(model, corpus, batches[0].ids.device))
+    test = _features(model, batches)
+    if not _has_every_class(train, model):
+        return {}
+    row, read = _most_helped(train, test)
+    return _picture(train, test, row, read, len(model.inputs)) if read else {}
+
+
+def _has_every_class(train, model) -> bool:
+    return len(set(train['label']) - {-1}) == model.mlp2.out_features
+
+
+def _most_helped(train, test):
+    "Return the row that fusion turns right with most gain, and its readouts before and after."
+    before, after = (_read(train, test, k) for k in ('context', 'fused'))
+    truth = test['label']
     helped = (before.argmax(1) != truth) & (after.argmax(1) == truth)
     if not helped.any():
-        return None
+        return None, []
     gain = (after - before)[np.arange(len(truth)), truth.clip(0)]
-    return int(np.where(helped, gain, -1).argmax())
+    row = int(np.where(helped, gain, -1).argmax())
+    return row, [before[row], after[row]]
 
 # %% ../../nbs/610_multiattn.ipynb #c0381d06
-def fusion_figure(
-    record,  # of a system with `fusion_probe`
-    folded=(16, 16),  # rows and columns of a picture; their product is D
-):  # a matplotlib figure
-    "Draw one utterance before and after fusion; ValueError for a width that cannot be folded so."
-    import matplotlib.pyplot as plt
-
-    panels = list(_panels(record))
-    fig, axes = plt.subplots(1, len(panels), figsize=(1.9 * len(panels), 2.5))
-    for ax, (title, x, p) in zip(axes, panels):
-        _folded_panel(ax, x, folded)
-        ax.set_title(f'{title}\n{_top(record, p)}', fontsize=9)
-    return fig
-
-
 def _panels(record):
     "Yield title, features and readout of each context, then of the fused features."
     probes, read = record.probes, record.probes['fusion_read']
@@ -372,6 +361,21 @@ def _folded_panel(ax, x, folded):
         raise ValueError(f'{x.size} numbers cannot be folded into {folded}')
     plain = dict(xticklabels=False, yticklabels=False, cbar=False, square=True)
     sns.heatmap(x.reshape(folded), cmap='cividis', ax=ax, **plain)
+
+# %% ../../nbs/610_multiattn.ipynb #2067ceb0
+def fusion_figure(
+    record,  # of a system with `fusion_probe`
+    folded=(16, 16),  # rows and columns of a picture; their product is D
+):  # a matplotlib figure
+    "Draw one utterance before and after fusion; ValueError for a width that cannot be folded so."
+    import matplotlib.pyplot as plt
+
+    panels = list(_panels(record))
+    fig, axes = plt.subplots(1, len(panels), figsize=(1.9 * len(panels), 2.5))
+    for ax, (title, x, p) in zip(axes, panels):
+        _folded_panel(ax, x, folded)
+        ax.set_title(f'{title}\n{_top(record, p)}', fontsize=9)
+    return fig
 
 # %% ../../nbs/610_multiattn.ipynb #f143d311
 def fusion_sentence(
