@@ -3,13 +3,17 @@ PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
 BIN := $(VENV)/bin
+# small tensors gain nothing from many threads, and lose much on a busy machine
+export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup reproduce recorded test notebooks clean
+.PHONY: help setup reproduce recorded test lint notebooks book clean
 help:
 	@echo 'make reproduce   every notebook on the demo corpus; report in _build/demo/report.html'
 	@echo 'make test        every test (ARGS="-k tables" for some)'
+	@echo 'make lint        format, lint and types, as pre-commit checks them'
 	@echo 'make recorded    draw every table and figure from results/'
 	@echo 'make notebooks   export, run in place and clean every notebook'
+	@echo 'make book        notebooks and API reference as a site in _build/book, offline'
 	@echo 'make clean       remove _build'
 
 setup: $(VENV)/.ready
@@ -31,11 +35,19 @@ recorded: setup
 test: setup
 	$(BIN)/python -m pytest $(ARGS)
 
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
 # run in the order of their numbers, so that each finds the modules of those before it
 notebooks: setup
 	$(BIN)/nbdev_export
 	for nb in nbs/*.ipynb; do JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter nbconvert --log-level WARN --to notebook --execute --inplace --ExecutePreprocessor.timeout=900 $$nb || exit 1; done
 	$(BIN)/nbdev_clean
+
+book: setup
+	$(BIN)/python docs/build.py _build/book
 
 clean:
 	rm -rf _build

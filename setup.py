@@ -1,30 +1,35 @@
-"Packaging, read from settings.ini so that each fact stands once."
+"Packaging, read from settings.ini so that each fact is written once."
 
 from configparser import ConfigParser
 from pathlib import Path
+
 from setuptools import find_packages, setup
 
 here = Path(__file__).parent
 ini = ConfigParser(delimiters=['='])
 ini.read(here / 'settings.ini', encoding='utf-8')
-cfg = ini['DEFAULT']
-needs = {name: cfg[f'{name}_requirements'].split() for name in ('run', 'dev', 'minilm')}
+facts = ini['DEFAULT']
+extras = {name: facts[f'{name}_requirements'].split() for name in ('run', 'minilm', 'book', 'dev')}
+extras['dev'] = sorted(set().union(*extras.values()))
 
 setup(
-    name=cfg['lib_name'],
-    version=cfg['version'],
-    description=cfg['description'],
+    name=facts['lib_name'],
+    version=facts['version'],
+    description=facts['description'],
     long_description=(here / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
-    author=cfg['author'],
-    keywords=cfg['keywords'],
+    author=facts['author'],
+    keywords=facts['keywords'],
+    classifiers=[line.strip() for line in facts['classifiers'].split(';')],
     packages=find_packages(include=['erc', 'erc.*']),
     include_package_data=True,
-    package_data={'erc': ['recipes/*.toml', 'reference/*', 'report/templates/*']},
-    python_requires='>=' + cfg['min_python'],
-    install_requires=cfg['requirements'].split(),
-    extras_require={**needs, 'dev': needs['run'] + needs['dev']},
-    entry_points={'console_scripts': cfg['console_scripts'].split()},
+    package_data={
+        'erc': ['py.typed', 'recipes/*.toml', 'reference/*', 'report/templates/*'],
+    },
+    python_requires='>=' + facts['min_python'],
+    install_requires=facts['requirements'].split(),
+    extras_require=extras,
+    entry_points={'console_scripts': facts['console_scripts'].split()},
     zip_safe=False,
 )
