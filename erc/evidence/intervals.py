@@ -212,7 +212,7 @@ def _counts_of_pair(conf_a, conf_b):
         )
     return a, b
 
-
+# %% ../../nbs/110_intervals.ipynb #f41d42d7
 def _check_same_truth(a, b):
     "Raise ValueError if confusion counts of two systems differ in their true classes."
     if a.ndim != 4 or a.shape[2] != a.shape[3]:

@@ -95,7 +95,7 @@ def _fair_coin_p(heads, tails):
     n = heads + tails
     return float(min(1.0, 2 * bdtr(min(heads, tails), n, 0.5))) if n else 1.0
 
-
+# %% ../../nbs/120_verdicts.ipynb #68f3f3b2
 def mcnemar(
     right_a,  # (N,) bool: which utterances one model has right
     right_b,  # (N,) bool, the other model
