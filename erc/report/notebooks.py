@@ -141,6 +141,7 @@ def _run_papermill(notebook: Path, output: Path, parameters: dict):
     have been taken between choice and use."""
     arguments = str(notebook), str(output), parameters
     options = dict(kernel_name='python3', progress_bar=False, cwd=str(notebook.parent))
+    options['extra_arguments'] = ['--log-level=CRITICAL']  # the kernel's own messages
     try:
         _papermill().execute_notebook(*arguments, **options)
     except RuntimeError as e:
