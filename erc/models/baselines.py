@@ -20,7 +20,7 @@ def _as_list(names) -> list:
     "Return a list of names; a single string is one name."
     return [names] if isinstance(names, str) else list(names)
 
-
+# %% ../../nbs/240_baselines.ipynb #5783e863
 def _warn_absent(corpus: Corpus, labels: np.ndarray):
     "Warn about classes that no training row has."
     absent = [name for i, name in enumerate(corpus.classes) if i not in labels]
@@ -126,7 +126,7 @@ def _check_features(corpus: Corpus, features: list, context: int):
     if context and 'text' not in features:
         raise ValueError(f"context={context} averages 'text' vectors: name 'text' in features")
 
-
+# %% ../../nbs/240_baselines.ipynb #74f3c632
 def _standardised_features(corpus: Corpus, features: list, rows) -> list:
     "Return features (N, D) standardised on some rows."
     return [standardised(corpus.features[f], corpus.has[f], rows, f) for f in features]

@@ -239,6 +239,10 @@ def _load_model(encoder, attention_dropout):
     return model
 
 
+def _rows(rows: np.ndarray, device) -> Tensor:
+    return torch.from_numpy(rows).to(device)
+
+# %% ../../nbs/230_encoders.ipynb #235a1add
 class TextEncoder(nn.Module):
     """A pretrained encoder inside a model: signed token ids (N, L) -> vectors (N, D).
 
@@ -295,10 +299,6 @@ class TextEncoder(nn.Module):
         if on_cuda and self.recompute and not self.model.is_gradient_checkpointing:
             options = {'use_reentrant': False}
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
-
-
-def _rows(rows: np.ndarray, device) -> Tensor:
-    return torch.from_numpy(rows).to(device)
 
 # %% ../../nbs/230_encoders.ipynb #01f01c5c
 def frozen_vectors(
