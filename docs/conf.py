@@ -17,7 +17,8 @@ exclude_patterns = ['build', '**/.ipynb_checkpoints']
 nb_execution_mode = 'off'
 nb_merge_streams = True
 myst_enable_extensions = ['dollarmath', 'amsmath']
-myst_heading_anchors = 3
+myst_heading_anchors = 4
+myst_heading_slug_func = 'house.jupyter_anchor'
 
 autodoc_member_order = 'bysource'
 autodoc_typehints = 'signature'
@@ -34,4 +35,5 @@ html_show_sourcelink = False
 suppress_warnings = [
     'myst.header',  # a notebook may skip a level
     'mystnb.unknown_mime_type',
+    'misc.highlighting_failure',  # csv has no lexer
 ]

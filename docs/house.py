@@ -20,6 +20,11 @@ def plain_docstrings(app, what, name, obj, options, lines):
     lines[:] = as_rst('\n'.join(lines)).split('\n')
 
 
+def jupyter_anchor(heading: str) -> str:
+    "Return the anchor that JupyterLab gives a heading, so that links work in both."
+    return heading.replace(' ', '-')
+
+
 def mathml(latex: str, display: str) -> str:
     "Return an equation as MathML, or as code where it cannot be converted."
     try:
