@@ -1,80 +1,82 @@
-"GRUarc as one would write it down: one dialogue, one turn at a time, a dict of parties, a growing list of contexts. Slow on purpose; nothing of ours but the weights."
+"""GRUarc as one would write it down: one dialogue, one turn at a time, a dict of parties.
+
+Slow on purpose; it takes nothing from the package but the weights.
+"""
 
 import torch
 from torch import cat, stack
 
 
-def gru(c, x, h):
-    return torch.gru_cell(x[None], h[None], c.weight_ih, c.weight_hh, c.bias_ih, c.bias_hh)[0]
+def gru(cell, x, h):
+    weights = cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh
+    return torch.gru_cell(x[None], h[None], *weights)[0]
 
 
-def shift(
-    m, u
-):  # u (T, D) -> probability of a shift (T,), log-probabilities of shift and inertia (T, 2)
+def shift_network(model, u):  # (T, D) -> probability of a shift (T,), log-probabilities (T, 2)
     before = cat([torch.zeros_like(u[:1]), u[:-1]])
-    scores = m.shift.classifier(cat([before, u, (before - u).abs()], 1))
-    inertia = (
-        scores if m.options['reading'] == 'paper' else scores[:, 1:] - scores[:, :1]
-    ).sigmoid()[:, 0]
-    first = torch.arange(len(u)) == 0
-    return torch.where(first & (m.options['first'] == 'fresh'), 1.0, 1 - inertia), stack(
-        [1 - inertia, inertia], 1
-    ).log()
+    scores = model.shift.classifier(cat([before, u, (before - u).abs()], 1))
+    if model.options['reading'] == 'released':
+        scores = scores[:, 1:] - scores[:, :1]
+    inertia = scores.sigmoid()[:, 0]
+    fresh = (torch.arange(len(u)) == 0) & (model.options['first'] == 'fresh')
+    return torch.where(fresh, 1.0, 1 - inertia), stack([1 - inertia, inertia], 1).log()
 
 
-def arc(m, net, x, context, who, p):  # x, context (T, D), who (T,), p (T,) -> emotion states (T, H)
-    o, party, past, out = m.options, {}, [], []
-    c, e = context.new_zeros(net.g_cell.hidden_size), context.new_zeros(m.emotion)
-    for t, name in enumerate(who):
+def look_back(options, net, past, m):  # contexts before this turn, what it says -> (H,)
+    if not past:
+        return torch.zeros(net.g_cell.hidden_size, dtype=m.dtype)
+    past, weight = stack(past), net.attention.weight
+    query = weight @ m if options['attention'] == 'eq5' else weight[0]
+    return (past @ query).softmax(0) @ past
+
+
+def arc_step(options, cell, s, e, p):  # party state, emotion state, probability of a shift
+    if options['gate'] == 'gru':
+        return gru(cell, s, e)
+    kept = (1 - p) * e
+    return kept + p * (cell.w_hi(s) + cell.u_hh(kept)).tanh()
+
+
+def arc(model, net, x, context, speakers, p):  # x, context (T, D) -> emotion states (T, H)
+    options, party, past, states = model.options, {}, [], []
+    c, e = context.new_zeros(net.g_cell.hidden_size), context.new_zeros(model.emotion)
+    for t, name in enumerate(speakers):
         s = party.get(name, x.new_zeros(net.p_cell.hidden_size))
-        if o['context_order'] == 'before':
+        if options['context_order'] == 'before':
             c = gru(net.g_cell, cat([context[t], s]), c)
-        seen, W = torch.zeros_like(c), net.attention.weight
-        if past:
-            seen = (stack(past) @ (W @ x[t] if o['attention'] == 'eq5' else W[0])).softmax(
-                0
-            ) @ stack(past)
-        s = party[name] = gru(net.p_cell, cat([x[t], seen]), s)
-        if o['context_order'] == 'updated':
+        s = gru(net.p_cell, cat([x[t], look_back(options, net, past, x[t])]), s)
+        if options['context_order'] == 'updated':
             c = gru(net.g_cell, cat([context[t], s]), c)
+        party[name] = s
         past.append(c)
-        if o['gate'] == 'gru':
-            e = gru(net.e_cell, s, e)
-        else:
-            e = (1 - p[t]) * e + p[t] * (
-                net.e_cell.w_hi(s) + net.e_cell.u_hh((1 - p[t]) * e)
-            ).tanh()
-        out.append(e)
-    return stack(out)
+        e = arc_step(options, net.e_cell, s, e, p[t])
+        states.append(e)
+    return stack(states)
 
 
-def dialogue(
-    m, x, who
-):  # features, name -> (T, D), and speakers (T,) -> scores (T, C), log-probabilities of the shift network or None
-    o, h = m.options, {}
-    p, pair = shift(m, cat([x[f] for f in m.head], 1)) if m.shift else (torch.ones(len(who)), None)
-    following = {
-        'released': torch.zeros_like(p),
-        'repaired': cat([p.new_ones(1), p[1:].flip(0)]),
-    }.get(o['direction'])
-    for k in m.modalities:
-        told = x['text' if o['context_input'] == 'text' else k]
-        e = arc(m, m.forward_nets[k], x[k], told, who, p)
-        if following is not None:
-            e = cat(
-                [
-                    e,
-                    arc(
-                        m, m.backward_nets[k], x[k].flip(0), told.flip(0), who[::-1], following
-                    ).flip(0),
-                ],
-                1,
-            )
-        h[k] = m.linear(e).relu()
-    asks = lambda a, b: (a @ b.T).softmax(1) @ b * a
-    z = cat(
-        [part for a, b in m.pairs for part in (asks(h[a], h[b]), asks(h[b], h[a]))]
-        + list(h.values()),
-        1,
-    )
-    return m.smax_fc(z), pair
+def both_directions(model, name, x, speakers, p):  # -> (T, H) or (T, 2H)
+    context = x['text' if model.options['context_input'] == 'text' else name]
+    e = arc(model, model.forward_nets[name], x[name], context, speakers, p)
+    if model.options['direction'] == 'forward':
+        return e
+    gate = torch.zeros_like(p)
+    if model.options['direction'] == 'repaired':
+        gate = cat([p.new_ones(1), p[1:].flip(0)])
+    net, x, context = model.backward_nets[name], x[name].flip(0), context.flip(0)
+    return cat([e, arc(model, net, x, context, speakers[::-1], gate).flip(0)], 1)
+
+
+def attend(a, b):
+    return (a @ b.T).softmax(1) @ b * a
+
+
+def dialogue(model, x, speakers):  # name -> (T, D), (T,) -> scores (T, C), pairs (T, 2) or None
+    p, pairs = torch.ones(len(speakers), dtype=torch.float64), None
+    if model.shift is not None:
+        p, pairs = shift_network(model, cat([x[name] for name in model.head], 1))
+    h = {
+        name: model.linear(both_directions(model, name, x, speakers, p)).relu()
+        for name in model.modalities
+    }
+    fused = [part for a, b in model.pairs for part in (attend(h[a], h[b]), attend(h[b], h[a]))]
+    return model.smax_fc(cat([*fused, *h.values()], 1)), pairs

@@ -1,54 +1,59 @@
-"The shift network against the authors' numbers, and the pairs against what they released."
+"The shift network against the authors' numbers, and the gate that it gives each turn."
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import close
 
-from erc.nn.cells import weighted_nll
-from erc.core import package_file
-from erc.data.registry import load_corpus
+from erc.data.batches import from_padded, make_batches
+from erc.data.sentence_encoders import toy_encoder
 from erc.evidence.shifts import polarities, shift_flags
-from erc.nn.encoders import token_ids
-from erc.models.shift import ShiftEncoder, ShiftHead, ShiftNet, p_shift, pair_features
-from erc.studies.shapes import (
-    always_inertia,
-    corpus_statistics,
-    empty_is_shift,
-    load_pairs,
-    load_token_pairs,
-    pair_statistics,
-    rebuild_pairs,
+from erc.models.shift import (
+    ShiftEncoder,
+    ShiftHead,
+    ShiftNet,
+    p_shift,
+    pair_features,
+    previous_turn,
+    shift_gate,
+    shift_loss,
 )
+from erc.nn.cells import weighted_nll
+from erc.nn.encoders import token_ids
+from erc.studies.shapes import load_pairs, load_token_pairs
+from erc.training.fit import fit
 
 T = torch.from_numpy
 
 
-def close(a, b, eps=1e-9):
-    assert np.abs(np.asarray(a) - np.asarray(b)).max() < eps
+# the authors' numbers
 
 
 def test_siamese_head_matches_authors(golden):
-    "Made with Exploration-Lab/Shapes-of-Emotion@f3ad768 in float64; (T, B) inputs, padded rows masked from the loss."
+    """Made with Exploration-Lab/Shapes-of-Emotion@f3ad768 in float64.
+
+    Inputs are (T, B); padded rows are masked from the loss.
+    """
     g = golden('shapes/siamese_head')
     net = ShiftNet.from_released(
         {k.removeprefix('param.'): v for k, v in g.items() if k.startswith('param.')}
     )
-    prev, cur = (T(g[f'in.{k}']).requires_grad_() for k in ('prev', 'cur'))
+    previous, current = (T(g[f'in.{k}']).requires_grad_() for k in ('prev', 'cur'))
     mask = T(g['in.umask']).T.bool()
-    flat = lambda x: x.flatten(0, 1)
-    close(torch.cat(pair_features(prev, cur), -1)[mask].detach(), g['out.features'][mask], 1e-12)
-    scores = net.head(flat(prev), flat(cur))
-    close(scores.detach().view(5, 3, 2)[mask], g['out.logits'][mask])
-    close(p_shift(scores).detach().view(5, 3)[mask], g['out.p_shift'][mask])
-    y = T(g['in.shift_label']).T.masked_fill(~mask, -1)
-    loss = weighted_nll(scores.log_softmax(-1), flat(y), T(g['in.class_weight']))
+    features = torch.cat(pair_features(previous, current), -1)
+    close(features[mask], g['out.features'][mask], 1e-12)
+    scores = net.head(previous.flatten(0, 1), current.flatten(0, 1))
+    close(scores.view(5, 3, 2)[mask], g['out.logits'][mask])
+    close(p_shift(scores).view(5, 3)[mask], g['out.p_shift'][mask])
+    label = T(g['in.shift_label']).T.masked_fill(~mask, -1).flatten(0, 1)
+    loss = weighted_nll(scores.log_softmax(-1), label, T(g['in.class_weight']))
     close(loss.item(), g['out.loss'])
     loss.backward()
     close(net.head.classifier.weight.grad, g['grad.classifier.weight'])
     close(net.head.classifier.bias.grad, g['grad.classifier.bias'])
-    close(prev.grad, g['grad_in.prev'])
-    close(cur.grad, g['grad_in.cur'])
+    close(previous.grad, g['grad_in.prev'])
+    close(current.grad, g['grad_in.cur'])
 
 
 def test_one_logit_is_two_logits(golden):
@@ -66,15 +71,15 @@ def test_masked_nll_matches_authors(golden):
     g = golden('shapes/masked_nll')
     y = T(np.where(g['in.mask'] > 0, g['in.target'], -1))
     for name, w in (('weighted', T(g['in.class_weight'])), ('unweighted', None)):
-        lp = T(g['in.log_prob']).requires_grad_()
-        loss = weighted_nll(lp, y, w)
+        log_prob = T(g['in.log_prob']).requires_grad_()
+        loss = weighted_nll(log_prob, y, w)
         loss.backward()
         close(loss.item(), g[f'out.{name}'])
-        close(lp.grad, g[f'grad_{name}.log_prob'])
+        close(log_prob.grad, g[f'grad_{name}.log_prob'])
 
 
 def dialogues(g, labels):
-    "The made-up dialogues of the golden loader file as a table."
+    "Return the made-up dialogues of the golden loader file as a table."
     rows = [
         (str(d), t, 'M', '', int(y), 'train')
         for d in range(3)
@@ -91,7 +96,7 @@ def dialogues(g, labels):
     ],
 )
 def test_loader_labels_match_authors(golden, labels, out, classes):
-    "Their loader compares a first utterance with class 0; ours calls this rule polarity_released_first."
+    "Their loader compares a first utterance with class 0, as our polarity_released_first does."
     g = golden('shapes/data_loaders')
     t = dialogues(g, labels)
     flags, real = shift_flags(t, 'polarity_released_first', classes), g[f'{out}.umask'] > 0
@@ -101,23 +106,16 @@ def test_loader_labels_match_authors(golden, labels, out, classes):
 
 
 def test_loader_sentences_match_authors(golden):
-    "sbert_prev is the vector of the turn before, zero at the first; ours packs the same rows."
-    from erc.data.batches import from_padded
-
+    "sbert_prev is the vector of the turn before, zero at the first turn; ours packs the same rows."
     g = golden('shapes/data_loaders')
     x = {k: T(g[f'out_iemocap.{k}']).transpose(0, 1) for k in ('sbert_cur', 'sbert_prev')}
-    b = from_padded(
-        x,
-        T(g['out_iemocap.qmask'][..., 1].T.astype(int)),
-        [7, 3, 1],
-        {'shift': T(g['out_iemocap.shift_label'])},
-    )
+    speakers = T(g['out_iemocap.qmask'][..., 1].T.astype(int))
+    b = from_padded(x, speakers, [7, 3, 1], {'shift': T(g['out_iemocap.shift_label'])})
+    close(previous_turn(b, b.features['sbert_cur']), b.features['sbert_prev'], 1e-6)
     for d in range(3):
-        own = b.dialogue == d
-        close(b.features['sbert_cur'][own], g[f'in.sbert_d{d}'], 1e-6)
-        close(
-            b.features['sbert_prev'][own], np.vstack([np.zeros(5), g[f'in.sbert_d{d}'][:-1]]), 1e-6
-        )
+        own, sentences = b.dialogue == d, g[f'in.sbert_d{d}']
+        close(b.features['sbert_cur'][own], sentences, 1e-6)
+        close(b.features['sbert_prev'][own], np.vstack([np.zeros(5), sentences[:-1]]), 1e-6)
         assert np.array_equal(b.speakers[own], 1 - g[f'in.speaker_is_M_d{d}'])
 
 
@@ -132,147 +130,14 @@ def test_shift_table_matches_authors(golden):
     assert polarities(classes)[2] == 0
 
 
-# ---- pairs ------------------------------------------------------------------------------------------------
+# without golden numbers
 
 
-@pytest.mark.parametrize(
-    'name,corpus', [('mosei', 'mosei'), ('iemocap4', 'iemocap4_shapes'), ('iemocap6', 'iemocap6')]
-)
-def test_released_pairs_counts(data, name, corpus):
-    "What erc/reference/corpora.csv documents, counted from the files."
-    facts = (
-        pd.read_csv(package_file('reference/corpora.csv'))
-        .set_index(['corpus', 'split', 'fact'])
-        .expected
-    )
-    s = pair_statistics(load_pairs(f'released_{name}'))
-    for split in ('train', 'test'):
-        assert s[split]['pairs'] == float(facts[corpus, split, 'pairs'])
-        assert round(100 * s[split]['shift'], 2) == float(facts[corpus, split, 'pair shift %'])
-
-
-def test_mosei_without_the_empty_predecessor(data):
-    s = pair_statistics(load_pairs('released_mosei'))
-    assert [round(100 * s[k]['shift_of_two'], 2) for k in ('train', 'test')] == [26.67, 27.81]
-    assert [s[k]['empty_shifts'] for k in ('train', 'test')] == [1941, 505]
-    rebuilt = pair_statistics(load_pairs('mosei'))
-    assert [round(100 * rebuilt[k]['shift'], 2) for k in ('train', 'test')] == [26.67, 27.81]
-    assert (
-        rebuilt['train']['empty'] == 0
-        and rebuilt['train']['pairs'] == s['train']['pairs'] - s['train']['empty']
-    )
-
-
-def test_empty_predecessor_rule(data):
-    from erc.evidence.metrics import accuracy, confusion, weighted_f1
-
-    c = load_pairs('released_mosei')
-    i = c.rows('test')
-    score = lambda f: [
-        round(100 * float(m(confusion(c.table.label.to_numpy()[i], f(c)[i], 2))), 2)
-        for m in (accuracy, weighted_f1)
-    ]
-    assert score(empty_is_shift) == [72.57, 68.78]
-    assert score(always_inertia) == [65.37, 51.68]
-
-
-@pytest.mark.parametrize(
-    'released,corpus', [('released_iemocap6', 'iemocap6'), ('released_iemocap4', 'iemocap4_shapes')]
-)
-def test_pairs_rebuilt_from_the_corpus_are_the_released_ones(data, released, corpus):
-    "Same sentences, same labels, same splits, dialogue by dialogue."
-    a, b = load_pairs(released).table, load_pairs(corpus).table
-    key = ['split', 'previous', 'text', 'label']
-    order = lambda t: (
-        t[key].assign(split=t.split.replace('dev', 'train')).sort_values(key).reset_index(drop=True)
-    )
-    pd.testing.assert_frame_equal(order(a), order(b), check_dtype=False)
-
-
-def test_paper_rule_on_iemocap(data):
-    "Neutral never shifts, as the paper words it: then hardly anything does."
-    s = corpus_statistics(load_corpus('iemocap6'))
-    assert [
-        round(100 * s[k]['shift']['polarity_paper']['of_all'], 2) for k in ('train', 'test')
-    ] == [2.41, 2.28]
-
-
-def test_released_protocol_selects_where_the_authors_did(data):
-    for name, split in (('released_mosei', 'train'), ('released_iemocap6', 'test')):
-        honest, theirs = load_pairs(name), load_pairs(name, protocol='released')
-        assert len(theirs.rows('test')) == len(honest.rows('test'))
-        assert len(theirs.rows('train')) == len(honest.rows('train')) + len(honest.rows('dev'))
-        assert len(theirs.rows('dev')) == len(theirs.rows(split))
-
-
-# ---- without corpora --------------------------------------------------------------------------------------
-
-
-def test_rebuilt_pairs_do_not_cross_dialogues():
-    t = load_pairs('demo').table
-    c = load_corpus('demo').table
-    texts = {d: list(g.text) for d, g in c.groupby('dialogue')}
-    for r in t.itertuples():
-        assert r.previous == texts[r.dialogue][r.turn] and r.text == texts[r.dialogue][r.turn + 1]
-
-
-def test_unknown_names_are_answered():
-    with pytest.raises(ValueError, match='unknown shift rule'):
-        load_pairs('demo@polarity_released_frist')
-    with pytest.raises(ValueError, match='unknown corpus'):
-        load_pairs('demoo')
-    with pytest.raises(ValueError, match='unknown protocol'):
-        load_pairs('demo', protocol='theirs')
+def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match='unknown reading'):
         ShiftHead(4, 'mine')
-    with pytest.raises(ValueError, match='2 classes, not 3'):
+    with pytest.raises(ValueError, match='2 classes, shift and inertia, not 3'):
         ShiftNet({'sentence': 4, 'previous': 4}, classes=3)
-
-
-def test_a_unlabelled_corpus_or_real_valued_one_is_refused():
-    c = load_corpus('demo')
-    with pytest.raises(ValueError, match='real values|class'):
-        rebuild_pairs(
-            c.replace(task='regression', classes=(), table=c.table.assign(label=c.table.valence))
-        )
-
-
-def test_fine_tuned_encoder_learns(tmp_path):
-    "Token ids in, a loss that falls, gradients in the encoder; the padding of the batch does not matter."
-    from erc.data.batches import make_batches
-    from erc.data.sentence_encoders import toy_encoder
-    from erc.training.fit import fit
-
-    c = load_pairs('demo')
-    toy_encoder(tmp_path, list(c.table.text) + list(c.table.previous), width=16)
-    c = load_token_pairs('demo', encoder=str(tmp_path), longest=24)
-    cut = lambda split: make_batches(
-        c,
-        split,
-        size=64,
-        features=['sentence', 'previous'],
-        targets={'shift': 'label'},
-        unit='turn',
-    )
-    make = lambda: ShiftEncoder({'sentence': 24, 'previous': 24}, encoder=str(tmp_path))
-    y = c.table.label.to_numpy()[c.rows('dev')]
-    run = lambda: fit(
-        make,
-        cut('train'),
-        cut('dev'),
-        lambda p: (p == y).mean(1),
-        seeds=[0],
-        settings={'epochs': 3, 'lr': 3e-3},
-        target='shift',
-        vectorise=False,
-        progress=False,
-    )
-    f = run()
-    assert f.losses[0, -1] < f.losses[0, 0] - 0.02
-    assert np.array_equal(f.losses, run().losses), 'the same seed twice'
-    m = next(f.modules()).eval()
-    ids = torch.from_numpy(token_ids(['My sandwich.', 'My sandwich. ' * 3], str(tmp_path), 24))
-    close(m.encoder(ids)[0].detach(), m.encoder(ids[:1])[0].detach(), 1e-6)
 
 
 def test_released_weights_are_found_in_a_whole_checkpoint():
@@ -286,3 +151,50 @@ def test_released_weights_are_found_in_a_whole_checkpoint():
         ShiftNet.from_released({'bert.x': torch.zeros(1)})
     with pytest.raises(ValueError, match='unknown preset'):
         ShiftNet.from_released(state, preset='mine')
+
+
+def test_first_turns_have_no_label_unless_released():
+    "The loss of a fresh first turn is the loss without it."
+    g = torch.Generator().manual_seed(0)
+    x = {'sentence': torch.randn(2, 3, 4, generator=g, dtype=torch.float64)}
+    b = from_padded(x, torch.zeros(2, 3), [3, 2], {'shift': torch.tensor([[0, 1, 0], [1, 0, 1]])})
+    p, scores = shift_gate(ShiftHead(4).double(), b)
+    later, log_prob = b.turn > 0, scores.log_softmax(-1)
+    assert (p[~later] == 1).all() and (p[later] < 1).all()
+    fresh, released = (shift_loss(scores, b, first)['shift'] for first in ('fresh', 'released'))
+    close(fresh, weighted_nll(log_prob[later], b.targets['shift'][later]).detach(), 1e-12)
+    close(released, weighted_nll(log_prob, b.targets['shift']).detach(), 1e-12)
+    del b.targets['shift']
+    assert shift_loss(scores, b) == {}
+
+
+def test_fine_tuned_encoder_learns(tmp_path):
+    "Token ids in, a falling loss, the same seed twice; the padding of the batch does not matter."
+    pairs = load_pairs('demo')
+    toy_encoder(tmp_path, list(pairs.table.text) + list(pairs.table.previous), width=16)
+    pairs = load_token_pairs('demo', encoder=str(tmp_path), longest=24)
+    names, truth = ['sentence', 'previous'], pairs.table.label.to_numpy()[pairs.rows('dev')]
+
+    def batches(split):
+        targets = {'shift': 'label'}
+        return make_batches(pairs, split, size=64, features=names, targets=targets, unit='turn')
+
+    def run():
+        return fit(
+            lambda: ShiftEncoder(dict.fromkeys(names, 24), encoder=str(tmp_path)),
+            batches('train'),
+            batches('dev'),
+            lambda predictions: (predictions == truth).mean(1),
+            seeds=[0],
+            settings={'epochs': 3, 'lr': 3e-3},
+            target='shift',
+            vectorise=False,
+            progress=False,
+        )
+
+    trained = run()
+    assert trained.losses[0, -1] < trained.losses[0, 0] - 0.02
+    assert np.array_equal(trained.losses, run().losses), 'the same seed twice'
+    model = next(trained.modules()).eval()
+    ids = torch.from_numpy(token_ids(['My sandwich.', 'My sandwich. ' * 3], str(tmp_path), 24))
+    close(model.encoder(ids)[0], model.encoder(ids[:1])[0].detach(), 1e-6)
