@@ -110,9 +110,9 @@ def add_api(source: Path):
 
 def front_door() -> str:
     text = title('import erc')
-    for name, home in erc._HOMES.items():
+    for name in dir(erc):
         kind = 'class' if name[0].isupper() else 'function'
-        text += f'.. auto{kind}:: erc.{home}.{name}\n   :no-index:\n'
+        text += f'.. auto{kind}:: erc.{name}\n   :no-index:\n'
         text += '   :members:\n\n' if kind == 'class' else '\n'
     return text
 
