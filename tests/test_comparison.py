@@ -159,7 +159,7 @@ def test_a_demonstration_has_blocks_of_its_own(tmp_path):
     assert ours.corpus.unique().tolist() == ['demo'] and table.basis == ['demo']
     lines = ['paper prints'] * 2 + ['the network', 'the network', 'a rule']
     assert table.frame.line.tolist() == lines, 'big takes no part; a system appears once a variant'
-    assert [start for start, _ in table.blocks] == [0, 2] and table.headline == {}
+    assert [start for start, _ in table.blocks] == [0, 2] and table.headline == {'column': 'F1'}
     assert 'demo corpus' in table.caption and table.command == 'erc reproduce --profile demo'
     assert table.badge == 'partly: 1 of 3 lines not run'
 

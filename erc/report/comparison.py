@@ -355,11 +355,17 @@ def comparison(
     how = artefact, spec.columns, recipe, home, _stale_check(stale, profile)
     lines = [_fill_line(line, *how) for line in lines]
     table = _as_table(lines, spec, paper, artefact, profile)
-    if profile != 'demo':
-        table.headline = _headline(lines, spec.columns, _main_column(spec, recipe))
+    table.headline = _table_headline(lines, spec, recipe, profile)
     return table
 
 # %% ../../nbs/374_comparison.ipynb #235b12a4
+def _table_headline(lines: list, spec, recipe, profile: str) -> dict:
+    "Return the headline of a table; in a demonstration, its column alone."
+    at = _main_column(spec, recipe)
+    demo = {'column': spec.columns[at].name}
+    return demo if profile == 'demo' else _headline(lines, spec.columns, at)
+
+
 def _as_table(lines: list, spec, paper: str, artefact: str, profile: str) -> Table:
     "Return filled lines as a table."
     kinds = [line.kind for line in lines]
@@ -410,8 +416,9 @@ def _record_kinds(spec, present: int, stale: int) -> list:
     return kinds + ['not run'] * absent + ['needs data'] * needs
 
 
-def _bases(spec, keys) -> list:
+def _bases(spec, records: list) -> list:
     "Return the bases of the runs that have a record."
+    keys = {record.key for record in records}
     entries = [entry for row in spec.rows for entry in row.entries if entry.key in keys]
     return sorted({entry.basis for entry in entries} - {''})
 
@@ -438,13 +445,14 @@ def artefact_status(
 ) -> Status:
     "Return what an artefact has and lacks; without records it has the state it was last saved in."
     spec = with_wired(spec, find) if spec else ArtefactSpec()
-    records = {key: find(key) for key in records_of(spec)}
-    present = {key: record for key, record in records.items() if record}
-    reasons = [f'{key}: {why}' for key, record in present.items() if (why := stale(record))]
-    kinds = _record_kinds(spec, len(present), len(reasons))
+    wanted = records_of(spec)
+    records = list(filter(None, map(find, wanted)))
+    reasons = [f'{record.key}: {why}' for record in records if (why := stale(record))]
+    kinds = _record_kinds(spec, len(records), len(reasons))
     kinds = kinds or _saved_kinds(paper, artefact, home)
-    about = _bases(spec, present), reasons, _command(spec, paper, kinds), _beyond(spec)
-    return Status(state_of(kinds), list(present.values()), len(records), *about)
+    basis, command = _bases(spec, records), _command(spec, paper, kinds)
+    about = len(wanted), basis, reasons, command, _beyond(spec)
+    return Status(state_of(kinds), records, *about)
 
 # %% ../../nbs/374_comparison.ipynb #5d3255ab
 def _last_quarters(curves) -> tuple:  # means of the last quarter but one and of the last

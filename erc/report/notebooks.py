@@ -444,7 +444,7 @@ def _manifest(folder: Path, profile: str, entries: list, **about) -> dict:
         'source': _source_state(root()),
         'failed': sum(entry['status'] != 'ok' for entry in entries),
         'notebooks': entries,
-        'artefacts': found + missing,
+        'artefacts': sorted(found + missing, key=_order),
     }
 
 # %% ../../nbs/380_notebooks.ipynb #9c6fa9c3
