@@ -91,7 +91,7 @@ Recipe = Annotated[
     typer.Option('--recipe', help='A recipe file of your own; may be given several times.'),
 ]
 
-
+# %% ../nbs/999_cli.ipynb #27a152dc
 def _show(
     frame,  # DataFrame
     json=False,
@@ -167,7 +167,7 @@ def data_get(
     if step := _convert_step(corpus, root):
         typer.echo(f'\nthen: {step}')
 
-
+# %% ../nbs/999_cli.ipynb #f1f187d4
 def _convert_step(corpus: str, root=None) -> str:
     "Return the command that makes a corpus of fetched pickles; '' where they are read as they are."
     import shlex
@@ -182,7 +182,7 @@ def _convert_step(corpus: str, root=None) -> str:
     paths = [str(home / f) for f in files]
     return shlex.join(['erc', 'data', 'convert', *paths, str(home / corpus), '--name', corpus])
 
-# %% ../nbs/999_cli.ipynb #f1f187d4
+# %% ../nbs/999_cli.ipynb #44f4a946
 @data.command('check')
 def data_check(
     corpus: Annotated[
@@ -197,14 +197,7 @@ def data_check(
     names = [corpus] if corpus else [r.corpus for r in listing(root).itertuples() if r.here != 'no']
     facts, broken = _check_all(names, root, strict=bool(corpus))
     wrong = int(facts.ok.eq(False).fillna(False).sum())
-    if json:
-        _show(facts, True)
-    else:
-        _show(facts.assign(ok=facts.ok.map({True: 'ok', False: 'WRONG'}).fillna('not here')))
-        checked = int(facts.ok.notna().sum())
-        typer.echo(
-            f'\n{wrong} of {len(facts)} facts are wrong' if wrong else f'\nall {checked} facts hold'
-        )
+    _show(facts, True) if json else _print_facts(facts, wrong)
     for sentence in broken:
         typer.echo(f'erc: {sentence}', err=True)
     if wrong or broken:
@@ -220,14 +213,19 @@ def _check_all(names, root, strict: bool):
     facts, broken = [], []
     for name in names:
         try:
-            found = check(name, root)
-            found.insert(0, 'corpus', name)
-            facts.append(found)
+            facts.append(check(name, root).assign(corpus=name))
         except (ValueError, OSError, LookupError, TypeError, AttributeError) as e:
             if strict:
                 raise
             broken.append(f'{name}: {e}')
-    return pd.concat(facts, ignore_index=True), broken
+    table = pd.concat(facts, ignore_index=True)
+    return table[['corpus', *table.columns.drop('corpus')]], broken
+
+
+def _print_facts(facts, wrong: int):
+    _show(facts.assign(ok=facts.ok.map({True: 'ok', False: 'WRONG'}).fillna('not here')))
+    held = f'all {int(facts.ok.notna().sum())} facts hold'
+    typer.echo(f'\n{wrong} of {len(facts)} facts are wrong' if wrong else f'\n{held}')
 
 # %% ../nbs/999_cli.ipynb #5eece38f
 @data.command('convert')
@@ -320,7 +318,7 @@ def run(
     if not dry_run and len(plan):
         _run_plan(plan, seeds, device, home, quiet)
 
-
+# %% ../nbs/999_cli.ipynb #412ff271
 def _print_plan(target: str, plan):
     "Print what will run and how long it takes."
     if not len(plan):
@@ -332,7 +330,7 @@ def _print_plan(target: str, plan):
         f'\n{len(plan)} runs' + (f', {total}' if len(known) else ', none of which ran before')
     )
 
-# %% ../nbs/999_cli.ipynb #412ff271
+# %% ../nbs/999_cli.ipynb #a62e3ce6
 def _run_one(key: str, seeds, options: dict):
     "Run one system and print its score."
     from erc.runs.recipes import find_system
@@ -347,7 +345,7 @@ def _run_one(key: str, seeds, options: dict):
     )
     typer.echo(f'{key}: {score}, {record.seconds:.0f} s')
 
-
+# %% ../nbs/999_cli.ipynb #2da00f78
 def _run_plan(plan, seeds, device: str, home, quiet: bool):
     "Run what a plan lists; a run that fails is named, the others go on, and RuntimeError ends the command."
     failed, options = [], dict(device=device, home=home, progress=not quiet)
@@ -381,7 +379,7 @@ def status(
     typer.echo(f'\n{summary} of {len(table)}')
     _print_remarks(table, broken)
 
-
+# %% ../nbs/999_cli.ipynb #aa59b234
 def _status_lines(table):
     "Return the columns that a terminal has room for."
     counts = [f'{p}/{w}' if w else '' for p, w in zip(table.present, table.wanted)]
@@ -397,7 +395,7 @@ def _status_lines(table):
 def _shorten(text: str, limit=26) -> str:
     return text if len(text) <= limit else text[: limit - 1] + '…'
 
-
+# %% ../nbs/999_cli.ipynb #bb7913ba
 def _print_remarks(table, broken):
     "Print each command, missing file, stale and broken record once."
     commands = [c for text in table.command for c in text.split('; ') if c]
@@ -517,7 +515,7 @@ def bench(
     options = {k: v for k, v in dict(shape=numbers, sizes=given, classes=classes).items() if v}
     _print_training_costs(system, [int(n) for n in _names(seeds)], device, options, json)
 
-
+# %% ../nbs/999_cli.ipynb #9977ca10
 def _print_training_costs(system: str, seeds: list, device: str, options: dict, json: bool):
     import pandas as pd
 

@@ -42,7 +42,7 @@ _MODELS = {
 }
 DEFAULTS = dict(epochs=20, batch=16, lr=1e-3, warmup=0.05, decay=True, clip=1.0)
 
-
+# %% ../nbs/990_prediction.ipynb #81131e64
 def _find_model(model) -> tuple[str, _Named, object]:
     "Return name, description and constructor of a model's name or class."
     if isinstance(model, str):
@@ -160,7 +160,7 @@ def _fit(
         progress=progress,
     )
 
-
+# %% ../nbs/990_prediction.ipynb #5c88a4df
 def train(
     model,  # a name, such as 'multiemo', or a class (sizes, classes, **options) with forward(batch) -> Out
     corpus: Corpus,
@@ -203,7 +203,7 @@ class Comparison:
     def __repr__(self):
         return f'{self.a} over {self.b}, {self.metric}: {self.difference}; {self.verdict}'
 
-
+# %% ../nbs/990_prediction.ipynb #7f7ab7b1
 def _side(x):
     "Return name, counts, classes and metric of a trained model, a record or a record's key."
     if isinstance(x, TrainedModel):
@@ -217,7 +217,7 @@ def _side(x):
         raise ValueError(f'{x.key} has no test predictions to compare')
     return str(x.key), x.confusions['all'].astype(np.int64), x.classes, x.metric
 
-
+# %% ../nbs/990_prediction.ipynb #9870fb30
 def _check_same_test_set(a, b):
     "Raise ValueError for two sides that were not scored on the same dialogues, classes and labels."
     (name_a, counts_a, classes_a, _), (name_b, counts_b, classes_b, _) = a, b
@@ -229,7 +229,7 @@ def _check_same_test_set(a, b):
     if counts_a.ndim == 4 and (counts_a.sum(-1)[0] != counts_b.sum(-1)[0]).any():
         raise ValueError(f'{name_a} and {name_b} were scored against different labels')
 
-
+# %% ../nbs/990_prediction.ipynb #46ecd5ab
 def compare(
     a,  # a TrainedModel, a Record, or a record's key
     b,

@@ -8,6 +8,7 @@ __all__ = ['PROTOCOLS', 'AUDITS', 'selection_table', 'selection_sentence', 'sele
 
 # %% ../../nbs/378_audits.ipynb #9a823cee
 import re
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -33,7 +34,7 @@ def _by_protocol(record) -> list | None:
     scores = (np.mean(record.test), np.mean(last), np.mean(peak), max(record.test), max(peak))
     return [100 * float(x) for x in scores]
 
-
+# %% ../../nbs/378_audits.ipynb #40f11b80
 def selection_table(
     records: dict,  # of `read_records`
 ) -> pd.DataFrame:  # a row a trained record; correlations count times 100
@@ -83,7 +84,7 @@ def _draw_gains(ax, y: int, gain, marker: str, colour: str):
     place = dict(xycoords=('axes fraction', 'data'), va='center', fontsize=8)
     ax.annotate(f'{np.round(middle, 1) + 0.0:+.1f}', (1.01, y), **place)
 
-
+# %% ../../nbs/378_audits.ipynb #ad78094e
 def selection_figure(
     table: pd.DataFrame,  # `selection_table` of one corpus
     ax=None,
@@ -104,24 +105,25 @@ def selection_figure(
     return ax.figure
 
 # %% ../../nbs/378_audits.ipynb #d65a7da5
+def _scores_of_both(records: dict, key) -> tuple | None:
+    "Return mean test scores as printed and tuned, in percent; None unless a trained system has both."
+    paper, tuned = records[key], records.get(replace(key, variant='tuned'))
+    if not (tuned and paper.fingerprint and paper.test):
+        return None
+    return 100 * np.mean(paper.test), 100 * np.mean(tuned.test)
+
+
 def tuning_table(records: dict) -> pd.DataFrame:
     "Return, for each system with both variants, its mean test score as printed and tuned, in percent."
     rows = []
-    for key, record in records.items():
-        tuned = next(
-            (r for k, r in records.items() if key.variant == 'paper' and _is_tuned(k, key)), None
-        )
-        if tuned and record.fingerprint and record.test:
-            paper, best = 100 * np.mean(record.test), 100 * np.mean(tuned.test)
-            rows.append([key.system_id, key.corpus, record.metric, paper, best, best - paper])
+    for key in records:
+        scores = _scores_of_both(records, key) if key.variant == 'paper' else None
+        if scores:
+            gain = scores[1] - scores[0]
+            rows.append([key.system_id, key.corpus, records[key].metric, *scores, gain])
     return pd.DataFrame(rows, columns=['system', 'corpus', 'metric', 'paper', 'tuned', 'gain'])
 
-
-def _is_tuned(key, other) -> bool:
-    "Return whether `key` is the tuned variant of the run `other`."
-    return key.variant == 'tuned' and (key.system_id, key.corpus) == (other.system_id, other.corpus)
-
-
+# %% ../../nbs/378_audits.ipynb #8c956a3b
 def tuning_sentence(table: pd.DataFrame) -> str:
     "Return in words what `tuning_table` shows."
     if not len(table):
@@ -146,13 +148,13 @@ def repeated_sentences(
     "Count test sentences of at least `words` words that also occur in train or dev, and how many keep their majority label."
     if table.label.dtype.kind in 'iu':
         table = table[table.label >= 0]
-    table = table.assign(plain=table.text.map(_plain))
-    table = table[table.plain.str.count(' ') + 1 >= words]
+    plain = table.text.map(_plain)
+    table = table.assign(plain=plain)[plain.str.count(' ') + 1 >= words]
     train, test = table[table.split != 'test'], table[table.split == 'test']
     majority = train.groupby('plain').label.agg(lambda labels: labels.mode().iloc[0])
     found = test[test.plain.isin(majority.index)]
-    same = (found.plain.map(majority) == found.label).sum()
-    return {'test': len(test), 'repeated': len(found), 'same label': int(same)}
+    same = int((found.plain.map(majority) == found.label).sum())
+    return {'test': len(test), 'repeated': len(found), 'same label': same}
 
 # %% ../../nbs/378_audits.ipynb #45f84b1d
 def _shift_shares(corpus, labelled) -> dict:
@@ -176,7 +178,7 @@ def _label_counts(labelled: pd.DataFrame, classes: list) -> dict:
         for split, part in labelled.groupby('split')
     }
 
-
+# %% ../../nbs/378_audits.ipynb #5d56f40a
 def _script_facts(corpus) -> dict:
     "Return which test dialogues are scripted, and repeated sentences of scripted and improvised ones."
     table = corpus.table
@@ -188,7 +190,7 @@ def _script_facts(corpus) -> dict:
         'repeated scripted': {name: repeated_sentences(part, 4) for name, part in parts.items()},
     }
 
-
+# %% ../../nbs/378_audits.ipynb #ec3d015d
 def audit(corpus) -> dict:
     "Count labels, dialogues, repeated sentences and shifts of a corpus, and its scripted test dialogues."
     table, classes = corpus.table, list(corpus.classes)
@@ -224,7 +226,7 @@ def _repeated_row(corpus: str, words: str, counts: dict) -> dict:
         'of these with the usual label there, %': round(same, 1),
     }
 
-
+# %% ../../nbs/378_audits.ipynb #0da65301
 def _repeated_table(facts: dict) -> list:
     rows = [
         _repeated_row(corpus, 'any' if n == '1' else f'{n} or more', counts)
@@ -237,7 +239,7 @@ def _repeated_table(facts: dict) -> list:
         for part, counts in counted.get('repeated scripted', {}).items()
     ]
 
-
+# %% ../../nbs/378_audits.ipynb #8e169f98
 def _scripted_row(key, record, facts: dict) -> dict | None:
     "Return a record's score on scripted and on improvised test dialogues; None where it has other dialogues."
     counts = np.asarray(record.confusions['all'])
@@ -334,7 +336,7 @@ def _repeated_sentence(tables: dict) -> str:
         'and one that cannot.'
     )
 
-
+# %% ../../nbs/378_audits.ipynb #186ed9e7
 def _scripted_sentence(tables: dict) -> str:
     table = tables['scripted']
     table = table[(table.corpus == 'iemocap6') & (table.system != 'baselines/majority')]
@@ -345,7 +347,7 @@ def _scripted_sentence(tables: dict) -> str:
         'of plays and talk, not for talk.'
     )
 
-# %% ../../nbs/378_audits.ipynb #186ed9e7
+
 def _labels_sentence(tables: dict) -> str:
     table = tables['labels']
 
@@ -361,7 +363,7 @@ def _labels_sentence(tables: dict) -> str:
         f'({tested("iemocap4_shapes")}), and six classes are a third set: their scores cannot stand in one column.'
     )
 
-
+# %% ../../nbs/378_audits.ipynb #f17d7703
 def _shifts_sentence(tables: dict) -> str:
     table = tables['shifts']
     share = table[table.corpus == 'iemocap6'].set_index('rule')['test, %']

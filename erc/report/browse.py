@@ -42,7 +42,7 @@ class Saved:
     def _repr_html_(self):
         return render('artefact.html', artefact=self.facts)
 
-
+# %% ../../nbs/379_browse.ipynb #f70f8d4d
 class SavedTable(Saved):
     "A table as it was last drawn, the paper's lines beside ours."
 
@@ -59,7 +59,7 @@ class SavedTable(Saved):
         "Return the table for code hosts."
         return Path(f'{self.path}.md').read_text(encoding='utf-8')
 
-
+# %% ../../nbs/379_browse.ipynb #1fcb01eb
 class SavedFigure(Saved):
     "A figure as it was last drawn; `path` with '.png' or '.svg' is its file."
 
@@ -77,7 +77,7 @@ def table(
     "Return a table as it was last drawn; raise ValueError with the nearest name for an unknown one."
     return SavedTable('table', paper, artefact, home)
 
-
+# %% ../../nbs/379_browse.ipynb #4bfca2a7
 def figure(
     paper: str,  # 'multiemo'
     artefact: str,  # 'fig6'

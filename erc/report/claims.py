@@ -37,7 +37,7 @@ class Claim:
     printed: float | None  # the paper's effect in the unit of its table
     why: str  # why it cannot be tested here, or ''
 
-
+# %% ../../nbs/377_claims.ipynb #6afe6e8a
 def _percent(text) -> float:
     return float(str(text).rstrip('%').replace('−', '-'))
 
@@ -53,7 +53,7 @@ def _printed_effect(row) -> float | None:
         values.append(_percent(printed(numbers, row.artefact, name, column, *dataset)))
     return round(values[0] - values[1], 4)
 
-# %% ../../nbs/377_claims.ipynb #6afe6e8a
+# %% ../../nbs/377_claims.ipynb #6931e5a5
 def _pairs(row) -> tuple:
     "Return a claim's pairs of runs with the basis of each."
     named = [pair for pair in zip(row.better.split(';'), row.worse.split(';')) if pair[0]]
@@ -67,7 +67,7 @@ def _pairs(row) -> tuple:
         pairs.append((key, RunKey.parse(worse), basis))
     return tuple(pairs)
 
-
+# %% ../../nbs/377_claims.ipynb #3a4075f9
 def read_claims() -> list[Claim]:
     "Read every claim of the five papers."
     table = pd.read_csv(package_file('reference/claims.csv'), dtype=str, keep_default_na=False)
@@ -113,7 +113,7 @@ def _sides(claim: Claim, better: Record, worse: Record):
         return a, b, score
     return np.stack([a, 0 * b], 2), np.stack([0 * a, b], 2), _side_by_side(score)
 
-# %% ../../nbs/377_claims.ipynb #cc385e1f
+
 def difference(
     claim: Claim,
     better: Record,
@@ -141,7 +141,7 @@ class Measured:
     others_above: bool = True  # each of their intervals lies over zero
     others_below: bool = True
 
-
+# %% ../../nbs/377_claims.ipynb #0b298e50
 def _measure_others(claim: Claim, pairs: list, resamples: int) -> dict:
     "Return what further pairs of records show: in words, and whether all of them agree."
     effects = [(a, b, difference(claim, a, b, resamples)) for a, b, _ in pairs]
@@ -196,22 +196,28 @@ def _undecided(verdict: str, reason: str) -> dict:
     }
 
 
+def _notes(verdict, measured: Measured) -> tuple[str, bool]:
+    "Return remarks on a verdict, and whether other pairs of records disagree."
+    agree = {'confirmed': measured.others_above, 'contradicted': measured.others_below}
+    mixed = not agree.get(verdict.call, True)
+    note = _SIZE_NOTES.get(verdict.size, '') if verdict.call == 'not confirmed' else verdict.size
+    if measured.flat:
+        note = 'both sides always decide for one class'
+    return '; '.join(x for x in (note, DISAGREE if mixed else '') if x), mixed
+
+
 def _decided(claim: Claim, measured: Measured, corrected_p: float, basis: str) -> dict:
     "Return verdict, size, notes and our effect of a claim that was measured."
     p = None if math.isnan(corrected_p) else corrected_p
-    found = verdict(
-        measured.effect, claim.printed or None, direction=1, basis=basis, scale=claim.scale, p=p
-    )
-    agree = {'confirmed': measured.others_above, 'contradicted': measured.others_below}
-    mixed = not agree.get(found.call, True)
-    note = _SIZE_NOTES.get(found.size, '') if found.call == 'not confirmed' else found.size
-    if measured.flat:
-        note = 'both sides always decide for one class'
+    options = dict(direction=1, basis=basis, scale=claim.scale, p=p)
+    found = verdict(measured.effect, claim.printed or None, **options)
+    note, mixed = _notes(found, measured)
+    ours = _effect_text(measured.effect, claim)
     return {
         'verdict': found.call,
         'size': found.size,
-        'ours': _effect_text(measured.effect, claim),
-        'note': '; '.join(x for x in (note, DISAGREE if mixed else '') if x),
+        'ours': ours,
+        'note': note,
         'mixed': mixed,
         'reason': '',
     }
@@ -266,6 +272,13 @@ def _corrected(rows: list[dict]) -> pd.Series:
     return table.groupby(['paper', 'artefact']).p.transform(lambda p: holm(p.to_numpy(float)))
 
 
+def _judge_rows(rows: list[dict], judged: list):
+    "Add the corrected p and the verdict to each row."
+    for row, (claim, measured, lacks), p in zip(rows, judged, _corrected(rows)):
+        row['holm'] = p
+        row |= _judge(claim, measured, lacks, p, row['basis'])
+
+
 def judge_claims(
     home=None,
     records=None,  # of `read_records`; read if None
@@ -279,7 +292,5 @@ def judge_claims(
         measured = _measure(claim, pairs, resamples) if pairs and not claim.why else None
         rows.append(_claim_row(claim, pairs, measured))
         judged.append((claim, measured, lacks))
-    for row, (claim, measured, lacks), p in zip(rows, judged, _corrected(rows)):
-        row['holm'] = p
-        row |= _judge(claim, measured, lacks, p, row['basis'])
+    _judge_rows(rows, judged)
     return pd.DataFrame(rows, index=pd.Index([c.id for c in claims], name='id'))

@@ -33,6 +33,7 @@ from .figures import Figure, figure_style
 from .page import image_data
 from .status import artefact_table
 from .tables import Table, to_markdown
+from ..runs.keys import RunKey
 from ..runs.records import read_records
 from ..runs.stale import stale_records
 
@@ -48,7 +49,7 @@ RULE = (
     'stand beside it.'
 )
 
-
+# %% ../../nbs/910_ledger.ipynb #c31df0e2
 @dataclass
 class Ledger:
     "Everything that the page shows, read from one folder of results."
@@ -60,7 +61,7 @@ class Ledger:
     claims: pd.DataFrame  # of `judge_claims`
     artefacts: pd.DataFrame  # of `artefact_table`
 
-
+# %% ../../nbs/910_ledger.ipynb #8da9ae98
 def read_ledger(
     home=None,  # folder that holds `records/`, `tables/`, `figures/`; the project's `results/` if None
     stale=None,  # key -> reason; computed if None
@@ -78,7 +79,7 @@ def read_ledger(
     ]
     return Ledger(home, records, broken, stale, claims, artefact_table(home, '', records, stale))
 
-
+# %% ../../nbs/910_ledger.ipynb #515b37f0
 def _short_title(paper: str) -> str:  # 'Shapes of Emotions'
     return paper_title(paper).partition(':')[0]
 
@@ -97,7 +98,7 @@ def verdict_counts(claims: pd.DataFrame) -> dict[str, int]:
     "Return how many claims have each verdict."
     return {name: int((claims.verdict == name).sum()) for name in VERDICTS}
 
-
+# %% ../../nbs/910_ledger.ipynb #cdb66006
 def ledger_sentence(claims: pd.DataFrame) -> str:
     "Return what became of the claims, in words."
     counts = verdict_counts(claims)
@@ -137,7 +138,7 @@ def verdict_table(claims: pd.DataFrame) -> Table:
         links=links,
     )
 
-
+# %% ../../nbs/910_ledger.ipynb #e20757e8
 def _verdict_counts_by_paper(claims: pd.DataFrame) -> pd.DataFrame:
     "Return a row a paper, a column a verdict."
     counts = claims.groupby(['paper', 'verdict'], sort=False).size().unstack(fill_value=0)
@@ -152,7 +153,7 @@ def _style_bars(ax, name: str, bars, numbers):
     labels = [str(n) if n else '' for n in numbers]
     ax.bar_label(bars, labels, label_type='center', fontsize=8, color=colour)
 
-
+# %% ../../nbs/910_ledger.ipynb #7f10e86e
 def verdict_figure(claims: pd.DataFrame):
     "Draw how many claims of each paper have each verdict."
     counts = _verdict_counts_by_paper(claims)
@@ -174,7 +175,7 @@ def verdict_figure(claims: pd.DataFrame):
 def _number(x, form: str) -> str:
     return '' if x is None or math.isnan(x) else f'{x:{form}}'
 
-
+# %% ../../nbs/910_ledger.ipynb #747a0a69
 def claims_table(claims: pd.DataFrame, paper: str) -> Table:
     "Return a paper's claims: where, ours beside the paper's, corrected p, basis, verdict."
     own = claims[claims.paper == paper].reset_index(drop=True)
@@ -196,52 +197,38 @@ def claims_table(claims: pd.DataFrame, paper: str) -> Table:
     )
 
 # %% ../../nbs/910_ledger.ipynb #8836b4b6
+def _shows_other_seeds(line, record) -> bool:
+    "Return whether a saved line says something else than the record that is there, or its absence."
+    if bool(record) == (line.kind == 'not run'):
+        return True
+    known = record and line.seeds not in ('', '-')
+    return bool(known) and str(len(record.seeds)) != line.seeds.removesuffix('.0')
+
+
 def _outdated(saved: dict, records: dict) -> bool:
     "Return whether a saved table shows other records or seeds than there are."
     path = Path(f'{saved.get("path", "")}.csv')
-    if not path.exists():
-        return False
-    lines = pd.read_csv(path, dtype=str, keep_default_na=False)
+    lines = pd.read_csv(path, dtype=str, keep_default_na=False) if path.exists() else pd.DataFrame()
     if not {'run', 'kind', 'seeds'} <= set(lines):
         return False
-    known = {str(key): record for key, record in records.items()}
-    for line in lines[lines.run != ''].drop_duplicates('run').itertuples():
-        record = known.get(line.run)
-        if bool(record) == (line.kind == 'not run'):
-            return True
-        if (
-            record
-            and line.seeds not in ('', '-')
-            and str(len(record.seeds)) != line.seeds.removesuffix('.0')
-        ):
-            return True
-    return False
+    lines = lines[lines.run != ''].drop_duplicates('run')
+    return any(_shows_other_seeds(x, records.get(RunKey.parse(x.run))) for x in lines.itertuples())
 
 
+_STATUS = ('paper', 'artefact', 'kind', 'state', 'command', 'notebook', 'anchor')
+_STATUS += ('seeds', 'newest', 'basis', 'beyond', 'records')
+
+# %% ../../nbs/910_ledger.ipynb #da0ea0e0
 def _page_artefact(row, ledger: Ledger) -> dict:
     "Return an artefact as the page shows it: its saved facts, image, and where it is drawn."
     saved = saved_artefact(row.paper, row.artefact, ledger.home)
     path = saved.get('path', '')
     if saved and row.kind == 'table' and _outdated(saved, ledger.records):
         saved = comparison(row.paper, row.artefact, home=ledger.home, stale=False).facts()
-    bare = dict(
-        caption=row.title,
-        badge=row.state,
-        notes=[],
-        table=None,
-        title=heading(row.paper, row.artefact),
-    )
-    status = {
-        k: getattr(row, k)
-        for k in ('paper', 'artefact', 'kind', 'state', 'command', 'notebook', 'anchor')
-    }
-    status |= {k: getattr(row, k) for k in ('seeds', 'newest', 'basis', 'beyond', 'records')}
-    return {
-        **bare,
-        **saved,
-        **status,
-        'image': image_data(path) if path and row.kind != 'table' else '',
-    }
+    bare = dict(caption=row.title, badge=row.state, notes=[], table=None)
+    bare['title'] = heading(row.paper, row.artefact)
+    image = image_data(path) if path and row.kind != 'table' else ''
+    return {**bare, **saved, **{k: getattr(row, k) for k in _STATUS}, 'image': image}
 
 # %% ../../nbs/910_ledger.ipynb #867fcf2f
 def _in_turns(claims: pd.DataFrame) -> list:
@@ -249,7 +236,7 @@ def _in_turns(claims: pd.DataFrame) -> list:
     order = claims.groupby('paper').cumcount().sort_values(kind='stable').index
     return claims.loc[order].to_dict('records')
 
-
+# %% ../../nbs/910_ledger.ipynb #9a843f82
 def _claim_list(claims: pd.DataFrame, verdict: str, total: int) -> str:
     "Return some claims of one verdict as a Markdown list; '' where there is none."
     some = _in_turns(claims[claims.verdict == verdict])[:5]
@@ -267,7 +254,7 @@ def _claim_list(claims: pd.DataFrame, verdict: str, total: int) -> str:
         )
     return '\n'.join(lines)
 
-
+# %% ../../nbs/910_ledger.ipynb #b526d8e8
 def summary_markdown(
     ledger: Ledger,
     where='',  # path to `results/` from the file that the summary is for
@@ -334,7 +321,7 @@ def _selection_figures(selection: pd.DataFrame, home) -> list[dict]:
         figures.append(_saved(figure, home))
     return figures
 
-
+# %% ../../nbs/910_ledger.ipynb #04f014d3
 def _audit_values(records: dict) -> list[dict]:
     "Return each audit with its sentence and its table."
     tables, values = audit_tables(records), []

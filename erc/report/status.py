@@ -53,27 +53,22 @@ def _status_row(listed, status, home: Path, days: dict) -> dict:
     "Return one row of `artefact_table`."
     saved = saved_artefact(listed.paper, listed.id, home)
     ages = [_day(r.key, home, days) for r in status.records]
-    return dict(
-        paper=listed.paper,
-        artefact=listed.id,
-        kind=listed.kind,
-        title=listed.title,
-        notebook=listed.notebook,
-        anchor=notebook_anchor(root() / 'nbs' / f'{listed.notebook}.ipynb', listed.id),
-        state=status.state,
-        present=len(status.records),
-        wanted=status.wanted,
-        seeds=_range(len(r.seeds) for r in status.records if r.fingerprint),
-        oldest=min(ages, default=''),
-        newest=max(ages, default=''),
-        basis=status.basis or list(saved.get('basis', [])),
-        stale=status.stale,
-        command=status.command,
-        beyond=status.beyond,
-        records=[str(r.key) for r in status.records],
-    )
+    own = {k: getattr(listed, k) for k in ('paper', 'kind', 'title', 'notebook')}
+    same = {k: getattr(status, k) for k in ('state', 'wanted', 'stale', 'command', 'beyond')}
+    return {
+        **own,
+        **same,
+        'artefact': listed.id,
+        'anchor': notebook_anchor(root() / 'nbs' / f'{listed.notebook}.ipynb', listed.id),
+        'present': len(status.records),
+        'seeds': _range(len(r.seeds) for r in status.records if r.fingerprint),
+        'oldest': min(ages, default=''),
+        'newest': max(ages, default=''),
+        'basis': status.basis or list(saved.get('basis', [])),
+        'records': [str(r.key) for r in status.records],
+    }
 
-
+# %% ../../nbs/376_status.ipynb #2ae446db
 def _listed(paper: str) -> pd.DataFrame:
     "Return what the papers owe; raise ValueError for an unknown paper."
     every = artefacts()
@@ -82,6 +77,11 @@ def _listed(paper: str) -> pd.DataFrame:
     return every[every.paper == choose(paper, dict.fromkeys(every.paper), 'paper')]
 
 
+def _spec(paper: str, artefact: str):
+    "Return how a recipe describes an artefact; None where none does."
+    return load_recipe(paper).artefacts.get(artefact) if paper in papers() else None
+
+# %% ../../nbs/376_status.ipynb #0588c441
 def artefact_table(
     home=None,  # folder that holds `records/`; the project's `results/` if None
     paper='',  # all if empty
@@ -92,9 +92,9 @@ def artefact_table(
     listed, home = _listed(paper), Path(home or results_home())
     records = read_records(home)[0] if records is None else records
     stale = stale_records(records.values()) if stale is None else stale
-    days, known, rows = _commit_days(home), papers(), []
+    days, rows = _commit_days(home), []
     for x in listed.itertuples():
-        spec = load_recipe(x.paper).artefacts.get(x.id) if x.paper in known else None
+        spec = _spec(x.paper, x.id)
         status = artefact_status(x.paper, x.id, spec, records.get, lambda r: stale.get(r.key), home)
         rows.append(_status_row(x, status, home, days))
     return pd.DataFrame(rows)

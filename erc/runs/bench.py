@@ -12,7 +12,7 @@ import pandas as pd
 
 from ..core import resolve
 from .prepare import check_device, model_maker, prepare, split_batches
-from .recipes import find_system, settings_of
+from .recipes import System, find_system, settings_of
 from ..training.bench import SHAPES, SIZES, fine_tuning_speed, toy_dialogues, training_costs
 from ..training.search import distinct, grid
 
@@ -44,6 +44,14 @@ def bench_training(
     return training_costs(make, batch, found.target, seeds, check_device(device))
 
 # %% ../../nbs/359_bench.ipynb #b373e1e3
+def _fine_tuned(system) -> System:
+    "Return a system whose encoder is fine-tuned; raise ValueError for another."
+    found = find_system(system) if isinstance(system, str) else system
+    if found.vectorise:
+        raise ValueError(f'{found.id} fine-tunes no encoder')
+    return found
+
+
 def bench_encoder(
     system='dialoguetrm/U_ft',  # one whose encoder is fine-tuned
     corpus='iemocap6',
@@ -51,9 +59,7 @@ def bench_encoder(
     steps=14,  # measured ones, spread over the batches of an epoch
 ) -> pd.DataFrame:  # one line
     "Measure how fast a system's encoder is fine-tuned on the texts of a corpus."
-    found = find_system(system) if isinstance(system, str) else system
-    if found.vectorise:
-        raise ValueError(f'{found.id} fine-tunes no encoder')
+    found = _fine_tuned(system)
     ready, _ = prepare(found, corpus, device)
     settings = settings_of(found, list(found.variants)[-1])
     point = distinct(grid(settings['hyperparameters']))[0]

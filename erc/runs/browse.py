@@ -53,7 +53,7 @@ def record(
     nearest = f' The nearest records: {", ".join(near)}.' if near else ''
     raise ValueError(f'there is no record of {key}; {remedy}.{nearest}')
 
-
+# %% ../../nbs/358_browse.ipynb #56c8b004
 def records(
     home=None,
 ) -> pd.DataFrame:  # indexed by key

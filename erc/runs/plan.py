@@ -64,7 +64,7 @@ def _row_seconds(run: Steps, batches: list, device, enough: float) -> float:
             break
     return seconds / rows
 
-
+# %% ../../nbs/357_plan.ipynb #4963512e
 def _engine(system: System, make, seeds, dtype, device):
     "Return the engine of a group of seeds that train at once."
     if system.vectorise:
@@ -72,24 +72,33 @@ def _engine(system: System, make, seeds, dtype, device):
     return Single(make, list(seeds)[:1], dtype, device)
 
 
+def _some(batches: list, steps: int) -> list:
+    "Return evenly chosen batches."
+    return [
+        batches[i] for i in np.linspace(0, len(batches) - 1, min(steps, len(batches))).astype(int)
+    ]
+
+
+def _all_rows(system: System, train: list, dev: list, test: list) -> float:
+    "Return the rows of an epoch; a scored row counts as a third of a trained one."
+    scored = [*dev, *test] if system.watch else dev
+    return sum(map(len, train)) + sum(map(len, scored)) / 3
+
+# %% ../../nbs/357_plan.ipynb #596fdee9
 def _own_seconds(system: System, key: RunKey, seeds, device, steps: int, enough: float) -> float:
     "Return the seconds of a run without what is trained before it."
     corpus, _ = prepare(system, key.corpus, device)
     points = distinct(grid(settings_of(system, key.variant)['hyperparameters']))
     train, dev, test = split_batches(system, corpus, points[-1])
     dtype = getattr(torch, points[-1]['dtype'])
-    chosen = np.linspace(0, len(train) - 1, min(steps, len(train))).astype(int)
-    some = [train[i].to(device, dtype) for i in chosen]
+    some = [b.to(device, dtype) for b in _some(train, steps)]
     engine = _engine(system, model_maker(system, corpus), seeds, dtype, device)
-    row = _row_seconds(
-        Steps(engine, some, criterion(system.target), points[-1]), some, device, enough
-    )
-    scored = [*dev, *test] if system.watch else dev
-    rows = sum(map(len, train)) + sum(map(len, scored)) / 3
-    repeats = 1 if system.vectorise else len(seeds)
-    return row * rows * sum(p['epochs'] for p in points) * repeats
+    run = Steps(engine, some, criterion(system.target), points[-1])
+    row = _row_seconds(run, some, device, enough)
+    repeats = sum(p['epochs'] for p in points) * (1 if system.vectorise else len(seeds))
+    return row * _all_rows(system, train, dev, test) * repeats
 
-
+# %% ../../nbs/357_plan.ipynb #63f4e9ab
 def measured_seconds(
     system: System,
     key: RunKey,
@@ -126,7 +135,13 @@ def _check_own(target: str, keys: list, own: list):
                 f'no system of {target} can be trained on {name}, which has only {have}'
             )
 
+# %% ../../nbs/357_plan.ipynb #13cfb9a0
+def _runs_of(asked: RunKey, own: list) -> list[RunKey]:
+    "Return the wanted runs of a paper or system, on converted corpora too."
+    keys = wanted_runs(asked.paper) + (wanted_runs(asked.paper, own) if own else [])
+    return [k for k in dict.fromkeys(keys) if asked.system in ('', k.system)]
 
+# %% ../../nbs/357_plan.ipynb #b9bda9a5
 def _matching(target: str, variant: str, corpora) -> list[RunKey]:
     "Return the runs that a target names; raise ValueError with the nearest name for what it lacks."
     if target == 'all':
@@ -134,8 +149,7 @@ def _matching(target: str, variant: str, corpora) -> list[RunKey]:
     asked = _asked(target)
     variant, corpora = variant or asked.variant, [asked.corpus] if asked.corpus else list(corpora)
     own = [c for c in corpora if c in converted()]
-    every = dict.fromkeys(wanted_runs(asked.paper) + (wanted_runs(asked.paper, own) if own else []))
-    keys = [k for k in every if asked.system in ('', k.system)]
+    keys = _runs_of(asked, own)
     _check_own(target, keys, own)
     for name in corpora:
         choose(name, dict.fromkeys(k.corpus for k in keys), f'corpus of {target}')

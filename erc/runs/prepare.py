@@ -71,6 +71,13 @@ def class_weights(
     return weights[::-1].copy() if how == 'swapped' else weights
 
 # %% ../../nbs/353_prepare.ipynb #30b6aabe
+def _count(corpus: Corpus, labels, predictions, dialogues):
+    "Return counts, or moments of values, by seed and dialogue; unscored rows are -1, or NaN."
+    if corpus.task == 'regression':
+        return moments(labels, predictions, dialogues)
+    return confusion(labels, predictions, len(corpus.classes), dialogues).astype(np.int16)
+
+# %% ../../nbs/353_prepare.ipynb #2cf07594
 def count_confusions(
     corpus: Corpus,
     predictions,  # (S, N of the split) in corpus order
@@ -81,15 +88,11 @@ def count_confusions(
     rows = corpus.rows(split)
     labels = corpus.table.label.to_numpy()[rows]
     dialogues = corpus.table.dialogue.iloc[rows].factorize()[0]
-    counts = {}
-    for name, mask in {'all': np.ones(len(corpus.table), bool), **slices}.items():
-        if corpus.task == 'regression':
-            counts[name] = moments(np.where(mask[rows], labels, np.nan), predictions, dialogues)
-        else:
-            shown = np.where(mask[rows], labels, -1)
-            counts[name] = confusion(shown, predictions, len(corpus.classes), dialogues).astype(
-                np.int16
-            )
+    nothing = np.nan if corpus.task == 'regression' else -1
+    counts = {'all': _count(corpus, labels, predictions, dialogues)}
+    for name, mask in slices.items():
+        shown = np.where(mask[rows], labels, nothing)
+        counts[name] = _count(corpus, shown, predictions, dialogues)
     return counts
 
 # %% ../../nbs/353_prepare.ipynb #921b23f3
@@ -107,7 +110,7 @@ def _check_metric(corpus: Corpus, metric: str):
             "metric 'mse' is better when lower: select on 'pearson_r'; tables print both"
         )
 
-
+# %% ../../nbs/353_prepare.ipynb #a5e98df3
 def scorer(
     corpus: Corpus,
     split: str,
@@ -130,7 +133,7 @@ def _batch_size(system: System, corpus: Corpus, hyperparameters: dict) -> dict:
     cost = np.count_nonzero(corpus.features[ids[0]], 1) if ids else None
     return {'size': hyperparameters['tokens'], 'cost': cost}
 
-
+# %% ../../nbs/353_prepare.ipynb #faa7d156
 def split_batches(system: System, corpus: Corpus, hyperparameters: dict) -> list:
     "Return the training, dev and test batches of a system, a list each."
     targets = {system.target: 'label', **system.targets}
@@ -138,7 +141,7 @@ def split_batches(system: System, corpus: Corpus, hyperparameters: dict) -> list
     train = cut('train', **_batch_size(system, corpus, hyperparameters))
     return [train, cut('dev', size=4096), cut('test', size=4096)]
 
-
+# %% ../../nbs/353_prepare.ipynb #7df81fd3
 def model_maker(system: System, corpus: Corpus):
     "Return a function without arguments that builds a system's model for a corpus."
     train = corpus.table.iloc[corpus.rows('train')]

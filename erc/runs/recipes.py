@@ -122,7 +122,7 @@ class ArtefactSpec:
     rows: list[Row] = field(default_factory=list)
     records: list[RunKey] = field(default_factory=list)  # of an artefact without rows
 
-
+# %% ../../nbs/351_recipes.ipynb #537db8f7
 @dataclass
 class Recipe:
     "A paper's systems and artefacts."
@@ -188,7 +188,7 @@ def _combinations(choices: dict, axes: dict, where: str):
     for names in itertools.product(*axes.values()):
         yield {a: {'name': n, 'label': n, **choices[a][n]} for a, n in zip(axes, names)}
 
-
+# %% ../../nbs/351_recipes.ipynb #faf3f4ae
 def _fill(template, combination: dict, key: str):
     "Fill a template, or the strings of a list or table, with each choice's `key`."
     if isinstance(template, list):
@@ -209,7 +209,7 @@ def _combine(own: dict, combination: dict) -> dict:
         system |= {**keys, **({'args': args} if args else {})}
     return system
 
-
+# %% ../../nbs/351_recipes.ipynb #7df45d95
 def _expand_grid(grid: dict, choices: dict, where: str) -> dict:
     "Return the systems of a grid by name."
     axes = {k: v for k, v in grid.items() if k in choices}
@@ -253,30 +253,32 @@ def _entry_system(key: RunKey, paper: str, own: dict[str, System]) -> System:
     return systems[choose(key.system, systems, f'system of {key.paper}')]
 
 
+def _read_entries(item, paper: str, own: dict[str, System], place: dict) -> list[Entry]:
+    "Return the entries of one item of a row, one for each variant that it means."
+    item = {'run': item} if isinstance(item, str) else item
+    key = RunKey.parse(item['run'], paper, place.get('corpus', ''))
+    system = _entry_system(key, paper, own)
+    basis = item.get('basis') or place.get('basis') or place['bases'].get(key.corpus, '')
+    variants = [key.variant] if key.variant else system.variants
+    keys = [system.key(variant, key.corpus) for variant in variants]
+    return [Entry(k, basis, item.get('label', '')) for k in keys]
+
+
 def _entries(written, paper: str, own: dict[str, System], place: dict) -> list[Entry]:
-    "Return the entries that a row lists, one for each variant of its systems."
-    entries = []
-    for item in written:
-        item = {'run': item} if isinstance(item, str) else item
-        key = RunKey.parse(item['run'], paper, place.get('corpus', ''))
-        system = _entry_system(key, paper, own)
-        basis = item.get('basis') or place.get('basis') or place['bases'].get(key.corpus, '')
-        variants = [key.variant] if key.variant else system.variants
-        keys = [system.key(variant, key.corpus) for variant in variants]
-        entries += [Entry(k, basis, item.get('label', '')) for k in keys]
-    return entries
+    "Return the entries that a row lists."
+    return [entry for item in written for entry in _read_entries(item, paper, own, place)]
 
 
 _PLACE = ('corpus', 'basis', 'systems', 'each')
 
-
+# %% ../../nbs/351_recipes.ipynb #cb7de37a
 def _read_row(written: dict, paper: str, systems: dict[str, System], place: dict) -> Row:
     "Return one row of a table; `place` holds what entries take from the artefact."
-    keys = _checked(Row, written, f'row {written["row"]!r} of {paper}', _PLACE)
-    place = {**place, **{k: keys[k] for k in ('corpus', 'basis') if k in keys}}
-    row = Row(**{k: v for k, v in keys.items() if k not in (*_PLACE, 'wired')})
-    row.entries = _entries(keys.get('systems', []), paper, systems, place)
-    row.wired = _entries(keys.get('wired', []), paper, systems, place)
+    _checked(Row, written, f'row {written["row"]!r} of {paper}', _PLACE)
+    place = {**place, **{k: written[k] for k in ('corpus', 'basis') if k in written}}
+    row = Row(**{k: v for k, v in written.items() if k not in (*_PLACE, 'wired')})
+    row.entries = _entries(written.get('systems', []), paper, systems, place)
+    row.wired = _entries(written.get('wired', []), paper, systems, place)
     return row
 
 
@@ -368,7 +370,7 @@ def recipe_files() -> dict[str, Path]:  # paper -> file
             raise ValueError(f'{path} and {found[path.stem]} have one name: rename one of them')
     return found
 
-
+# %% ../../nbs/351_recipes.ipynb #16893570
 def add_recipe(path) -> str:
     "Make a recipe of the user's known for this process; return its name."
     path = Path(path)
@@ -383,7 +385,7 @@ def papers() -> list[str]:
     "Return the names of all recipes, such as 'shapes'."
     return sorted(recipe_files())
 
-
+# %% ../../nbs/351_recipes.ipynb #b2813e55
 @functools.lru_cache(maxsize=32)
 def _read_cached(path: Path, changed: int) -> Recipe:
     return read_recipe(path)
@@ -395,7 +397,7 @@ def load_recipe(paper: str) -> Recipe:
     path = files[choose(paper, files, 'paper')]
     return _read_cached(path, path.stat().st_mtime_ns)
 
-
+# %% ../../nbs/351_recipes.ipynb #51181906
 def find_system(id: str) -> System:  # 'shapes/gruarc'
     "Return a system; raise ValueError with the nearest name for an unknown one."
     paper, _, name = str(id).partition('/')
@@ -416,7 +418,7 @@ def pretraining_system(system: System) -> System:
         find_system(f'{system.paper}/{system.pretrain["system"]}'), encoder=system.encoder
     )
 
-
+# %% ../../nbs/351_recipes.ipynb #b42e60d0
 def _hyperparameters(system: System, variant: str) -> dict:
     "Return a variant's hyperparameters, complete, as they are stored."
     written = dict(system.variants[choose(variant, system.variants, f'variant of {system.id}')])
@@ -424,7 +426,7 @@ def _hyperparameters(system: System, variant: str) -> dict:
         written = {**COMMON_GRID, **written}
     return complete(written) if system.kind == 'model' else written
 
-
+# %% ../../nbs/351_recipes.ipynb #a0cb51c8
 def settings_of(system: System, variant: str) -> dict:
     "Return everything that decides a system's result on a corpus, as its record stores it."
     settings = {k: getattr(system, k) for k in RESULT_FIELDS}
@@ -448,7 +450,7 @@ def _corpora_of(system: System, recipe: Recipe, own: dict) -> list[str]:
     more = [c for c in converted() if c in waiting or c in own and _can_read(system, own[c])]
     return system.corpora + [c for c in more if c not in system.corpora]
 
-
+# %% ../../nbs/351_recipes.ipynb #a8f88828
 def wanted_runs(
     paper='',  # all papers if empty
     corpora=(),  # only these; a converted corpus stands for any system that can read it

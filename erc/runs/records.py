@@ -73,7 +73,7 @@ VALUE_METRICS = {  # name -> function of moments, bounds
     'mse': (mse_of, (0, np.inf)),
 }
 
-
+# %% ../../nbs/352_records.ipynb #f9610956
 def score_of(
     name: str,  # of `VALUE_METRICS`, or see `erc.evidence.metrics.metric`
     classes=(),
@@ -108,13 +108,16 @@ class Fold:
         out = copy.copy(self)
         for k in ('seeds', 'environments', 'seconds', 'selected', 'dev', 'test'):
             setattr(out, k, getattr(self, k) + [getattr(new, k)[i] for i in fresh])
-        by_seed = {k: v for k, v in self.probes.items() if k.endswith('_by_seed')}
-        out.curves = _join(self.curves, new.curves, fresh)
-        out.confusions = _join(self.confusions, new.confusions, fresh)
-        out.probes = {**self.probes, **_join(by_seed, new.probes, fresh)}
+        for k in ('curves', 'confusions'):
+            setattr(out, k, _join(getattr(self, k), getattr(new, k), fresh))
+        out.probes = {**self.probes, **_join(_by_seed(self.probes), new.probes, fresh)}
         if self.predictions is not None:
             out.predictions = np.concatenate([self.predictions, new.predictions[fresh]])
         return out
+
+# %% ../../nbs/352_records.ipynb #cd28acae
+def _by_seed(probes: dict) -> dict:
+    return {k: v for k, v in probes.items() if k.endswith('_by_seed')}
 
 
 def _join(old: dict, more: dict, fresh: list) -> dict:
@@ -127,7 +130,7 @@ def _of_paper_split(name: str):
         lambda self: getattr(self.folds['paper'], name), doc=f'`{name}` of the paper split.'
     )
 
-
+# %% ../../nbs/352_records.ipynb #c25f86bc
 @dataclass
 class Record:
     "What one system in one variant gave on one corpus."
@@ -210,7 +213,7 @@ def _check_probes(record: Record):
                     'keep only what the figure reads'
                 )
 
-
+# %% ../../nbs/352_records.ipynb #686690ad
 def save_record(
     record: Record,
     home=None,  # folder that holds `records/`; the project's `results/` if None
@@ -222,7 +225,7 @@ def save_record(
     data = pack({**data, 'key': str(record.key), 'folds': folds})
     return write_atomic(record.key.path(home), _as_lines({**data, 'checksum': digest(data)}))
 
-
+# %% ../../nbs/352_records.ipynb #2323da82
 def _line(name: str, value) -> str:
     return f'{json.dumps(name)}: {json.dumps(value, sort_keys=True)}'
 
@@ -276,7 +279,7 @@ def record_files(home=None) -> list[Path]:
     found = Path(home or results_home()).glob('records/*/*--*--*.json')
     return sorted(p for p in found if not p.name.startswith('.'))
 
-
+# %% ../../nbs/352_records.ipynb #3cef88c8
 def read_records(
     home=None,  # folder that holds `records/`
 ) -> tuple[dict[RunKey, Record], list[str]]:
@@ -307,7 +310,7 @@ def merge(
         out.folds[name] = old.folds[name].add(fold) if name in old.folds else fold
     return out
 
-
+# %% ../../nbs/352_records.ipynb #0acb21cd
 def add_to_record(
     new: Record,
     home=None,  # folder that holds `records/`

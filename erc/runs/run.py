@@ -56,7 +56,7 @@ class _Watch:
     def load(self, engine, saved):
         self.curves[self._rows(engine)] = saved['test']
 
-
+# %% ../../nbs/355_run.ipynb #bcbdbc15
 @dataclass
 class Job:
     "What every point of a run's grid has in common."
@@ -69,7 +69,7 @@ class Job:
     progress: bool = True
     begin: dict | None = None  # seed -> {name: tensor}: parts that were trained before
 
-
+# %% ../../nbs/355_run.ipynb #34805b92
 @dataclass
 class Point:
     "A trained point of a grid."
@@ -84,7 +84,7 @@ class Point:
         "Mean over seeds of the best dev score; a seed that never had a finite loss counts -1."
         return float(np.nanmax(self.fit.dev, 1, initial=-1).mean())
 
-# %% ../../nbs/355_run.ipynb #bcbdbc15
+# %% ../../nbs/355_run.ipynb #2e3d4243
 def _watch(job: Job, epochs: int, test: list) -> _Watch | None:
     if not job.system.watch:
         return None
@@ -96,28 +96,29 @@ def _class_weights(job: Job, how):
     return class_weights(how, labels, job.corpus.classes)
 
 
+def _fit_options(job: Job, hyperparameters: dict) -> dict:
+    "Return what `fit` is told besides model, batches and score."
+    return dict(
+        seeds=list(job.seeds),
+        settings=hyperparameters,
+        target=job.system.target,
+        weight=_class_weights(job, hyperparameters['class_weights']),
+        begin=job.begin,
+        device=job.device,
+        vectorise=job.system.vectorise,
+        checkpoint=job.checkpoints / f'{digest(hyperparameters)}.safetensors',
+        progress=job.progress,
+    )
+
+
 def train_point(job: Job, hyperparameters: dict) -> Point:
     "Train all seeds of a job with one set of hyperparameters."
     system, corpus = job.system, job.corpus
     train, dev, test = split_batches(system, corpus, hyperparameters)
     test = [b.to(job.device, getattr(torch, hyperparameters['dtype'])) for b in test]
     watch = _watch(job, hyperparameters['epochs'], test)
-    trained = fit(
-        model_maker(system, corpus),
-        train,
-        dev,
-        scorer(corpus, 'dev', system.metric),
-        seeds=list(job.seeds),
-        settings=hyperparameters,
-        target=system.target,
-        weight=_class_weights(job, hyperparameters['class_weights']),
-        begin=job.begin,
-        device=job.device,
-        vectorise=system.vectorise,
-        watch=watch,
-        checkpoint=job.checkpoints / f'{digest(hyperparameters)}.safetensors',
-        progress=job.progress,
-    )
+    score, options = scorer(corpus, 'dev', system.metric), _fit_options(job, hyperparameters)
+    trained = fit(model_maker(system, corpus), train, dev, score, watch=watch, **options)
     return Point(hyperparameters, trained, test, watch.curves if watch else None)
 
 # %% ../../nbs/355_run.ipynb #d79c1742
@@ -135,7 +136,7 @@ def search(
             best = point
     return best, tried, earlier
 
-
+# %% ../../nbs/355_run.ipynb #0e0534aa
 def _parts(module, parts: dict) -> dict:  # name in our model -> tensor
     "Return the weights of a module's parts under the names that they have in our model."
     return {
@@ -144,16 +145,14 @@ def _parts(module, parts: dict) -> dict:  # name in our model -> tensor
         for k, v in module.get_submodule(theirs).state_dict().items()
     }
 
-
+# %% ../../nbs/355_run.ipynb #8b028d5c
 def _pretrain(job: Job, hyperparameters: dict) -> tuple[dict, dict]:
     "Train the system that goes before; return its parts, seed -> {name: tensor}, and the chosen point."
     first = pretraining_system(job.system)
     corpus, _ = prepare(first, job.corpus.name, job.device)
-    first = replace(first, watch=False)
-    point, *_ = search(
-        replace(job, system=first, corpus=corpus, checkpoints=job.checkpoints / 'first'),
-        hyperparameters,
-    )
+    folder = job.checkpoints / 'first'
+    before = replace(job, system=replace(first, watch=False), corpus=corpus, checkpoints=folder)
+    point, *_ = search(before, hyperparameters)
     parts, modules = job.system.pretrain['parts'], point.fit.modules()
     begin = {seed: _parts(m, parts) for seed, m in zip(point.fit.seeds, modules)}
     return begin, point.hyperparameters
@@ -163,6 +162,12 @@ def _broken_seeds(fit: Fit) -> list:
     return [seed for seed, dev in zip(fit.seeds, fit.dev) if not np.isfinite(dev).any()]
 
 
+def _leave_out(job: Job, point: Point, broken: list) -> Point:
+    sound = [seed not in broken for seed in job.seeds]
+    curves = None if point.curves is None else point.curves[sound]
+    return replace(point, fit=point.fit.without(broken), curves=curves)
+
+# %% ../../nbs/355_run.ipynb #67d9ff38
 def _without_broken(job: Job, point: Point) -> Point:
     "Leave out seeds that never had a finite loss; raise ValueError if all are broken."
     broken = _broken_seeds(point.fit)
@@ -173,9 +178,7 @@ def _without_broken(job: Job, point: Point) -> Point:
     if len(broken) == len(point.fit.seeds):
         raise ValueError(what)
     warnings.warn(f'{what}: the record leaves them out', stacklevel=2)
-    sound = [seed not in broken for seed in job.seeds]
-    curves = None if point.curves is None else point.curves[sound]
-    return replace(point, fit=point.fit.without(broken), curves=curves)
+    return _leave_out(job, point, broken)
 
 
 def _curves(point: Point) -> dict:
@@ -186,7 +189,7 @@ def _curves(point: Point) -> dict:
     stopped = np.isnan(point.fit.dev)
     return {k: np.where(stopped, np.nan, v).astype(np.float32) for k, v in curves.items()}
 
-
+# %% ../../nbs/355_run.ipynb #7814cb91
 def _trained_fold(job: Job, point: Point) -> tuple[Fold, dict]:
     "Return the fold of a trained point, and what it decided besides its logits."
     trained = point.fit
@@ -244,7 +247,7 @@ def _run_model(job: Job, settings: dict, old: Record | None) -> Fold:
     _score(fold, job.system, job.corpus, decided)
     return fold
 
-
+# %% ../../nbs/355_run.ipynb #abb00a1d
 def _check_selection(system: System, choices: list):
     "Raise ValueError for a baseline that trains on dev and chooses its hyperparameters there."
     trains_on = [choice.get('train_on', system.args.get('train_on', ())) for choice in choices]
@@ -255,23 +258,28 @@ def _check_selection(system: System, choices: list):
         )
 
 
-def _run_baseline(job: Job, settings: dict, old: Record | None) -> Fold:
-    "Fit a baseline with each point of its grid and keep the best on dev."
-    system, corpus = job.system, job.corpus
-    choices = grid(settings['hyperparameters'])
-    _check_selection(system, choices)
+def _fit_choices(system: System, corpus: Corpus, choices: list) -> tuple[list, list]:
+    "Return predictions of all rows, and the dev score, for each choice."
     score, function = scorer(corpus, 'dev', system.metric), resolve(system.model)
     fitted = [function(corpus, **system.args, **choice) for choice in choices]
-    dev = [float(score([predictions[corpus.rows('dev')]])[0]) for predictions in fitted]
+    return fitted, [float(score([predictions[corpus.rows('dev')]])[0]) for predictions in fitted]
+
+# %% ../../nbs/355_run.ipynb #76ebea06
+def _run_baseline(job: Job, settings: dict, old: Record | None) -> Fold:
+    "Fit a baseline with each point of its grid and keep the best on dev."
+    system, corpus, hyperparameters = job.system, job.corpus, settings['hyperparameters']
+    choices = grid(hyperparameters)
+    _check_selection(system, choices)
+    fitted, dev = _fit_choices(system, corpus, choices)
     best = int(np.argmax(dev))
-    tried = [{'dev': d, **varied(settings['hyperparameters'], c)} for d, c in zip(dev, choices)]
+    tried = [{'dev': d, **varied(hyperparameters, c)} for d, c in zip(dev, choices)]
     fold = Fold([0], seconds=[0.0], selected=[0], dev=[dev[best]])
     fold.facts = {'chosen': choices[best], 'tried': tried}
     fold.predictions = fitted[best][corpus.rows('test')][None]
     _score(fold, system, corpus, {})
     return fold
 
-# %% ../../nbs/355_run.ipynb #ef45a45c
+
 def _run_facts(job: Job, settings: dict, old: Record | None, home=None) -> Fold:
     "Count facts of a corpus; a function with an argument `home` may read the records there."
     function = resolve(job.system.model)
@@ -317,7 +325,7 @@ def _checkpoint_folder(record: Record, home) -> Path:
     which = digest([record.settings_hash, record.data_digest, record.fingerprint, place])
     return cache_home() / 'checkpoints' / record.key.paper / f'{record.key.path().stem}-{which}'
 
-
+# %% ../../nbs/355_run.ipynb #0dffb10d
 def _new_record(system: System, key: RunKey, settings: dict, corpus: Corpus, data: str) -> Record:
     return Record(
         key,
@@ -330,7 +338,7 @@ def _new_record(system: System, key: RunKey, settings: dict, corpus: Corpus, dat
         metric=system.metric,
     )
 
-# %% ../../nbs/355_run.ipynb #0dffb10d
+# %% ../../nbs/355_run.ipynb #6c58fb7e
 def _missing_seeds(system: System, old: Record | None, seeds) -> list:
     "Return the seeds that are still to run; what is not trained has seed 0 alone, and facts are counted again."
     if system.kind == 'facts':
@@ -360,6 +368,13 @@ def _run_job(job: Job, settings: dict, old: Record | None, home) -> Fold:
     return fold
 
 
+def _write(new: Record, fold: Fold, seconds: float, device, home) -> Record:
+    "Write a fold as a record, joined with the seeds that are there."
+    where = environment(device, new.settings['hyperparameters'].get('dtype', 'float64'))
+    new.folds = {'paper': _timed_fold(fold, seconds, where)}
+    return add_to_record(new, home)
+
+# %% ../../nbs/355_run.ipynb #aac28335
 def run_system(
     system: System,
     key,  # of the run: its variant and corpus
@@ -373,21 +388,18 @@ def run_system(
     "Run a system and write its record; an interrupted run goes on where it was."
     start, key = time.time(), RunKey.parse(key)
     corpus, data = prepare(system, key.corpus, device)
-    settings = _settings(system, key.variant, demo)
-    new = _new_record(system, key, settings, corpus, data)
+    new = _new_record(system, key, _settings(system, key.variant, demo), corpus, data)
     old = _old_record(new, home)
     missing = _missing_seeds(system, old, seeds)
     if old and not missing:
         return old
     folder = _checkpoint_folder(new, home)
-    fold = _run_job(Job(system, corpus, missing, folder, device, progress), settings, old, home)
+    fold = _run_job(Job(system, corpus, missing, folder, device, progress), new.settings, old, home)
     if old and system.kind == 'facts' and old.facts == fold.facts:
         return old
-    where = environment(device, settings['hyperparameters'].get('dtype', 'float64'))
-    new.folds = {'paper': _timed_fold(fold, time.time() - start, where)}
-    new = add_to_record(new, home)
+    record = _write(new, fold, time.time() - start, device, home)
     shutil.rmtree(folder, ignore_errors=True)
-    return new
+    return record
 
 
 _RUNNERS = {'model': _run_model, 'baseline': _run_baseline, 'facts': _run_facts}

@@ -31,7 +31,7 @@ def _differs_from_recipe(record: Record) -> str:
     changed = [k for k in want if want[k] != have.get(k)]
     return f'settings changed: {", ".join(changed)}' if want != have else ''
 
-
+# %% ../../nbs/356_stale.ipynb #06b78845
 def _differing_fingerprints(records, progress: bool) -> list[RunKey]:
     "Return the keys of records whose models compute something else now."
     systems = {r.key.system_id: find_system(r.key.system_id) for r in records}
@@ -43,7 +43,7 @@ def _differing_fingerprints(records, progress: bool) -> list[RunKey]:
 
     return [record.key for record in records if not same(record)]
 
-
+# %% ../../nbs/356_stale.ipynb #42077c22
 def stale_records(
     records,  # any records
     progress=True,  # show a bar where fingerprints have to be taken
@@ -99,7 +99,7 @@ def _why_missing(record: Record | None, seeds: int | None) -> str:
         return _data_changed(system, record) or f'{len(record.seeds)} of {want} seeds'
     return _data_changed(system, record)
 
-
+# %% ../../nbs/356_stale.ipynb #3c51f76b
 def missing_runs(
     paper='',  # all papers if empty
     *,
