@@ -18,18 +18,18 @@ from erc.models.shift import previous_turn
 from erc.report.artefacts import artefacts
 from erc.runs.recipes import find_system, load_recipe, settings_of
 from erc.studies.gates import (
+    _auc_interval,
+    _bin_gates,
+    _find_example,
+    _gate_mean,
+    _mean_gates,
+    _roc,
     auc,
-    auc_interval,
-    bin_gates,
-    find_example,
-    gate_mean,
     gate_probe,
     gate_sentence,
     gates_figure,
     gates_frame,
     learned_gates,
-    mean_gates,
-    roc,
 )
 from erc.studies.shapes import load_arcs
 
@@ -77,7 +77,7 @@ def test_binned_auc_is_near_the_exact_one(move):
     g = np.random.default_rng(3)
     shift = g.random(4000) < 0.3
     gate = g.standard_normal(4000) - move * shift
-    ours = auc(bin_gates(gate, shift, np.arange(4000) // 10, 400).sum(0))
+    ours = auc(_bin_gates(gate, shift, np.arange(4000) // 10, 400).sum(0))
     assert ours == pytest.approx(roc_auc_score(shift, -gate), abs=0.006)
 
 
@@ -88,26 +88,26 @@ def test_auc_interval_of_a_gate_that_knows_nothing_covers_a_half():
         shifts = [g.random(600) < 0.3] * 3
         gates = [g.standard_normal(600) - move * shift for shift in shifts]
         about = np.arange(600) // 10, 60
-        return np.stack([bin_gates(gate, s, *about) for gate, s in zip(gates, shifts)])
+        return np.stack([_bin_gates(gate, s, *about) for gate, s in zip(gates, shifts)])
 
-    none, some = auc_interval(seeds(0)), auc_interval(seeds(1.5))
+    none, some = _auc_interval(seeds(0)), _auc_interval(seeds(1.5))
     assert none.low < 0.5 < none.high and some.low > 0.7 and some.high <= 1
 
 
 def test_constant_gate_is_a_half():
-    counts = bin_gates(np.full(50, 0.5), np.arange(50) % 3 == 0, np.arange(50) // 5, 10)
+    counts = _bin_gates(np.full(50, 0.5), np.arange(50) % 3 == 0, np.arange(50) // 5, 10)
     assert counts.sum() == 50 and auc(counts.sum(0)) == 0.5
 
 
 def test_wrong_gates():
     with pytest.raises(ValueError, match='not a finite number'):
-        bin_gates(np.array([np.nan, 1.0]), np.array([True, False]), np.array([0, 0]), 1)
+        _bin_gates(np.array([np.nan, 1.0]), np.array([True, False]), np.array([0, 0]), 1)
     with pytest.raises(ValueError, match='more than 255'):
-        bin_gates(np.zeros(300), np.zeros(300, bool), np.zeros(300, int), 1)
+        _bin_gates(np.zeros(300), np.zeros(300, bool), np.zeros(300, int), 1)
 
 
 def test_roc_ends_in_the_corners():
-    x, y = roc([[1, 2, 3], [0, 2, 2]])
+    x, y = _roc([[1, 2, 3], [0, 2, 2]])
     assert (x[0], y[0], x[-1], y[-1]) == (0, 0, 1, 1) and y.tolist() == [0, 0, 0.5, 1]
 
 
@@ -133,7 +133,7 @@ def test_gate_with_the_signal_is_one_minus_the_shift():
     torch.manual_seed(0)
     m = frozen(GRUArcModel({'text': 6, 'sentence': 6}, 2, **SMALL).double())
     b = toy_batch({'text': 6, 'sentence': 6}, (4, 3, 1), speakers=2)
-    reset, update = mean_gates(m, b)
+    reset, update = _mean_gates(m, b)
     assert torch.equal(reset, 1 - m(b).probes['p_shift']) and torch.equal(reset, update)
     assert (reset[b.turn == 0] == 0).all()
 
@@ -150,7 +150,7 @@ def test_gate_with_the_signal_is_one_minus_the_shift():
     ],
 )
 def test_example_by_rule(dialogue, shift, at):
-    assert find_example(list(dialogue), shift) == at
+    assert _find_example(list(dialogue), shift) == at
 
 
 def test_probe_follows_the_utterances_however_batches_are_cut(demo):
@@ -174,7 +174,7 @@ def test_probe_follows_the_utterances_however_batches_are_cut(demo):
     for name in a:
         if 'sums' in name or 'example' in name:
             assert np.allclose(a[name], b[name], atol=1e-5), name
-    assert gate_mean(a['reset_sums_by_seed'], 1).mean == pytest.approx(0.5, abs=0.2)
+    assert _gate_mean(a['reset_sums_by_seed'], 1).mean == pytest.approx(0.5, abs=0.2)
     lines = {'demo': (SimpleNamespace(probes=a), SimpleNamespace(probes=a))}
     assert 'not confirmed' in gate_sentence(lines), 'a gate equals itself'
     assert len(gates_frame(lines)) == 3 and len(gates_figure(lines).axes) == 3

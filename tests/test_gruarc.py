@@ -19,11 +19,11 @@ from erc.models.gruarc import (
     GRUArcCell,
     GRUArcModel,
     ModalityNet,
+    _fusion_scores,
+    _pad_batch,
+    _released_name,
     emotion_arcs,
-    fusion_scores,
-    pad_batch,
     pairwise_fusion,
-    released_name,
 )
 from erc.models.shift import shift_gate
 from erc.nn.cells import weighted_nll
@@ -122,7 +122,7 @@ def test_modality_net(golden, name):
     g = golden(f'shapes/modality_net_{name}_2party')
     sizes = g['in.m'].shape[-1], g['in.context'].shape[-1]
     net = ModalityNet(*sizes, 5, 6, 4, 'query_free').double()
-    net.load_state_dict({released_name(k): T(v) for k, v in of(g, 'param.').items()})
+    net.load_state_dict({_released_name(k): T(v) for k, v in of(g, 'param.').items()})
     given = {k: T(g[f'in.{k}']).requires_grad_() for k in ('m', 'context')}
     features = {k: v.transpose(0, 1) for k, v in given.items()}
     b = from_padded(features, T(g['in.speaker']).T, g['in.lengths'], {'p': T(g['in.p_shift']).T})
@@ -134,7 +134,7 @@ def test_modality_net(golden, name):
     (b.to_padded(e[0]) * T(g['in.cotangent']).transpose(0, 1)).sum().backward()
     for k, v in given.items():
         close(v.grad, g[f'grad_in.{k}'])
-    theirs = {released_name(k): v for k, v in of(g, 'grad.').items()}
+    theirs = {_released_name(k): v for k, v in of(g, 'grad.').items()}
     for k, v in net.named_parameters():
         close(v.grad, theirs[k])
 
@@ -197,7 +197,7 @@ def test_scores_of_blocks_are_those_of_the_output_layer(golden):
     out = torch.nn.Linear(54, 4).double()
     out.load_state_dict({k: T(v) for k, v in of(g, 'param.smax_fc.').items()})
     h, pairs = torch.stack([b.features[k] for k in 'tav']), [(0, 1), (2, 1), (0, 2)]
-    log_prob = b.to_padded(fusion_scores(h, pairs, b, out).log_softmax(-1))
+    log_prob = b.to_padded(_fusion_scores(h, pairs, b, out).log_softmax(-1))
     real = g['in.umask'] > 0
     close(log_prob[T(real)], g['truth.log_prob'].transpose(1, 0, 2)[real])
 
@@ -230,7 +230,7 @@ def test_full_model(golden, name, padding, monkeypatch):
     close(loss, g[f'{at}.loss'])
     close(out.losses['shift'], g[f'{at}.loss_shift'])
     loss.backward()
-    theirs = {released_name(k): v for k, v in of(g, grads).items()}
+    theirs = {_released_name(k): v for k, v in of(g, grads).items()}
     assert set(theirs) == {k for k, _ in m.named_parameters()}
     for k, v in m.named_parameters():
         if k.startswith('backward_nets'):
@@ -262,7 +262,7 @@ def test_three_adam_steps(golden, padding, file):
         optimiser.step()
         losses.append(loss.item())
     close(np.array(losses), end['out.loss'])
-    theirs = {released_name(k): v for k, v in of(end, 'param3.').items()}
+    theirs = {_released_name(k): v for k, v in of(end, 'param3.').items()}
     assert set(theirs) == set(start)
     for k, v in m.named_parameters():
         if k.startswith('backward_nets'):
@@ -279,7 +279,7 @@ def test_released_weights_without_their_shift_head(golden):
         m = GRUArcModel.from_released(own, sentence=8)
     assert m.shift.classifier.weight.shape == (2, 24) and m.shift.classifier.weight.abs().max() > 0
     for k, v in own.items():
-        close(m.state_dict()[released_name(k)], v)
+        close(m.state_dict()[_released_name(k)], v)
     m.shift.load_state_dict({k: T(v) for k, v in of(g, 'param.shift.').items()})
     b, whole = golden_batch(g), released(g)
     close(m(b).logits, whole(b).logits.detach())
@@ -484,7 +484,7 @@ def test_predictions_of_several_modalities_see_later_turns(some):
 def test_released_padding_runs_in_all_readings(options):
     "A dialogue alone has no padding; beside a longer one its predictions change."
     b, leaky = toy(), make_model(**options)
-    ours, wide = make_model(**{**options, 'padding': 'masked'}), pad_batch(b)
+    ours, wide = make_model(**{**options, 'padding': 'masked'}), _pad_batch(b)
     out = leaky(b)
     (out.logits.sum() + sum(out.losses.values())).backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in leaky.parameters())

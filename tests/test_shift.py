@@ -13,8 +13,8 @@ from erc.models.shift import (
     ShiftEncoder,
     ShiftHead,
     ShiftNet,
+    _pair_features,
     p_shift,
-    pair_features,
     previous_turn,
     shift_gate,
     shift_loss,
@@ -41,7 +41,7 @@ def test_siamese_head_matches_authors(golden):
     )
     previous, current = (T(g[f'in.{k}']).requires_grad_() for k in ('prev', 'cur'))
     mask = T(g['in.umask']).T.bool()
-    features = torch.cat(pair_features(previous, current), -1)
+    features = torch.cat(_pair_features(previous, current), -1)
     close(features[mask], g['out.features'][mask], 1e-12)
     scores = net.head(previous.flatten(0, 1), current.flatten(0, 1))
     close(scores.view(5, 3, 2)[mask], g['out.logits'][mask])

@@ -15,18 +15,18 @@ from erc.runs.recipes import find_system, load_recipe
 from erc.runs.records import find_record
 from erc.runs.run import run_system
 from erc.studies.tsne_and_gates import (
-    SENTIMENTS,
+    _SENTIMENTS,
+    _neighbour_purity,
+    _select_points,
+    _sentiments,
+    _separation_sums,
+    _text_minus_audio,
+    _tsne,
     embedding_map,
     map_sentence,
-    neighbour_purity,
-    select_points,
-    sentiments,
     separation,
     separation_frame,
-    separation_sums,
     text_against_audio,
-    text_minus_audio,
-    tsne,
     tsne_figure,
 )
 
@@ -61,24 +61,24 @@ def small_map(corpus, feature, most=150):
 
 
 def test_every_kth_utterance(demo):
-    rows, step = select_points(demo, 'audio', most=100)
+    rows, step = _select_points(demo, 'audio', most=100)
     assert step == -(-len(demo) // 100) and len(rows) <= 100 and set(np.diff(rows)) == {step}
-    assert select_points(demo, 'audio', most=10**6)[1] == 1
+    assert _select_points(demo, 'audio', most=10**6)[1] == 1
 
 
 def test_beside_keeps_the_same_utterances(demo):
     half = np.arange(len(demo)) % 2 == 0
     corpus = demo.with_features(half=(np.zeros((len(demo), 2)), half))
-    beside = select_points(corpus, 'text', beside='half')[0]
-    assert select_points(corpus, 'half')[0].tolist() == beside.tolist() and half[beside].all()
+    beside = _select_points(corpus, 'text', beside='half')[0]
+    assert _select_points(corpus, 'half')[0].tolist() == beside.tolist() and half[beside].all()
 
 
 def test_unlabelled_turns_are_left_out(demo):
     table = demo.table.copy()
     table.loc[::2, 'label'] = -1
     corpus = demo.replace(table=table)
-    assert (corpus.table.label.to_numpy()[select_points(corpus, 'text')[0]] >= 0).all()
-    assert (sentiments(corpus)[::2] == -1).all()
+    assert (corpus.table.label.to_numpy()[_select_points(corpus, 'text')[0]] >= 0).all()
+    assert (_sentiments(corpus)[::2] == -1).all()
 
 
 @pytest.mark.parametrize(
@@ -90,24 +90,24 @@ def test_unlabelled_turns_are_left_out(demo):
 )
 def test_unknown_feature(demo, kw, says):
     with pytest.raises(ValueError, match=says):
-        select_points(demo, **kw)
+        _select_points(demo, **kw)
 
 
 def test_too_few_utterances(demo):
     few = demo.with_features(rare=(np.zeros((len(demo), 2)), np.arange(len(demo)) < 5))
     with pytest.raises(ValueError, match='5 labelled utterances'):
-        select_points(few, 'rare')
+        _select_points(few, 'rare')
 
 
 def test_sentiment_of_an_emotion(demo):
-    named = {demo.classes[y]: SENTIMENTS[s] for y, s in zip(demo.table.label, sentiments(demo))}
+    named = {demo.classes[y]: _SENTIMENTS[s] for y, s in zip(demo.table.label, _sentiments(demo))}
     expected = {'excited': 'positive', 'neutral': 'neutral', 'frustrated': 'negative'}
     assert {name: named[name] for name in expected} == expected
 
 
 def test_a_corpus_with_its_own_sentiment(demo):
     corpus = demo.replace(table=demo.table.assign(sentiment='positive'))
-    assert set(sentiments(corpus)) == {2}
+    assert set(_sentiments(corpus)) == {2}
 
 
 # the two measures
@@ -115,7 +115,7 @@ def test_a_corpus_with_its_own_sentiment(demo):
 
 def test_silhouette_is_the_one_of_scikit_learn():
     x, y, g = clouds(gap=2.0)
-    ours = separation(separation_sums(x, y, g), 'silhouette').mean
+    ours = separation(_separation_sums(x, y, g), 'silhouette').mean
     assert ours == pytest.approx(silhouette_score(x, y), abs=1e-5)
 
 
@@ -123,7 +123,7 @@ def test_purity_by_hand():
     "Five points on a line, two neighbours each; the first two are of one dialogue."
     x = np.array([[0.0], [1], [2], [10], [11]])
     groups = [0, 0, 1, 2, 3]
-    purity, chance = neighbour_purity(distances(x), [0, 0, 0, 1, 1], groups, neighbours=2)
+    purity, chance = _neighbour_purity(distances(x), [0, 0, 0, 1, 1], groups, neighbours=2)
     # the first sees the third and the fourth, the third the first two
     assert purity.tolist() == [0.5, 0.5, 1, 0.5, 0.5]
     assert chance.tolist() == [1 / 3, 1 / 3, 2 / 4, 1 / 4, 1 / 4]
@@ -131,7 +131,7 @@ def test_purity_by_hand():
 
 def test_purity_by_brute_force():
     x, y, g = clouds(60)
-    purity, chance = neighbour_purity(distances(x), y, g, 5)
+    purity, chance = _neighbour_purity(distances(x), y, g, 5)
     for i in range(60):
         others = [j for j in range(60) if g[j] != g[i]]
         best = sorted(others, key=lambda j: np.linalg.norm(x[i] - x[j]))[:5]
@@ -140,7 +140,7 @@ def test_purity_by_brute_force():
 
 
 def test_separation_finds_planted_classes_and_no_others():
-    mixed, apart = (separation_sums(*clouds(400, gap)) for gap in (0.0, 3.0))
+    mixed, apart = (_separation_sums(*clouds(400, gap)) for gap in (0.0, 3.0))
     assert separation(mixed, 'lift').low < 0 < separation(mixed, 'lift').high
     assert separation(apart, 'lift').low > 0.3
     assert separation(apart, 'silhouette').low > 0.2 > separation(mixed, 'silhouette').high
@@ -150,7 +150,7 @@ def test_separation_finds_planted_classes_and_no_others():
 
 def test_interval_of_nothing_covers_zero():
     "Random labels: zero lies in the interval in about 95 of 100."
-    lifts = [separation(separation_sums(*clouds(120, seed=s)), 'lift') for s in range(60)]
+    lifts = [separation(_separation_sums(*clouds(120, seed=s)), 'lift') for s in range(60)]
     assert np.mean([lift.low <= 0 <= lift.high for lift in lifts]) > 0.85
 
 
@@ -160,21 +160,21 @@ def test_neighbours_of_the_own_dialogue_do_not_count():
     dialogue = np.arange(300) // 10
     x = g.standard_normal((30, 3))[dialogue] * 5 + 0.01 * g.standard_normal((300, 3))
     y = g.integers(0, 2, 30)[dialogue]
-    lift = separation(separation_sums(x, y, dialogue), 'lift')
-    every = neighbour_purity(distances(x), y, np.arange(300), 9)[0].mean()
+    lift = separation(_separation_sums(x, y, dialogue), 'lift')
+    every = _neighbour_purity(distances(x), y, np.arange(300), 9)[0].mean()
     assert every > 0.99 and lift.low < 0 < lift.high
 
 
 def test_wrong_input():
     x, y, g = clouds(30)
     with pytest.raises(ValueError, match='one class is not separable'):
-        separation_sums(x, 0 * y, g)
+        _separation_sums(x, 0 * y, g)
     with pytest.raises(ValueError, match='others outside its dialogue'):
-        neighbour_purity(distances(x), y, 0 * g)
+        _neighbour_purity(distances(x), y, 0 * g)
     with pytest.raises(ValueError, match='did you mean'):
-        separation(separation_sums(x, y, g), 'silhouete')
+        separation(_separation_sums(x, y, g), 'silhouete')
     with pytest.raises(ValueError, match='perplexity of 30'):
-        tsne(x)
+        _tsne(x)
 
 
 # maps
@@ -188,7 +188,7 @@ def test_the_same_seed_gives_the_same_map(demo):
 
 def test_a_map_finds_planted_clouds():
     x, y, g = clouds(150, 8.0)
-    assert separation(separation_sums(tsne(x, 10), y, g), 'purity').mean > 0.95
+    assert separation(_separation_sums(_tsne(x, 10), y, g), 'purity').mean > 0.95
 
 
 def test_a_map_does_not_say_which_utterance_is_where(demo):
@@ -196,7 +196,7 @@ def test_a_map_does_not_say_which_utterance_is_where(demo):
     emotion, sentiment = facts['emotion'].astype(int), facts['sentiment'].astype(int)
     rank = list(zip(emotion, sentiment))
     assert rank == sorted(rank) and len(facts['points']) == facts['utterances']
-    in_order = demo.table.label.to_numpy()[select_points(demo, 'text', most=150)[0]]
+    in_order = demo.table.label.to_numpy()[_select_points(demo, 'text', most=150)[0]]
     assert not (emotion == in_order).all()
     assert np.bincount(emotion).tolist() == np.bincount(in_order).tolist()
 
@@ -213,11 +213,11 @@ def test_a_constant_column_is_harmless(demo):
 def test_text_against_audio_needs_the_same_utterances(demo):
     maps = {('d', f): small_map(demo, f) for f in ('audio', 'text')}
     same = {**maps, ('d', 'text'): maps['d', 'audio']}
-    assert text_minus_audio(same, 'd', 'emotion').mean == 0
+    assert _text_minus_audio(same, 'd', 'emotion').mean == 0
     assert 'not confirmed' in map_sentence(same)
     with pytest.raises(ValueError, match='same utterances'):
         fewer = small_map(demo, 'text', most=100)
-        text_minus_audio({**maps, ('d', 'text'): fewer}, 'd', 'emotion')
+        _text_minus_audio({**maps, ('d', 'text'): fewer}, 'd', 'emotion')
     assert len(separation_frame(maps)) == 4 and len(text_against_audio(maps)) == 4
     figure = tsne_figure({'one': maps['d', 'audio'], 'two': maps['d', 'text']})
     assert len(figure.axes) == 4
