@@ -46,22 +46,22 @@ def title(text: str) -> str:
     return f'{text}\n{"=" * len(text)}\n\n'
 
 
+PAGES = ('README', 'CONTRIBUTING', 'CHANGELOG')
+
+
 def page_link(match) -> str:
-    "Make a link of a page at the top of the repository one inside the book; drop any other."
+    "Keep a link into the book or to another site; leave only the text of any other."
     text, target = match.groups()
-    if target.startswith(('http', '#')):
-        return match[0]
-    if target.endswith('.ipynb'):
-        return f'[{text}](../{target})'
-    return match[0] if (ROOT / target).suffix == '.md' and '/' not in target else text
+    page = target.removesuffix('.md') in PAGES or target.startswith('nbs/')
+    return match[0] if page or target.startswith(('http', '#')) else text
 
 
 def add_pages(source: Path):
     "Copy README, CONTRIBUTING and CHANGELOG; their pictures stay behind."
-    for name in ('README', 'CONTRIBUTING', 'CHANGELOG'):
+    for name in PAGES:
         text = (ROOT / f'{name}.md').read_text(encoding='utf-8')
         text = re.sub(r'!\[[^\]]*\]\([^)]*\)\n', '', text)
-        write(source / 'about' / f'{name}.md', re.sub(r'\[([^\]]+)\]\(([^)]+)\)', page_link, text))
+        write(source / f'{name}.md', re.sub(r'\[([^\]]+)\]\(([^)]+)\)', page_link, text))
 
 
 def add_notebooks(source: Path) -> list[Path]:

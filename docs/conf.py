@@ -1,13 +1,15 @@
 "Sphinx configuration of the book; `docs/build.py` assembles its sources and runs it."
 
 import sys
+from configparser import ConfigParser
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+ini = ConfigParser(delimiters=['='])
+ini.read(HERE.parent / 'settings.ini', encoding='utf-8')
 
-from erc import __version__
-
-project, author, release = 'erc', 'the erc authors', __version__
+project, author, release = 'erc', 'the erc authors', ini['DEFAULT']['version']
 copyright = f'2026 onwards, {author}'
 extensions = ['myst_nb', 'sphinx.ext.autodoc', 'sphinx.ext.viewcode', 'house']
 source_suffix = {'.rst': 'restructuredtext', '.md': 'myst-nb', '.ipynb': 'myst-nb'}
