@@ -11,7 +11,6 @@ import torch
 from helpers import close, toy_batch
 from test_mgif import encoder_state
 
-import erc.models.dialoguetrm
 import erc.nn.encoders
 import erc.runs.plan
 import erc.runs.run
@@ -22,13 +21,14 @@ from erc.data.sentence_encoders import toy_encoder
 from erc.evidence.metrics import moments, pearson_r
 from erc.models.dialoguetrm import (
     DialogueTRM,
+    _chunk_blocks,
+    _chunk_mask,
+    _resolve_options,
+    _strict_mask,
+    _strict_pass,
     band_mask,
-    chunk_blocks,
-    chunk_mask,
     context_free_mask,
     receptive_field,
-    strict_mask,
-    strict_pass,
 )
 from erc.nn.attention import Encoder, attend, attention_weights, within_dialogues
 from erc.report.artefacts import reference
@@ -40,6 +40,9 @@ from erc.runs.recipes import Column, find_system, load_recipe
 from erc.runs.records import Fold, Record, find_record
 from erc.runs.run import run_system
 from erc.studies.dialoguetrm import (
+    _rectified,
+    _short_cases,
+    _windows,
     cases,
     cases_figure,
     claim_line,
@@ -47,11 +50,8 @@ from erc.studies.dialoguetrm import (
     encode_pairs,
     indi_context,
     load_dialogues,
-    rectified,
     shift_counts,
-    short_cases,
     vector_ridge,
-    windows,
 )
 from erc.training.engine import Single, Stack, Steps
 from erc.training.settings import criterion
@@ -123,7 +123,7 @@ def test_masked_transformer(golden):
     close(net(x, within_dialogues(batch, band_mask(8, K))), g['y_banded'])
     close(net(x, None), g['y_context_free'])
     close(net(x, within_dialogues(batch)), g['y_unmasked'])
-    close(strict_pass(net, x, batch, K), g['y_strict_per_target'])
+    close(_strict_pass(net, x, batch, K), g['y_strict_per_target'])
     hidden = x[None]
     for i, layer in enumerate(net.layers):
         q, k, _ = layer.self_attn.project(hidden)
@@ -172,10 +172,10 @@ def test_pictures_of_the_masks_are_what_the_model_reads():
     batch = from_padded({'x': x}, torch.zeros(1, 9), [9])
     x = batch.features['x']
     for target in range(9):
-        allow = partial(attend, allow=strict_mask(9, 3, target))
-        close(strict_pass(net, x, batch, 3)[target], net(x, allow)[target])
-    chunks = partial(within_dialogues(batch), blocks=chunk_blocks(batch, 4))
-    close(net(x, chunks), net(x, partial(attend, allow=chunk_mask(9, 4))))
+        allow = partial(attend, allow=_strict_mask(9, 3, target))
+        close(_strict_pass(net, x, batch, 3)[target], net(x, allow)[target])
+    chunks = partial(within_dialogues(batch), blocks=_chunk_blocks(batch, 4))
+    close(net(x, chunks), net(x, partial(attend, allow=_chunk_mask(9, 4))))
 
 
 def test_chunks_look_ahead_and_not_before():
@@ -533,7 +533,7 @@ def test_what_a_recipe_says_twice_agrees():
         assert system.args.get('encoder', '') == (system.encoder if tokens else ''), system.id
         if system.kind == 'model':
             options = {k: v for k, v in system.args.items() if k != 'preset'}
-            resolved = erc.models.dialoguetrm._resolve_options(system.args['preset'], options)
+            resolved = _resolve_options(system.args['preset'], options)
             assert resolved['K'] == system.data_args.get('K', K), system.id
 
 
@@ -546,15 +546,15 @@ def test_cases_by_rule():
     right, wrong = np.stack([truth] * 2), np.stack([(truth + 1) % 6] * 2)
     half = wrong.copy()
     half[:, :10] = truth[:10]
-    assert windows(corpus, wrong, half)[0]['dialogue'] == 0
-    assert rectified(corpus, wrong, half)['count'] == 10
-    found = rectified(corpus, wrong, right)
+    assert _windows(corpus, wrong, half)[0]['dialogue'] == 0
+    assert _rectified(corpus, wrong, half)['count'] == 10
+    found = _rectified(corpus, wrong, right)
     assert abs(sum(v['share'] for k, v in found.items() if k != 'count') - 1) < 1e-9
     utterance = corpus.table.text.iloc[corpus.rows('test')].iloc[0].strip().lower()
-    scores = short_cases(corpus, {'right': right, 'wrong': wrong}, utterance)
+    scores = _short_cases(corpus, {'right': right, 'wrong': wrong}, utterance)
     assert scores['count'] >= 1
     assert scores['right'] == [1.0, 1.0] and scores['wrong'] == [0.0, 0.0]
-    absent = short_cases(corpus, {'right': right}, 'no such words')
+    absent = _short_cases(corpus, {'right': right}, 'no such words')
     assert absent == {'count': 0, 'right': []}
     with pytest.raises(FileNotFoundError, match='run them first'):
         cases(corpus, home='nowhere')
@@ -564,7 +564,7 @@ def test_cases_figure_has_a_panel_per_window():
     corpus = load_dialogues('demo')
     truth = corpus.table.label.to_numpy()[corpus.rows('test')]
     right, wrong = np.stack([truth] * 2), np.stack([(truth + 1) % 6] * 2)
-    fig = cases_figure(windows(corpus, wrong, right, most=3), corpus.classes)
+    fig = cases_figure(_windows(corpus, wrong, right, most=3), corpus.classes)
     assert len(fig.axes) == 3
     labels = [label.get_text() for label in fig.axes[0].get_yticklabels()]
     assert labels == ['gold', 'text', 'text and audio']

@@ -24,6 +24,7 @@ from erc.runs.recipes import find_system, load_recipe, settings_of
 from erc.runs.records import Fold, Record
 from erc.runs.run import run_system
 from erc.studies.multiemo import (
+    _readout,
     class_statistics,
     contribution,
     fusion_figure,
@@ -32,7 +33,6 @@ from erc.studies.multiemo import (
     leak_row,
     load_one_stage,
     negative_loss_row,
-    readout,
     selection_row,
 )
 from erc.training.bench import operations
@@ -562,7 +562,7 @@ def test_fusion_probe_shows_the_utterance_that_gains_most():
     x, labels = corpus.features['text'][train, :1], corpus.table.label.to_numpy()[train]
 
     def p(value):
-        return readout(np.hstack([x, x]), labels, [[value, value]])[0]
+        return _readout(np.hstack([x, x]), labels, [[value, value]])[0]
 
     gain = [(p(after) - p(before))[label] for label, before, after in shown]
     assert min(gain[1], gain[2]) > gain[4] > max(gain[0], gain[3], gain[5]), (

@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers import close
 
-from erc.models.swfc import focal_terms, sample_weights, soft_hgr, swfc_loss
+from erc.models.swfc import _focal_terms, sample_weights, soft_hgr, swfc_loss
 
 T = torch.from_numpy
 CASES = [
@@ -87,7 +87,7 @@ def test_focal_terms_return_their_gradient(gamma):
     positive = torch.rand(4, 6) < 0.4
     s = scores.softmax(1)
     plain = -torch.where(positive, (1 - s) ** gamma * s.log(), 0).sum(1)
-    value, gradient = focal_terms(scores.detach().log_softmax(1), positive, gamma)
+    value, gradient = _focal_terms(scores.detach().log_softmax(1), positive, gamma)
     close(value, plain, 1e-12)
     close(gradient, torch.autograd.grad(plain.sum(), scores)[0], 1e-12)
 

@@ -70,7 +70,7 @@ PRESETS = {
     | dict(layers=2, direction='forward', hidden=512, alpha=1.2, tau=1.4, mu=(0.3, 0.3, 0.4)),
 }
 
-
+# %% ../../nbs/610_multiattn.ipynb #967015c0
 def _resolve_options(preset: str, options: dict) -> dict:
     "Return a preset with changed options; ValueError for an unknown preset, option or choice."
     resolved = dict(PRESETS[choose(preset, PRESETS, 'preset')])
@@ -125,6 +125,10 @@ def _counts_or_zeros(class_counts, classes: int):  # (C,) float
     return torch.tensor([float(n) for n in class_counts])
 
 
+def _packed(padded: dict, batch) -> dict:  # name -> (N, D)
+    return {m: x[batch.dialogue, batch.turn] for m, x in padded.items()}
+
+# %% ../../nbs/610_multiattn.ipynb #bbbe1666
 def _check_features(batch, names):
     for m in names:
         rows = len(batch.features[choose(m, batch.features, 'feature')])
@@ -135,10 +139,6 @@ def _check_features(batch, names):
 def _check_classes(labels, classes: int):
     if not labels.is_cuda and len(labels) and int(labels.max()) >= classes:
         raise ValueError(f'label {int(labels.max())} is outside the {classes} classes')
-
-
-def _packed(padded: dict, batch) -> dict:  # name -> (N, D)
-    return {m: x[batch.dialogue, batch.turn] for m, x in padded.items()}
 
 # %% ../../nbs/610_multiattn.ipynb #9cc89223
 class MultiEMO(nn.Module):
@@ -284,11 +284,9 @@ _RENAMES = (  # pattern of the authors' name, ours
     (r'mlp\.linear_', 'mlp'),
     (r'projection_matrix', 'out'),
 )
-
-
 _HEAD = r'attention_heads\.(\d+)\.(query|key|value)_matrix'
 
-
+# %% ../../nbs/610_multiattn.ipynb #6c80032f
 def _our_name(name: str):  # and the number of the head
     name = our_parameter_name(name.removeprefix('module.'))
     for pattern, ours in _RENAMES:
@@ -316,7 +314,7 @@ _REQUIRED = (
     'mlp.linear_2.bias',
 )
 
-
+# %% ../../nbs/610_multiattn.ipynb #99759d4c
 def _check_released(state: dict):
     "Raise ValueError for anything but a `state_dict` of the authors' MultiEMO."
     missing = set(_REQUIRED) - {str(k).removeprefix('module.') for k in state}
@@ -327,7 +325,12 @@ def _check_released(state: dict):
             "give the model's state_dict"
         )
 
-# %% ../../nbs/610_multiattn.ipynb #99759d4c
+# %% ../../nbs/610_multiattn.ipynb #2de7ea91
+def _count(pattern: str, names) -> int:
+    "Return one more than the largest number in the names that match."
+    return 1 + max(int(found[1]) for name in names if (found := re.search(pattern, name)))
+
+# %% ../../nbs/610_multiattn.ipynb #3dbceff2
 def _released_shapes(state: dict, weights: dict) -> dict:  # arguments of `MultiEMO`
     "Read the sizes of a model off its weights, by the authors' names and by ours."
     inputs = {m: f'inputs.{m}.weight' for m in MODALITIES}
@@ -340,11 +343,6 @@ def _released_shapes(state: dict, weights: dict) -> dict:  # arguments of `Multi
         heads=_count(r'attention_heads\.(\d+)\.', state),
         layers=_count(r'streams\.text\.(\d+)\.', weights),
     )
-
-
-def _count(pattern: str, names) -> int:
-    "Return one more than the largest number in the names that match."
-    return 1 + max(int(found[1]) for name in names if (found := re.search(pattern, name)))
 
 # %% ../../nbs/610_multiattn.ipynb #8f340f09
 class OneStage(nn.Module):
