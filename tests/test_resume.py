@@ -8,18 +8,19 @@ from pathlib import Path  # noqa: F401 (for the process that is killed)
 import numpy as np
 from toy_training import die_at, killed  # noqa: F401
 
-import erc.runs.run as X
+import erc.runs.run as R
 from erc.core import cache_home
-from erc.runs.recipes import system
+from erc.runs.recipes import find_system
 from erc.runs.records import find_record
 from erc.runs.run import run_system
 from erc.training.engine import Steps
 from erc.training.fit import fit
 
+KEY = 'toy/net:paper@demo'
 TOY = """title = "Toy"
 [systems.net]
 label = "net"
-notebook = "400_shift"
+notebook = ""
 model = "erc.models.shift:ShiftNet"
 data = "erc.studies.shapes:load_pairs"
 encode = {sentence = "text", previous = "previous"}
@@ -28,21 +29,17 @@ features = ["sentence", "previous"]
 target = "shift"
 unit = "turn"
 corpora = ["demo"]
-settings.paper = {epochs = 2, batch = 64, lr = [1e-3, 1e-2]}
+variants.paper = {epochs = 2, batch = 64, lr = [1e-3, 1e-2]}
 """
 
 
 def toy_project(home):
-    "A project whose only recipe is a tiny one."
+    "A project with a tiny recipe of its own, which writes a checkpoint at every step."
     (home / 'recipes').mkdir(parents=True, exist_ok=True)
     (home / 'recipes' / 'toy.toml').write_text(TOY)
-    os.environ['ERC_ROOT'], X.package_file, X.fit = (
-        str(home),
-        lambda name: home / name,
-        partial(fit, every=0.0),
-    )
-    os.environ['ERC_CACHE'] = str(home / 'cache')
-    X.timed = lambda *args, **how: 1.0  # an estimate would take steps too
+    where = {'ERC_ROOT': home, 'ERC_RECIPES': home / 'recipes', 'ERC_CACHE': home / 'cache'}
+    os.environ.update({k: str(v) for k, v in where.items()})
+    R.fit = partial(fit, every=0.0)
 
 
 def run_missing(home):
@@ -54,35 +51,34 @@ def run_missing(home):
     return CliRunner().invoke(app, ['run', 'toy', '--missing', '--seeds', '2'])
 
 
+def without_times(record):
+    fold = dataclasses.replace(record.folds['paper'], seconds=[])
+    return dataclasses.asdict(dataclasses.replace(record, folds={'paper': fold}))
+
+
 def test_a_killed_run_leaves_the_record_of_an_uninterrupted_one(tmp_path, monkeypatch):
     "`erc run toy --missing`, killed in the second point of its grid, and again."
-    for k in ('ERC_ROOT', 'ERC_CACHE'):
-        monkeypatch.setenv(k, '')
-    for k in ('package_file', 'fit', 'timed'):
-        monkeypatch.setattr(X, k, getattr(X, k))
+    for name in ('ERC_ROOT', 'ERC_RECIPES', 'ERC_CACHE'):
+        monkeypatch.setenv(name, '')
+    monkeypatch.setattr(R, 'fit', fit)
+    monkeypatch.setattr('erc.runs.plan.measured_seconds', lambda *a, **k: 1.0)  # it takes steps too
     homes, ran, step = (tmp_path / 'a', tmp_path / 'b'), [], Steps.run
     toy_project(homes[0])
     monkeypatch.setattr(Steps, 'run', lambda self, b: (ran.append(b), step(self, b))[1])
-    run_system(
-        system('toy/net'), 'demo', 'paper', seeds=[0, 1], home=homes[0] / 'results', progress=False
-    )
+    run_system(find_system('toy/net'), KEY, seeds=[0, 1], home=homes[0] / 'results', progress=False)
     whole = len(ran)
-    killed('test_resume', f'die_at({whole * 3 // 4}); run_missing(Path({str(homes[1])!r}))')
-    assert (
-        not (homes[1] / 'results').exists()
-        and len(list((homes[1] / 'cache' / 'checkpoints').rglob('*.safetensors'))) == 2
-    )
-    r = run_missing(homes[1])
-    assert (
-        r.exit_code == 0
-        and '1 runs' in r.output
-        and len(ran) - whole == whole - (whole * 3 // 4 - 1)
-    )
-    a, b = (find_record('toy/net', 'demo', 'paper', h / 'results') for h in homes)
-    assert b.seconds > 0 and dataclasses.asdict(a).keys() == dataclasses.asdict(b).keys()
-    a.seconds = b.seconds = 0.0
-    np.testing.assert_equal(dataclasses.asdict(a), dataclasses.asdict(b))
+    at = whole * 3 // 4
+    code = f'import erc.runs.plan as P; P.measured_seconds = lambda *a, **k: 1.0; die_at({at}); '
+    killed('test_resume', code + f'run_missing(Path({str(homes[1])!r}))')
+    checkpoints = homes[1] / 'cache' / 'checkpoints'
+    assert not list(homes[1].rglob('*--*.json')) and list(checkpoints.rglob('*.safetensors'))
+    result = run_missing(homes[1])
+    assert result.exit_code == 0 and '1 runs' in result.output, result.output
+    assert len(ran) - whole == whole - (at - 1), 'only what was missing was trained'
+    a, b = (find_record(KEY, home / 'results') for home in homes)
+    assert b.seconds > 0
+    np.testing.assert_equal(without_times(a), without_times(b))
     assert not list((cache_home() / 'checkpoints').rglob('*.safetensors')), (
-        'the checkpoints are gone with the record written'
+        'checkpoints go with the record written'
     )
     assert 'nothing is missing' in run_missing(homes[1]).output
