@@ -47,7 +47,10 @@ def moved(old: dict) -> Record:
     n = max(1, len(old['seeds']))
     settings = renamed(old['settings'])
     dtype = settings['hyperparameters'].get('dtype', 'float64')
-    where = {**old['environment'], 'arithmetic': f'{dtype}, products highest'}  # never set otherwise
+    where = {
+        **old['environment'],
+        'arithmetic': f'{dtype}, products highest',
+    }  # never set otherwise
     fold = Fold(
         old['seeds'],
         [where] * n,
@@ -55,7 +58,9 @@ def moved(old: dict) -> Record:
         *(old[k] for k in ('selected', 'dev', 'test')),
         **{k: unpack(old[k]) for k in ('curves', 'predictions', 'confusions', 'facts', 'probes')},
     )
-    same = {k: old[k] for k in ('data_digest', 'encoders', 'fingerprint', 'task', 'classes', 'metric')}
+    same = {
+        k: old[k] for k in ('data_digest', 'encoders', 'fingerprint', 'task', 'classes', 'metric')
+    }
     return Record(key, settings, folds={'paper': fold}, **same)
 
 
@@ -70,12 +75,24 @@ def same(a, b) -> bool:
 
 def check(old: dict, new: Record):
     "Raise AssertionError unless only names differ."
-    for k in ('seeds', 'selected', 'dev', 'test', 'curves', 'predictions', 'confusions', 'facts', 'probes'):
+    for k in (
+        'seeds',
+        'selected',
+        'dev',
+        'test',
+        'curves',
+        'predictions',
+        'confusions',
+        'facts',
+        'probes',
+    ):
         assert same(unpack(old[k]), getattr(new, k)), f'{new.key}: {k} differs'
     for k in ('data_digest', 'encoders', 'fingerprint', 'task', 'classes', 'metric'):
         assert old[k] == getattr(new, k), f'{new.key}: {k} differs'
     recipe = settings_of(find_system(new.key.system_id), new.key.variant)
-    assert digest(recipe) == new.settings_hash, f'{new.key}: its settings are not those of the recipe'
+    assert digest(recipe) == new.settings_hash, (
+        f'{new.key}: its settings are not those of the recipe'
+    )
     if new.confusions:
         score = score_of(new.metric, new.classes)
         again = [float(score(counts.sum(0))) for counts in new.confusions['all']]
@@ -92,7 +109,9 @@ def main(old_home: Path, new_home: Path):
         sums = [json.loads(p.read_text(encoding='utf-8'))['checksum'] for p in (path, written)]
         rows.append([f'{path.parent.name}/{path.stem}', str(new.key), *sums])
     with open(HERE / 'moved.csv', 'w', newline='', encoding='utf-8') as f:
-        csv.writer(f, lineterminator='\n').writerows([['old', 'key', 'old_checksum', 'checksum'], *rows])
+        csv.writer(f, lineterminator='\n').writerows(
+            [['old', 'key', 'old_checksum', 'checksum'], *rows]
+        )
     print(f'{len(rows)} records moved; settings, arrays and recomputed scores agree')
 
 

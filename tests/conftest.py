@@ -4,7 +4,9 @@ import os
 from pathlib import Path
 
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
-os.environ.setdefault('OMP_NUM_THREADS', '1')  # small tensors: more threads only wait for each other
+os.environ.setdefault(
+    'OMP_NUM_THREADS', '1'
+)  # small tensors: more threads only wait for each other
 import numpy as np
 import pytest
 
