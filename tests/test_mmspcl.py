@@ -1,4 +1,4 @@
-"Fusions and pruning against numbers computed apart from them, and what the printed equations lack."
+"Fusions and pruning: golden numbers, what the printed equations lack, and the recipe's systems."
 
 import dataclasses
 import pickle
@@ -6,27 +6,29 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from helpers import close, toy_batch
 
-import erc.models.mmspcl as M
-import erc.models.msve as V
-from erc.nn.attention import Encoder, EncoderLayer, attend
-from erc.data.batches import from_padded
 from erc.data.families import convert
-from erc.data.registry import load_corpus
-from erc.runs.recipes import load_recipe, settings_of, system, wanted, wired
-from erc.runs.run import replaced, run_system, toy_fingerprint
 from erc.models.mmspcl import (
     Bottleneck,
+    BottleneckPair,
     CrossModal,
-    Fused,
+    FusedEncoder,
     LinearProjection,
     bottleneck_step,
     fused_model,
+    head_similarities,
+    modalities_of,
     prune_heads,
+    prune_modalities,
 )
-from erc.runs.records import PROBE_LIMIT, find_record
+from erc.nn.attention import Encoder, EncoderLayer, attend
 from erc.report.artefacts import reference
-from erc.report.tables import comparison, records_of
+from erc.report.comparison import comparison
+from erc.runs.fingerprints import fingerprints
+from erc.runs.recipes import find_system, load_recipe, wanted_runs
+from erc.runs.run import run_system
+from erc.studies.mmspcl import load_fused, modality_loss, without_modality
 from erc.training.engine import Single, Stack
 from erc.training.settings import criterion
 
@@ -42,607 +44,492 @@ FUSIONS = [
     dict(fusion='bottleneck', nodes=2, start=0, update='mean', **SMALL),
     dict(fusion='bottleneck', nodes=2, start=4, update='printed', **SMALL),
 ]
-Layer = lambda width=8, heads=2, ffn=32: EncoderLayer(
-    width, heads, ffn, dropout=0.0, pre=True
-).double()
-name = lambda o: '-'.join(map(str, o.values()))
 
 
-def close(a, b, eps=1e-9):
-    assert (
-        np.abs(np.asarray(a.detach() if isinstance(a, torch.Tensor) else a) - np.asarray(b)).max()
-        < eps
-    )
+def name_of(options):
+    return '-'.join(map(str, options.values()))
 
 
-def toy(lengths=(5, 3, 1, 4), seed=0, dtype=torch.float64, sizes=SIZES):
-    g = torch.Generator().manual_seed(seed)
-    B, L = len(lengths), max(lengths)
-    x = {k: torch.randn(B, L, d, generator=g, dtype=dtype) for k, d in sizes.items()}
-    return from_padded(
-        x, torch.zeros(B, L), lengths, {'emotion': torch.randint(0, 3, (B, L), generator=g)}
-    )
+def make_layer(heads=2, ffn=32):
+    return EncoderLayer(8, heads, ffn, dropout=0.0, pre=True).double()
 
 
-def layer(g, prefix, heads):
-    "A layer with the weights of the file."
-    m = Layer(8, heads, len(g[f'{prefix}linear1_bias']))
-    m.load_state_dict(
-        {k: T(g[prefix + k.removeprefix('self_attn.').replace('.', '_')]) for k in m.state_dict()}
-    )
-    return m
+def randn(*shape, **options):
+    return torch.randn(*shape, dtype=torch.float64, **options)
 
 
-# ---- golden numbers ---------------------------------------------------------------------------------------
+# ---- golden numbers ----------------------------------------------------------------------------
 
 
 def test_linear_projection(golden):
     g = golden('mmspcl/linear_projection')
-    m = LinearProjection({'v': 5, 't': 6, 'a': 4}).double()  # in any order
-    m.load_state_dict({'W.weight': T(g['W']), 'W.bias': T(g['b'])})
-    close(m({k: T(g[k]) for k in 'vat'}), g['out'])
+    fuse = LinearProjection({'v': 5, 't': 6, 'a': 4}).double()  # in any order
+    fuse.load_state_dict({'W.weight': T(g['W']), 'W.bias': T(g['b'])})
+    close(fuse({k: T(g[k]) for k in 'vat'}), g['out'])
 
 
 def test_pruning_by_hand(golden):
     g = golden('mmspcl/pruning')
     for case in ('hand', 'ragged', 'tie', 'zero'):
         base, other, K = T(g[f'{case}_base']), T(g[f'{case}_mod']), int(g[f'{case}_K'])
-        got, kept = prune_heads(base, other, K)
-        close(got, g[f'{case}_pruned'])
+        close(prune_heads(base, other, K)[0], g[f'{case}_pruned'])
+        similarity = head_similarities(base, other, K)
         if f'{case}_similarity' in g:
-            close(M.similarities(base, other, K), g[f'{case}_similarity'])
+            close(similarity, g[f'{case}_similarity'])
         if f'{case}_pick' in g:
-            assert M.similarities(base, other, K).argmax(-1).tolist() == g[f'{case}_pick'].tolist()
-    close(prune_heads(T(g['hand_base']), T(g['hand_mod']), 2)[1], g['hand_keep'].mean())
+            assert similarity.argmax(-1).tolist() == g[f'{case}_pick'].tolist()
+    _, kept = prune_heads(T(g['hand_base']), T(g['hand_mod']), 2)
+    close(kept, g['hand_keep'].mean())
 
 
 @pytest.mark.parametrize('K', [4, 8, 16])
-def test_pruning_of_a_batch(golden, K):
+@pytest.mark.parametrize('modality', ['audio', 'video'])
+def test_pruning_of_a_batch(golden, modality, K):
     g = golden('mmspcl/pruning')
-    for m in ('audio', 'video'):
-        base, other = T(g['batch_text']), T(g[f'batch_{m}'])
-        close(prune_heads(base, other, K)[0], g[f'batch_{m}_pruned_K{K}'])
-        assert (
-            M.similarities(base, other, K).argmax(-1).numpy() == g[f'batch_{m}_pick_K{K}']
-        ).all()
+    base, other = T(g['batch_text']), T(g[f'batch_{modality}'])
+    close(prune_heads(base, other, K)[0], g[f'batch_{modality}_pruned_K{K}'])
+    selected = head_similarities(base, other, K).argmax(-1).numpy()
+    assert (selected == g[f'batch_{modality}_pick_K{K}']).all()
+
+
+def released_layer(g, prefix):
+    "Return a layer with the weights of a golden file."
+    layer = make_layer(int(g['heads']), len(g[f'{prefix}linear1_bias']))
+    names = {k: k.removeprefix('self_attn.').replace('.', '_') for k in layer.state_dict()}
+    layer.load_state_dict({k: T(g[prefix + name]) for k, name in names.items()})
+    return layer
 
 
 def test_bottleneck_step(golden):
     g = golden('mmspcl/bottleneck_step')
-    one, two = (layer(g, f'mod{i}_', int(g['heads'])) for i in (1, 2))
-    z = [T(g[k]) for k in ('z1', 'z2', 'z_fsn')]
-    z1, z2, nodes = bottleneck_step(one, two, *z)
-    close(z1, g['sequential_z1_next'])
-    close(z2, g['sequential_z2_next'])
-    close(nodes, g['sequential_fsn_next'])
-    close(two(torch.cat(z[1:]))[1:], g['sequential_fsn_hat'])
-    z1, z2, nodes = bottleneck_step(one, two, *z, 'mean')
-    close(z1, g['mean_z1_next'])
-    close(z2, g['mean_z2_next'])
-    close(nodes, g['mean_fsn_next'])
-    z1, _, nodes = bottleneck_step(one, two, *z, 'printed')
-    close(z1, g['printed_eq9_z1_next'])
+    layer1, layer2 = (released_layer(g, f'mod{i}_') for i in (1, 2))
+    z1, z2, nodes = (T(g[k]) for k in ('z1', 'z2', 'z_fsn'))
+    close(layer2(torch.cat([z2, nodes]))[1:], g['sequential_fsn_hat'])
+    for update in ('sequential', 'mean'):
+        step = bottleneck_step(layer1, layer2, z1, z2, nodes, update)
+        for ours, name in zip(step, ('z1', 'z2', 'fsn')):
+            close(ours, g[f'{update}_{name}_next'])
+    own, _, nodes = bottleneck_step(layer1, layer2, z1, z2, nodes, 'printed')
+    close(own, g['printed_eq9_z1_next'])
     close(nodes, g['printed_eq9_fsn_next'])
 
 
-def mult(g):
-    "MulT's encoder of two layers, and its inputs as it scales and positions them."
-    m = Encoder(8, 2, 2, 32, 0.0, pre=True).double()
-    theirs = lambda k: (
-        'w__'
-        + k.replace('linear', 'fc')
-        .replace('norm1', 'layer_norms.0')
-        .replace('norm2', 'layer_norms.1')
-        .replace('.', '_')
-        if k.startswith('layers')
-        else 'w__layer_' + k.replace('.', '_')
-    )
-    m.load_state_dict({k: T(g[theirs(k)]) for k in m.state_dict()})
-    at = torch.arange(1, 6, dtype=torch.float64)[:, None] * torch.exp(
-        -torch.arange(4, dtype=torch.float64) * np.log(10000) / 3
-    )
-    place = torch.cat([at.sin(), at.cos()], 1)
-    return m, lambda x: 8**0.5 * T(x) + place[: len(x)]
+def name_in_mult(name):
+    if not name.startswith('layers'):
+        return 'w__layer_' + name.replace('.', '_')
+    for ours, theirs in (('linear', 'fc'), ('norm1', 'layer_norms.0'), ('norm2', 'layer_norms.1')):
+        name = name.replace(ours, theirs)
+    return 'w__' + name.replace('.', '_')
+
+
+def positioned(x):
+    "Scale inputs and add sinusoidal positions, as MulT does."
+    frequency = torch.exp(-torch.arange(4, dtype=torch.float64) * np.log(10000) / 3)
+    angle = torch.arange(1, 6, dtype=torch.float64)[:, None] * frequency
+    return 8**0.5 * T(x) + torch.cat([angle.sin(), angle.cos()], 1)[: len(x)]
 
 
 def test_an_encoder_is_that_of_mult(golden):
     "Over sequences, and over one vector each, where attention is a linear map."
     g = golden('dialoguetrm/mult_crossmodal')
-    m, ready = mult(g)
-    close(m(ready(g['target']), attend, ready(g['source'])), g['cross_out'])
-    close(m(ready(g['target'][:1]), None, ready(g['source'][:1])), g['cross_len1_out'])
+    encoder = Encoder(8, 2, 2, 32, 0.0, pre=True).double()
+    encoder.load_state_dict({k: T(g[name_in_mult(k)]) for k in encoder.state_dict()})
+    target, source = positioned(g['target']), positioned(g['source'])
+    close(encoder(target, attend, source), g['cross_out'])
+    close(encoder(target[:1], None, source[:1]), g['cross_len1_out'])
 
 
-# ---- what the equations hide ------------------------------------------------------------------------------
+# ---- what the equations leave out --------------------------------------------------------------
 
 
-def test_one_key_leaves_nothing_to_ask():
-    "The fusion is the one that attends over sequences of one vector, and queries and keys have no gradient."
+def test_with_one_key_the_query_has_no_effect():
+    "The fusion equals attention over sequences of one vector; queries and keys have no gradient."
     torch.manual_seed(0)
-    fuse, z = CrossModal(SIZES, **SMALL).double(), M.modalities_of(toy().features)
-    got = fuse(z)
-    x = {m: v[:, None] for m, v in fuse.entered(z).items()}
-    long = {
-        p: fuse.alone[p](e(x[p.split('>')[0]], attend, x[p.split('>')[1]]), attend)[:, 0]
-        for p, e in fuse.cross.items()
-    }
-    close(got, fuse.leave(torch.cat([*long.values()], -1)).detach(), 1e-12)
-    assert list(long) == [
-        'text>audio',
-        'text>visual',
-        'audio>text',
-        'audio>visual',
-        'visual>text',
-        'visual>audio',
-    ]
-    fuse(z)[:, 0].sum().backward()
-    for k, p in fuse.named_parameters():
-        if 'in_proj' in k:
+    fuse, z = CrossModal(SIZES, **SMALL).double(), toy_batch(SIZES).features
+    x = {modality: v[:, None] for modality, v in fuse.entered(z).items()}
+    results = {}
+    for pair, encoder in fuse.cross.items():
+        query, source = (x[modality] for modality in pair.split('>'))
+        results[pair] = fuse.alone[pair](encoder(query, attend, source), attend)[:, 0]
+    ours = fuse(z)
+    close(ours, fuse.leave(torch.cat([*results.values()], -1)), 1e-12)
+    assert list(results) == [f'{a}>{b}' for a in SIZES for b in SIZES if a != b]
+    ours[:, 0].sum().backward()
+    for name, p in fuse.named_parameters():
+        if 'in_proj' in name:
             assert not p.grad[:16].any() and p.grad[16:].any()
-    assert (
-        len(CrossModal(SIZES).cross['text>audio'].layers) == 5
-        and len(CrossModal(SIZES).alone['text>audio'].layers) == 2
-    )
 
 
-@pytest.mark.parametrize('update,deaf', [('sequential', False), ('mean', False), ('printed', True)])
-def test_what_reaches_the_first_modality(update, deaf):
+def test_layers_of_the_cross_modal_fusion():
+    fuse = CrossModal(SIZES)
+    assert len(fuse.cross['text>audio'].layers) == 5 and len(fuse.alone['text>audio'].layers) == 2
+
+
+@pytest.mark.parametrize(
+    'update,blocked', [('sequential', False), ('mean', False), ('printed', True)]
+)
+def test_what_reaches_the_first_modality(update, blocked):
     "As Eq. 9 is printed, nothing of modality 2 reaches modality 1, however deep."
     torch.manual_seed(0)
-    bridge = M.Bridge(8, 2, nodes=3, start=1, update=update).double()
-    z1, z2 = (torch.randn(4, 8, dtype=torch.float64, requires_grad=True) for _ in range(2))
-    grad = torch.autograd.grad(bridge(z1, z2)[0][..., 0].sum(), z2, allow_unused=True)[0]
-    assert (grad is None or not grad.any()) == deaf
+    pair = BottleneckPair(8, 2, nodes=3, start=1, update=update).double()
+    z1, z2 = randn(4, 8, requires_grad=True), randn(4, 8, requires_grad=True)
+    (grad,) = torch.autograd.grad(pair(z1, z2)[0][..., 0].sum(), z2, allow_unused=True)
+    assert (grad is None or not grad.any()) == blocked
 
 
-def test_mean_takes_a_layer_longer():
+def test_the_average_takes_a_layer_longer():
     torch.manual_seed(0)
-    one, two = Layer(), Layer()
-    z1, z2, n = (torch.randn(k, 8, dtype=torch.float64) for k in (1, 1, 3))
-    moved = lambda update: (
-        (
-            bottleneck_step(one, two, z1, z2, n, update)[0]
-            - bottleneck_step(one, two, z1, z2.flip(-1), n, update)[0]
-        )
-        .abs()
-        .max()
+    layer1, layer2, z1, z2, nodes = (
+        make_layer(),
+        make_layer(),
+        randn(1, 8),
+        randn(1, 8),
+        randn(3, 8),
     )
-    assert moved('mean') == moved('printed') == 0 and moved('sequential') > 1e-4
+
+    def influence(update):
+        steps = [bottleneck_step(layer1, layer2, z1, z, nodes, update) for z in (z2, z2.flip(-1))]
+        return (steps[0][0] - steps[1][0]).abs().max()
+
+    assert influence('mean') == influence('printed') == 0 and influence('sequential') > 1e-4
 
 
-def test_start_layer():
-    "Below it a modality is alone; with all layers alone only self-attention over the nodes is left."
+@pytest.mark.parametrize('start', range(5))
+def test_start_layer(start):
+    "Layers below it are alone; the self-attention after them always reads the nodes."
     torch.manual_seed(0)
-    for start in range(5):
-        bridge = M.Bridge(8, 2, nodes=3, start=start).double()
-        z = [torch.randn(2, 8, dtype=torch.float64) for _ in range(2)]
-        sum(e[:, 0].sum() for e in bridge(*z)).backward()
-        asked = [
-            [bool(l.self_attn.in_proj_weight.grad[:8].any()) for l in side] for side in bridge.deep
-        ]
-        assert asked == [[i >= start for i in range(5)]] * 2
-        assert all(
-            l.self_attn.in_proj_weight.grad[:8].any() for e in bridge.alone for l in e.layers
-        )
+    pair = BottleneckPair(8, 2, nodes=3, start=start).double()
+    sum(z[:, 0].sum() for z in pair(randn(2, 8), randn(2, 8))).backward()
+
+    def attends(layer):
+        return bool(layer.self_attn.in_proj_weight.grad[:8].any())
+
+    for side in pair.deep:
+        assert [attends(layer) for layer in side] == [i >= start for i in range(5)]
+    assert all(attends(layer) for encoder in pair.alone for layer in encoder.layers)
 
 
 def test_what_survives_pruning():
-    "The shares of the specification, for random vectors; and everything at most once."
-    g = torch.Generator().manual_seed(0)
+    "Shares of random vectors that survive, as the specification gives them."
+    generator = torch.Generator().manual_seed(0)
 
-    def share(text, other, K):
-        return float(
-            prune_heads(
-                torch.randn(300, text, generator=g), torch.randn(300, other, generator=g), K
-            )[1].mean()
-        )
+    def survival(text, other, K):
+        base, pruned = (torch.randn(300, n, generator=generator) for n in (text, other))
+        return float(prune_heads(base, pruned, K)[1].mean())
 
-    assert (
-        abs(share(1024, 512, 16) - 0.12) < 0.03
-        and abs(share(1024, 1611, 16) - 0.53) < 0.04
-        and share(1024, 300, 16) < 0.06
-    )
-    assert (
-        abs(share(384, 300, 16) - 0.28) < 0.04
-        and abs(share(384, 512, 16) - 0.46) < 0.04
-        and abs(share(384, 1611, 16) - 0.79) < 0.04
-    )
-    for K in (16, 32, 64):
-        assert share(768, 47, min(K, 47)) < 0.02  # the sound of IEMOCAP: all of it goes
+    assert abs(survival(1024, 512, 16) - 0.12) < 0.03
+    assert abs(survival(1024, 1611, 16) - 0.53) < 0.04
+    assert survival(1024, 300, 16) < 0.06
+    assert abs(survival(384, 300, 16) - 0.28) < 0.04
+    assert abs(survival(384, 512, 16) - 0.46) < 0.04
+    assert abs(survival(384, 1611, 16) - 0.79) < 0.04
+    for K in (16, 32, 47):
+        assert survival(768, 47, K) < 0.02, 'the sound of IEMOCAP'
+
+
+def test_pruning_has_a_gradient_only_through_what_is_kept():
+    base, other = torch.randn(5, 12), torch.randn(5, 10, requires_grad=True)
+    pruned, kept = prune_heads(base, other, 4)
+    assert ((kept * 3).round() == kept * 3).all()
+    pruned.sum().backward()
+    assert ((other.grad == 0) == (pruned == 0)).all()
+    assert set(other.grad.unique().tolist()) == {0.0, 1.0}
+
+
+def test_every_turn_is_pruned_by_itself():
+    base, other = torch.randn(5, 12), torch.randn(5, 10)
+    pruned, _ = prune_heads(base, other, 4)
+    close(prune_heads(base[2:3], other[2:3], 4)[0][0], pruned[2], 1e-7)
+    stacked = [x[None].repeat(2, 1, 1) for x in (base, other)]
+    close(torch.vmap(lambda a, b: prune_heads(a, b, 4)[0])(*stacked)[1], pruned, 1e-7)
 
 
 def test_pruning_details():
-    x, y = torch.randn(5, 12), torch.randn(5, 10, requires_grad=True)
-    out, kept = prune_heads(x, y, 4)
-    assert ((out != 0).sum(-1) <= 10).all() and ((kept * 3).round() == kept * 3).all()
-    out.sum().backward()
-    assert ((y.grad == 0) == (out == 0)).all() and set(y.grad.unique().tolist()) == {
-        0.0,
-        1.0,
-    }  # only through what is kept
-    lone, _ = prune_heads(x[2:3], y[2:3].detach(), 4)
-    close(lone[0], out[2].detach(), 1e-7)  # each turn by itself
-    rest, share = prune_heads(x, y.detach(), 4, remainder='keep')
-    assert (rest[:, 8:] == y[:, 8:]).all() and set((share * 2).tolist()) <= {0.0, 1.0, 2.0}
-    opposed = prune_heads(torch.tensor([-1.0, -1]), torch.tensor([1.0, 1, 3, 2]), 2)[0]
-    assert opposed.tolist() == [1, 1, 0, 0]  # nothing is alike, and yet one goes
-    same = torch.vmap(lambda a, b: prune_heads(a, b, 4)[0])(
-        x[None].repeat(2, 1, 1), y.detach()[None].repeat(2, 1, 1)
-    )
-    close(same[1], out.detach(), 1e-7)
+    base, other = torch.randn(5, 12), torch.randn(5, 10)
+    rest, kept = prune_heads(base, other, 4, remainder='keep')
+    assert (rest[:, 8:] == other[:, 8:]).all() and set((kept * 2).tolist()) <= {0.0, 1.0, 2.0}
+    opposed, _ = prune_heads(torch.tensor([-1.0, -1]), torch.tensor([1.0, 1, 3, 2]), 2)
+    assert opposed.tolist() == [1, 1, 0, 0], 'a head goes even if none is similar'
 
 
 def test_text_is_never_pruned():
     z = {k: torch.randn(3, n) for k, n in (('text', 8), ('audio', 8), ('visual', 12))}
-    out, kept = M.pruned(z, 4)
-    assert out['text'] is z['text'] and set(kept) == {'audio', 'visual'}
-    alone, _ = M.pruned({k: z[k] for k in ('text', 'audio')}, 4)
-    assert torch.equal(alone['audio'], out['audio'])  # independently of the picture
+    pruned, kept = prune_modalities(z, 4)
+    assert pruned['text'] is z['text'] and set(kept) == {'audio', 'visual'}
+    alone, _ = prune_modalities({k: z[k] for k in ('text', 'audio')}, 4)
+    assert torch.equal(alone['audio'], pruned['audio']), 'whatever other modalities there are'
 
 
-# ---- the model --------------------------------------------------------------------------------------------
+# ---- the model ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('o', FUSIONS, ids=name)
-@pytest.mark.parametrize('mods', ['ta', 'tv', 'tav'])
-def test_seeds_stack(o, mods):
+@pytest.mark.parametrize('options', FUSIONS, ids=name_of)
+@pytest.mark.parametrize('letters', ['ta', 'tv', 'tav'])
+def test_seeds_stack(options, letters):
     "vmap over seeds equals the plain module; a turn does not see another."
-    sizes = {k: n for k, n in SIZES.items() if k[0] in mods}
-    b = toy(sizes=sizes)
-    make = lambda: fused_model(sizes, 3, **o)
-    loss = criterion('emotion')
+    sizes = {k: n for k, n in SIZES.items() if k[0] in letters}
+    batch, step, loss_of = toy_batch(sizes), torch.tensor(2), criterion('emotion')
+
+    def make():
+        return fused_model(sizes, 3, **options)
+
     stack, single = Stack(make, [0, 7], torch.float64), Single(make, [7], torch.float64)
-    a, c = stack.loss(b, torch.tensor(2), loss), single.loss(b, torch.tensor(2), loss)
-    assert abs(a[1] - c[0]) < 1e-12
-    a.sum().backward()
-    c.sum().backward()
-    for k, v in single.model.named_parameters():
-        assert (v.grad is None) == (stack.params[k].grad is None), k
-        if v.grad is not None:
-            close(stack.params[k].grad[1], v.grad, 1e-12)
-    whole = single.model(b).logits
-    close(single.model(toy((1,), sizes=sizes)).logits.shape, (1, 3))
-    one = dataclasses.replace(b, features={k: v[4:5] for k, v in b.features.items()})
-    close(single.model(one).logits[0], whole[4].detach(), 1e-12)
-    assert Fused(sizes, **o).width == 6
+    stacked, alone = stack.loss(batch, step, loss_of), single.loss(batch, step, loss_of)
+    assert abs(stacked[1] - alone[0]) < 1e-12
+    stacked.sum().backward()
+    alone.sum().backward()
+    for name, p in single.model.named_parameters():
+        assert (p.grad is None) == (stack.params[name].grad is None), name
+        if p.grad is not None:
+            close(stack.params[name].grad[1], p.grad, 1e-12)
+    row = {k: x[4:5] for k, x in batch.features.items()}
+    one = single.model(dataclasses.replace(batch, features=row)).logits
+    close(one[0], single.model(batch).logits[4], 1e-12)
+    assert FusedEncoder(sizes, **options).width == 6
 
 
-@pytest.mark.parametrize('o', FUSIONS[::2], ids=name)
-def test_in_front_of_the_contrastive_loss(o):
-    "The fused vector is what is contrasted, and the class is that of the nearest centre."
-    b = toy()
-    m = fused_model(SIZES, 3, loss='spcl', **o).double()
+@pytest.mark.parametrize('options', FUSIONS[::2], ids=name_of)
+def test_with_the_contrastive_loss(options):
+    "The loss shapes the fused vector, the predictor does not."
+    batch, model = toy_batch(SIZES), fused_model(SIZES, 3, loss='spcl', **options).double()
     with torch.no_grad():
-        m.on_epoch_start(lambda: [(m(b), b)])
-    out = m(b.at(0, 1))
+        model.on_epoch_start(lambda: [(model(batch), batch)])
+    out = model(batch.at(0, 1))
     assert set(out.losses) == {'spcl'} and out.probes['z'].shape == (13, 6)
     out.losses['spcl'].backward()
-    assert (
-        m.encoder.fusion.W.weight.grad.any()
-        if o['fusion'] == 'linear'
-        else m.encoder.fusion.leave.weight.grad.any()
-    )
-    m.zero_grad()
-    m(b.at(0, 1)).logits.logsumexp(-1).sum().backward()
-    assert all(p.grad is None or not p.grad.any() for p in m.encoder.parameters()), (
-        'the predictor shapes nothing'
-    )
-    assert m.predict(m(b)).shape == (13,)
+    fusion = model.encoder.fusion
+    assert (fusion.W if options['fusion'] == 'linear' else fusion.leave).weight.grad.any()
+    model.zero_grad()
+    model(batch.at(0, 1)).logits.logsumexp(-1).sum().backward()
+    assert all(p.grad is None or not p.grad.any() for p in model.encoder.parameters())
+    assert model.predict(model(batch)).shape == (13,)
 
 
 def test_context_belongs_to_the_text():
     x = {'text': torch.ones(2, 3), 'context': torch.zeros(2, 3), 'audio': torch.ones(2, 2)}
-    assert M.modalities_of(x)['text'].tolist() == [[1, 1, 1, 0, 0, 0]] * 2 and list(
-        M.modalities_of(x)
-    ) == ['text', 'audio']
-    assert M.modalities_of({'text': 3, 'context': 3, 'audio': 2}) == {'text': 6, 'audio': 2}
-    assert fused_model({'text': 3, 'context': 3, 'audio': 2}, 4).out.in_features == 6
+    assert modalities_of(x)['text'].tolist() == [[1, 1, 1, 0, 0, 0]] * 2
+    assert list(modalities_of(x)) == ['text', 'audio']
+    sizes = {'text': 3, 'context': 3, 'audio': 2}
+    assert modalities_of(sizes) == {'text': 6, 'audio': 2}
+    assert fused_model(sizes, 4).out.in_features == 6
 
 
-def test_before():
-    c = M.load_fused('demo', past=2)
-    t = c.table
-    for d, g in t.groupby('dialogue', sort=False):
-        says = [f'{s}: {u}' for s, u in zip(g.speaker, g.text)]
-        assert g.before.tolist() == [
-            ' '.join(reversed(says[max(0, i - 2) : i])) for i in range(len(g))
-        ]
+def test_turns_before():
+    table = load_fused('demo', past=2).table
+    for _, turns in table.groupby('dialogue', sort=False):
+        said = [f'{speaker}: {text}' for speaker, text in zip(turns.speaker, turns.text)]
+        expected = [' '.join(reversed(said[max(0, i - 2) : i])) for i in range(len(turns))]
+        assert turns.before.tolist() == expected
 
 
-# ---- bad input --------------------------------------------------------------------------------------------
+# ---- bad input ---------------------------------------------------------------------------------
 
 
-def test_bad_input():
-    with pytest.raises(ValueError, match='heads of K=5 numbers cannot be cut from a modality of 4'):
-        fused_model(SIZES, 3, prune=5)
-    with pytest.raises(ValueError, match='K=9 .* modality of 8'):
-        prune_heads(torch.ones(8), torch.ones(20), 9)
-    with pytest.raises(ValueError, match='K=0'):
-        prune_heads(torch.ones(8), torch.ones(8), 0)
-    with pytest.raises(ValueError, match="unknown fusion 'croos'; did you mean 'cross'"):
-        fused_model(SIZES, 3, fusion='croos')
-    with pytest.raises(ValueError, match='3 heads do not divide a width of 8'):
-        fused_model(SIZES, 3, fusion='cross', width=8, heads=3)
-    with pytest.raises(ValueError, match='two modalities or more; given was text'):
-        CrossModal({'text': 4}, **SMALL)
-    with pytest.raises(ValueError, match='start=5: of 5 layers'):
-        Bottleneck(SIZES, start=5, **SMALL)
-    with pytest.raises(ValueError, match='nodes=0'):
-        Bottleneck(SIZES, nodes=0, **SMALL)
-    with pytest.raises(ValueError, match='unknown update of the nodes'):
-        Bottleneck(SIZES, update='avg', **SMALL)
-    with pytest.raises(ValueError, match="unknown modality 'gesture'"):
-        fused_model({'gesture': 3}, 3)
-    with pytest.raises(ValueError, match='both begin with'):
-        LinearProjection({'visual': 3, 'video': 3})
-    with pytest.raises(ValueError, match='nothing to prune against'):
-        fused_model({'audio': 4, 'visual': 4}, 3, prune=2)(toy())
-    m = fused_model(SIZES, 3).double()
+@pytest.mark.parametrize(
+    'sizes,options,message',
+    [
+        (SIZES, dict(prune=5), 'heads of K=5 numbers cannot be cut from a modality of 4'),
+        (SIZES, dict(fusion='croos'), "unknown fusion 'croos'; did you mean 'cross'"),
+        (SIZES, dict(fusion='cross', width=8, heads=3), '3 heads do not divide a width of 8'),
+        (SIZES, dict(fusion='bottleneck', start=5, **SMALL), 'start=5: with 5 layers'),
+        (SIZES, dict(fusion='bottleneck', nodes=0, **SMALL), 'nodes=0'),
+        (SIZES, dict(fusion='bottleneck', update='avg', **SMALL), 'unknown update of the nodes'),
+        ({'text': 4}, dict(fusion='cross'), 'pairs need two modalities or more; given: text'),
+        ({'gesture': 3}, {}, "unknown modality 'gesture'"),
+        ({'visual': 3, 'video': 3}, {}, 'both begin with'),
+    ],
+)
+def test_bad_options(sizes, options, message):
+    with pytest.raises(ValueError, match=message):
+        fused_model(sizes, 3, **options)
+
+
+@pytest.mark.parametrize('K', [0, 9])
+def test_bad_heads(K):
+    with pytest.raises(ValueError, match=f'K={K} .* modality of 8'):
+        prune_heads(torch.ones(8), torch.ones(20), K)
+
+
+def test_missing_modalities():
+    with pytest.raises(ValueError, match='no modality to prune against'):
+        fused_model({'audio': 4, 'visual': 4}, 3, prune=2)(toy_batch(SIZES))
+    model, batch = fused_model(SIZES, 3).double(), toy_batch(SIZES)
     with pytest.raises(ValueError, match='audio missing: this model fuses text, audio, visual'):
-        m(M.without(toy(), 'audio', 'gone'))
-    for fusion in (LinearProjection(SIZES), CrossModal(SIZES, **SMALL), Bottleneck(SIZES, **SMALL)):
-        with pytest.raises(
-            ValueError, match='audio and visual missing: this model fuses text, audio, visual'
-        ):
-            fusion({'text': torch.ones(2, 6)})
+        model(without_modality(batch, 'audio', 'gone'))
     with pytest.raises(ValueError, match='unknown way to lack'):
-        M.without(toy(), 'audio', 'noise')
+        without_modality(batch, 'audio', 'noise')
 
 
-# ---- recipe, records, tables ------------------------------------------------------------------------------
+@pytest.mark.parametrize('fusion', [LinearProjection, CrossModal, Bottleneck])
+def test_a_fusion_names_what_is_missing(fusion):
+    fuse = fusion(SIZES, **({} if fusion is LinearProjection else SMALL))
+    with pytest.raises(ValueError, match='audio and visual missing: this model fuses text, audio'):
+        fuse({'text': torch.ones(2, 6)})
 
-RECIPE = load_recipe('mmspcl')
-OURS = [s for s in RECIPE['systems'].values() if s.notebook in ('810_mmspcl', '820_msve')]
+
+# ---- recipe, records, tables -------------------------------------------------------------------
 
 
-def test_every_system_has_a_model_and_a_fingerprint():
-    "Also those of pruning, whose toy has to be as wide as a head."
-    seen = set()
-    for s in OURS:
-        key = (s.model, str(s.args), tuple(s.features))
-        if (
-            s.kind != 'model'
-            or key in seen
-            or s.args.get('fusion') == 'bottleneck'
-            and len(s.features) > 2
-        ):
+@pytest.fixture(scope='module')
+def recipe():
+    return load_recipe('mmspcl')
+
+
+def test_every_system_has_a_model_and_a_fingerprint(recipe):
+    "Pruning too, whose toy batch has to be as wide as a head."
+    sections = ('810_mmspcl', '820_msve')
+    ours = [s for s in recipe.systems.values() if s.notebook in sections and s.kind == 'model']
+    assert all(set(s.variants) == {'paper', 'tuned'} for s in ours)
+    distinct = {(s.model, str(s.args), tuple(s.features)): s for s in ours}.values()
+    slow = [s for s in distinct if s.args.get('fusion') == 'bottleneck' and len(s.features) > 2]
+    quick = [s for s in distinct if s not in slow]
+    for id, losses in fingerprints(quick, progress=False).items():
+        assert len(losses) == 3 and np.isfinite(losses).all(), id
+
+
+def test_rows_name_systems_that_run_on_their_corpus(recipe):
+    for artefact in recipe.artefacts.values():
+        for row in artefact.rows:
+            for entry in row.entries:
+                system = find_system(entry.key.system_id)
+                assert entry.key.variant in system.variants
+                assert entry.key.corpus in system.corpora or not system.corpora, entry.key
+            for entry in row.wired:
+                assert find_system(entry.key.system_id).corpora == []
+
+
+@pytest.mark.parametrize('number', range(1, 6))
+def test_tables_have_floors(recipe, number):
+    rows = recipe.artefacts[f'table{number}'].rows
+    floors = {e.key.system_id for row in rows if row.row.startswith('floors') for e in row.entries}
+    assert {'baselines/majority', 'baselines/tfidf'} <= floors
+
+
+def letters_of(system):
+    return ''.join(m[0] for m in ('text', 'audio', 'visual') if m in system.features)
+
+
+def wired_fusions(row):
+    systems = [find_system(entry.key.system_id) for entry in row.wired]
+    return [system for system in systems if 'combinations' not in system.args]
+
+
+@pytest.mark.parametrize('number', range(1, 5))
+def test_wired_rows_are_what_the_paper_prints(recipe, number):
+    "Of the row's modalities, with the loss of SPCL first, then with cross entropy."
+    for row in recipe.artefacts[f'table{number}'].rows:
+        systems = wired_fusions(row)
+        if not systems:
             continue
-        seen.add(key)
-        assert np.isfinite(toy_fingerprint(s)).all() and len(toy_fingerprint(s)) == 3, s.id
-        assert {'paper', 'tuned'} == set(s.settings)
+        losses = [system.args.get('loss', 'ce') for system in systems]
+        assert losses == ['spcl', 'spcl', 'ce', 'ce']
+        assert len({(letters_of(s), str({**s.args, 'loss': ''})) for s in systems}) == 1
+        if '{' in row.row:
+            assert letters_of(systems[0]) == ''.join(c for c in row.row if c in 'tav')
+        if number == 4:
+            assert row.label.endswith(f'K={systems[0].args["prune"]}')
 
 
-def test_every_row_of_a_table_has_a_system():
-    for k, a in RECIPE['artefacts'].items():
-        for system_id, corpus, setting in records_of(a, 'mmspcl'):
-            s = system(system_id)
-            assert setting in s.settings and (corpus in s.corpora or not s.corpora), (
-                k,
-                system_id,
-                corpus,
-            )
-        for row in a.get('rows', []):
-            for e in row.get('wired', []):
-                assert system(f'mmspcl/{e["system"].split("/")[0]}').corpora == []
-    floors = lambda k: {
-        e['system'] if isinstance(e, dict) else e
-        for r in RECIPE['artefacts'][k]['rows']
-        if r['row'].startswith('floors')
-        for e in r['systems']
-    }
-    assert all(
-        {'baselines/majority/fixed', 'baselines/tfidf/tuned'} <= floors(f'table{i}')
-        for i in range(1, 6)
-    )
-
-
-def test_wired_rows_are_what_the_paper_prints():
-    "In front of the loss of SPCL, of the row's modalities, and in Table 1 with the heads whose score Table 4 prints."
-    letters = lambda s: ''.join(m[0] for m in ('text', 'audio', 'visual') if m in s.features)
-    wired = lambda row: [
-        system(f'mmspcl/{e["system"].split("/")[0]}') for e in row.get('wired', [])
-    ]
-    for k in range(1, 5):
-        for row in RECIPE['artefacts'][f'table{k}']['rows']:
-            fusions = [s for s in wired(row) if 'combinations' not in s.args]
-            if not fusions:
-                continue
-            assert [s.args.get('loss', 'ce') for s in fusions] == [
-                'spcl',
-                'spcl',
-                'ce',
-                'ce',
-            ] and len({(letters(s), str({**s.args, 'loss': ''})) for s in fusions}) == 1
-            if '{' in row['row']:
-                assert letters(fusions[0]) == ''.join(c for c in row['row'] if c in 'tav')
-            if k == 4:
-                assert row['label'].endswith(f'K={fusions[0].args["prune"]}')
-    ref = reference('mmspcl')
-    printed = ref[
-        (ref.artefact == 'table1')
-        & ref.row.str.startswith('MM-SPCL-CMPr')
-        & ref.column.str.startswith('F1')
-    ].value.item()
-    (same,) = ref[(ref.artefact == 'table4') & (ref.value == printed)].itertuples()
-    best = wired(
-        next(
-            r for r in RECIPE['artefacts']['table1']['rows'] if r['row'].startswith('MM-SPCL-CMPr')
-        )
-    )[0]
-    assert (f'{{{letters(best)}}}', f'F1 K={best.args["prune"]}') == (same.row, same.column)
+def test_the_pruned_row_of_table_1_is_the_one_of_table_4_with_its_score(recipe):
+    printed, pruned = reference('mmspcl'), 'MM-SPCL-CMPr'
+    table1 = printed[(printed.artefact == 'table1') & printed.column.str.startswith('F1')]
+    value = table1[table1.row.str.startswith(pruned)].value.item()
+    table4 = printed[(printed.artefact == 'table4') & (printed.value == value)]
+    rows = recipe.artefacts['table1'].rows
+    system = wired_fusions(next(row for row in rows if row.row.startswith(pruned)))[0]
+    assert f'{{{letters_of(system)}}}' == table4.row.item()
+    assert f'F1 K={system.args["prune"]}' == table4.column.item()
 
 
 SHORT = dict(epochs=2, batch=64, lr=3e-3)
 
 
+def run_short(name, home, seeds, corpus='demo'):
+    system = find_system(f'mmspcl/{name}')
+    system = dataclasses.replace(system, encoder='hashing') if corpus == 'demo' else system
+    options = dict(seeds=seeds, home=home, demo=SHORT, progress=False)
+    return run_system(system, system.key('paper', corpus), **options)
+
+
 @pytest.mark.parametrize(
-    's,corpus',
+    'name,modalities',
     [
-        ('prune16_ta', 'demo'),
-        ('linear_ta_spcl', 'demo'),
-        ('msve_dropout', 'demo'),
-        ('mosi_msve_uni_bi_tri', 'demo'),
+        ('prune16_ta', ['text', 'audio']),
+        ('linear_ta_spcl', ['text', 'audio']),
+        ('msve_dropout', ['text', 'audio']),
+        ('mosi_msve_uni_bi_tri', ['text', 'audio', 'visual']),
     ],
 )
-def test_a_record(tmp_path, s, corpus):
-    "What figures and tables read is there: every modality missing in turn, by seed, scored as the whole is."
-    own = dataclasses.replace(system(f'mmspcl/{s}'), encoder='hashing')
-    rec = run_system(own, corpus, 'paper', seeds=[0, 1], home=tmp_path, demo=SHORT, progress=False)
-    mods = (
-        ['text', 'audio']
-        if s.endswith('ta') or s in ('linear_ta_spcl', 'msve_dropout')
-        else ['text', 'audio', 'visual']
-    )
-    hows = ['', '_gone'] if 'msve' in s else ['']
-    for m in mods:
-        for how in hows:
-            counts = rec.probes[f'without_{m}{how}_by_seed']
-            assert (
-                counts.shape == rec.confusions['all'].shape
-                and counts.dtype == np.uint8
-                and counts.nbytes < PROBE_LIMIT
-            )
-            assert (counts.sum(-1) == rec.confusions['all'].sum(-1)).all() and (
-                s == 'prune16_ta' and m == 'audio' or (counts != rec.confusions['all']).any()
-            )
-            drop = V.fallen(rec, m, how)
-            assert drop.low <= drop.mean <= drop.high
-    assert V.fallen(rec, 'smell') is None
-    if s == 'prune16_ta':
-        assert (
-            set(rec.probes) == {'without_text_by_seed', 'without_audio_by_seed', 'kept_audio'}
-            and 0 <= rec.probes['kept_audio'][0] < 0.5
-        )
-    more = run_system(
-        own, corpus, 'paper', seeds=[0, 1, 2], home=tmp_path, demo=SHORT, progress=False
-    )
-    assert more.seeds == [0, 1, 2] and len(more.probes['without_text_by_seed']) == 3
-    assert (more.probes['without_text_by_seed'][:2] == rec.probes['without_text_by_seed']).all()
+def test_records_keep_what_tables_read(tmp_path, name, modalities):
+    "Confusions without each modality, by seed, which can be scored like those with all."
+    record = run_short(name, tmp_path, [0, 1])
+    whole = record.confusions['all']
+    for modality in modalities:
+        for suffix in ['', '_gone'] if 'msve' in name else ['']:
+            counts = record.probes[f'without_{modality}{suffix}_by_seed']
+            assert counts.shape == whole.shape and counts.dtype == np.uint8
+            assert (counts.sum(-1) == whole.sum(-1)).all()
+            pruned = name == 'prune16_ta' and modality == 'audio'
+            assert pruned or (counts != whole).any()
+            loss = modality_loss(record, modality, suffix)
+            assert loss.low <= loss.mean <= loss.high
+    assert modality_loss(record, 'smell') is None
 
 
-def test_what_needs_a_modality_is_not_asked_without_it(tmp_path):
-    own = dataclasses.replace(system('mmspcl/msve_bi'), encoder='hashing')
-    rec = run_system(own, 'demo', 'paper', seeds=[0], home=tmp_path, demo=SHORT, progress=False)
-    assert set(rec.probes) == {'without_text_by_seed', 'without_audio_by_seed'}
+def test_records_of_pruning_keep_what_survived(tmp_path):
+    record = run_short('prune16_ta', tmp_path, [0])
+    assert set(record.probes) == {'without_text_by_seed', 'without_audio_by_seed', 'kept_audio'}
+    assert 0 <= record.probes['kept_audio'][0] < 0.5
 
 
-def public_meld(path):
-    "A pickle laid out as MELD's public trimodal features: ten items, 600 / 300 / 342 numbers, made up."
-    g = np.random.default_rng(0)
+def test_further_seeds_add_to_the_probes(tmp_path):
+    first = run_short('linear_ta_spcl', tmp_path, [0, 1])
+    more = run_short('linear_ta_spcl', tmp_path, [0, 1, 2])
+    name = 'without_text_by_seed'
+    assert more.seeds == [0, 1, 2] and len(more.probes[name]) == 3
+    assert (more.probes[name][:2] == first.probes[name]).all()
+
+
+def test_what_needs_a_modality_is_not_run_without_it(tmp_path):
+    record = run_short('msve_bi', tmp_path, [0])
+    assert set(record.probes) == {'without_text_by_seed', 'without_audio_by_seed'}
+
+
+def write_public_meld(path):
+    "Write a pickle laid out as MELD's public trimodal features, 600, 300 and 342 numbers wide."
+    rng = np.random.default_rng(0)
     ids = {d: [f'dia{d}_utt{i}' for i in range(4)] for d in range(30)}
-    of = lambda f: {d: [f() for _ in u] for d, u in ids.items()}
-    vec = lambda n: of(lambda: g.standard_normal(n))
-    speakers, label = of(lambda: [1] + [0] * 8), of(lambda: int(g.integers(0, 7)))
-    data = (
-        ids,
-        speakers,
-        label,
-        vec(600),
-        vec(300),
-        vec(342),
-        of(lambda: 'hm'),
-        list(range(24)),
-        list(range(24, 30)),
-        of(lambda: 0),
-    )
-    path.write_bytes(pickle.dumps(data))
+
+    def of_turns(make):
+        return {d: [make() for _ in turns] for d, turns in ids.items()}
+
+    def vectors(width):
+        return of_turns(lambda: rng.standard_normal(width))
+
+    speakers, labels = of_turns(lambda: [1] + [0] * 8), of_turns(lambda: int(rng.integers(0, 7)))
+    features = vectors(600), vectors(300), vectors(342)
+    text, sentiment = of_turns(lambda: 'hm'), of_turns(lambda: 0)
+    split = list(range(24)), list(range(24, 30))
+    path.write_bytes(pickle.dumps((ids, speakers, labels, *features, text, *split, sentiment)))
     return path
 
 
-def test_public_features_of_meld_fill_their_rows(tmp_path, monkeypatch):
-    "From a pickle of the public structure to a record to the line of a table; before that the row needs data."
+def test_public_features_of_meld_fill_their_rows(recipe, tmp_path, monkeypatch):
+    "From a pickle of the public structure to a record to a line of a table."
     monkeypatch.setenv('ERC_DATA', str(tmp_path / 'data'))
     before = comparison('mmspcl', 'table4', home=tmp_path)
-    assert 'needs data' in before.kinds and not any(
-        'MELD' in str(x) and 'needs' not in str(x) for x in before.frame['line']
-    )
-    convert(public_meld(tmp_path / 'meld.pkl'), tmp_path / 'data' / 'meld_mmgcn', name='meld_mmgcn')
-    due = {s.id for s, c, _ in wanted('mmspcl') if c == 'meld_mmgcn'}
-    assert 'mmspcl/meld_prune64_tav_spcl' in due == {s for s, _ in wired('mmspcl', RECIPE)}, (
-        'what is wired is run once its corpus is there'
-    )
-    rec = run_system(
-        system('mmspcl/meld_prune64_tav_spcl'),
-        'meld_mmgcn',
-        'paper',
-        seeds=[0],
-        home=tmp_path,
-        demo=SHORT,
-        progress=False,
-    )
-    assert len(rec.classes) == 7 and set(rec.probes) >= {
-        'kept_audio',
-        'kept_visual',
-        'without_visual_by_seed',
-    }
-    after = comparison('mmspcl', 'table4', home=tmp_path, stale=False)
+    assert 'needs data' in before.kinds
+    folder = tmp_path / 'data' / 'meld_mmgcn'
+    convert(write_public_meld(tmp_path / 'meld.pkl'), folder, name='meld_mmgcn')
+    wanted = {key.system for key in wanted_runs('mmspcl') if key.corpus == 'meld_mmgcn'}
+    rows = [row for artefact in recipe.artefacts.values() for row in artefact.rows]
+    wired = {entry.key.system for row in rows for entry in row.wired}
+    assert 'meld_prune64_tav_spcl' in wanted == wired, 'they run once their corpus is there'
+    record = run_short('meld_prune64_tav_spcl', tmp_path, [0], 'meld_mmgcn')
+    assert len(record.classes) == 7
+    assert set(record.probes) >= {'kept_audio', 'kept_visual', 'without_visual_by_seed'}
+    after = comparison('mmspcl', 'table4', home=tmp_path, stale=lambda record: None)
     lines = after.data[after.data.corpus == 'meld_mmgcn']
-    assert (
-        list(lines.system) == ['meld_prune64_tav_spcl'] * 2 + ['meld_prune64_tav'] * 2
-        and list(lines.state) == ['drawn'] + ['not run'] * 3
-    )
+    assert list(lines.system) == ['meld_prune64_tav_spcl'] * 2 + ['meld_prune64_tav'] * 2
+    assert list(lines.state) == ['drawn'] + ['not run'] * 3
     assert after.kinds.count('needs data') == before.kinds.count('needs data') - 1
-
-
-# ---- disagreements ----------------------------------------------------------------------------------------
-
-
-def test_disagreements_follow_the_rule():
-    c = load_corpus('demo')
-    n, C = len(c.rows('test')), len(c.classes)
-    g = np.random.default_rng(0)
-    one, two = g.integers(0, C, (5, n)), g.integers(0, C, (5, n))
-    d = V.answers(c, one, two)
-    t = c.table.iloc[c.rows('test')]
-    assert (d.label.to_numpy() == t.label.to_numpy()).all() and (
-        d.turn.to_numpy() == t.turn.to_numpy()
-    ).all()
-    most = [np.bincount(x, minlength=C).argmax() for x in one.T]
-    assert d.one.tolist() == most
-    apart = V.picked(d, 'disagreements')
-    assert (
-        len(apart) == 8
-        and (apart.one != apart.other).all()
-        and apart.dialogue.is_unique
-        and apart.strength.is_monotonic_decreasing
-    )
-    assert (
-        apart.strength.min()
-        >= d[(d.one != d.other) & ~d.dialogue.isin(apart.dialogue)].strength.max()
-    )
-    near = V.picked(d, 'around')
-    assert (
-        set(near.dialogue) == set(apart.dialogue[:4])
-        and (near.groupby('dialogue').turn.agg(np.ptp) <= 4).all()
-    )
-    wrong = V.picked(d, 'agreements in error')
-    assert (wrong.one == wrong.other).all() and (wrong.one != wrong.label).all()
-    with pytest.raises(ValueError, match="unknown rule 'agreement'"):
-        V.picked(d, 'agreement')
-
-
-def test_stored_examples_are_shown_without_the_corpus(tmp_path):
-    "And hold no words of anybody."
-    c = load_corpus('demo')
-    g = np.random.default_rng(0)
-    d = V.answers(c, *g.integers(0, len(c.classes), (2, 3, len(c.rows('test')))))
-    lines = V.printed_examples(V_reference(), 'table6') + V.example_lines(
-        c, d, 'disagreements', 'demo corpus'
-    )
-    t = V.example_table(lines, 'table6', 'As drawn.', state='drawn', basis=['demo'])
-    t.save(tmp_path)
-    again = V.stored_examples('table6', tmp_path)
-    assert (
-        again._repr_html_() == t._repr_html_()
-        and again.kinds == t.kinds
-        and t.kinds.count('printed') == 7
-    )
-    assert V.stored_examples('table7', tmp_path) is None
-    text = (tmp_path / 'tables/mmspcl_table6.csv').read_text()
-    assert 'Push' not in text and not any(u in text for u in c.table.text if len(u) > 12)
-
-
-def V_reference():
-    from erc.report.artefacts import reference
-
-    return reference('mmspcl')

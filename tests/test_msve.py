@@ -1,4 +1,4 @@
-"Algorithm 1 against numbers computed apart from it; who is not drawn is not touched."
+"The ensemble: golden numbers, and that a combination that is not drawn does not move."
 
 import dataclasses
 
@@ -6,10 +6,20 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import close, toy_batch
+from torch import nn
 
 from erc.data.batches import from_padded
+from erc.models.msve import (
+    ABLATION,
+    ALL_COMBINATIONS,
+    FINAL_COMBINATIONS,
+    MSVE,
+    available_combinations,
+    drawn_combinations,
+    ensemble,
+)
 from erc.nn.cells import weighted_nll
-from erc.models.msve import ABLATION, ALL, HIDDEN, MSVE, SIX, drawn, ensemble, those_of
 from erc.training.engine import Single, Stack, Steps
 from erc.training.fit import fit
 from erc.training.settings import complete, criterion
@@ -19,196 +29,194 @@ SIZES = {'text': 6, 'audio': 4, 'visual': 5}
 PAPER = {'text': 1024, 'audio': 300, 'visual': 512}
 
 
-def close(a, b, eps=1e-9):
-    assert (
-        np.abs(np.asarray(a.detach() if isinstance(a, torch.Tensor) else a) - np.asarray(b)).max()
-        < eps
-    )
+def make_model(combinations=FINAL_COMBINATIONS, k=2, **options):
+    return MSVE(SIZES, 7, combinations, k, **options).double()
 
 
-def released(g, combinations=ALL, k=None):
-    "The ensemble with the weights of the file."
+def make_batch(seed=0, dtype=torch.float64):
+    return toy_batch(SIZES, classes=7, seed=seed, dtype=dtype)
+
+
+def drawn(step, k=2):
+    return drawn_combinations(FINAL_COMBINATIONS, k, step)
+
+
+def linear_layers(network):
+    return [layer for layer in network if isinstance(layer, nn.Linear)]
+
+
+# ---- golden numbers ----------------------------------------------------------------------------
+
+
+def released(g, combinations=ALL_COMBINATIONS, k=None):
+    "Return the ensemble with the weights of the golden file."
     hidden = {'ta': (len(g['ta_b0']),), 'tav': (len(g['tav_b0']), len(g['tav_b1']))}
-    m = MSVE({'t': 6, 'a': 4, 'v': 5}, 7, combinations, k, hidden=hidden).double()
+    model = MSVE({'t': 6, 'a': 4, 'v': 5}, 7, combinations, k, hidden=hidden).double()
     with torch.no_grad():
-        for c in m.names:
-            layers = [x for x in m.voters[c] if isinstance(x, torch.nn.Linear)]
-            for i, l in enumerate(layers):
-                l.weight.copy_(T(g[f'{c}_W{i}']))
-                l.bias.copy_(T(g[f'{c}_b{i}']))
-    return m
+        for name in model.names:
+            for i, layer in enumerate(linear_layers(model.voters[name])):
+                layer.weight.copy_(T(g[f'{name}_W{i}']))
+                layer.bias.copy_(T(g[f'{name}_b{i}']))
+    return model
 
 
-def batch(g):
-    return from_padded(
-        {k: T(g[k])[None] for k in 'tav'}, torch.zeros(1, 8), [8], {'emotion': T(g['labels'])[None]}
-    )
+def golden_batch(g):
+    features = {k: T(g[k])[None] for k in 'tav'}
+    return from_padded(features, torch.zeros(1, 8), [8], {'emotion': T(g['labels'])[None]})
 
 
-def toy(lengths=(5, 3, 1, 4), seed=0, dtype=torch.float64):
-    g = torch.Generator().manual_seed(seed)
-    B, L = len(lengths), max(lengths)
-    x = {k: torch.randn(B, L, d, generator=g, dtype=dtype) for k, d in SIZES.items()}
-    return from_padded(
-        x, torch.zeros(B, L), lengths, {'emotion': torch.randint(0, 7, (B, L), generator=g)}
-    )
-
-
-def test_golden(golden):
+def test_votes_and_ablation(golden):
     g = golden('mmspcl/msve')
-    m, b = released(g), batch(g)
-    for c, v in m.votes(b.features).items():
-        close(v, g[f'logits_{c}'])
-    close(m(b).logits, g['inference_sum_seven'])
-    close(released(g, SIX)(b).logits, g['inference_sum_six'])
-    assert (released(g, SIX)(b).logits.argmax(-1).numpy() == g['pred_six']).all()
-    for row, names in ABLATION.items():
-        k, own = row.replace(',', '_'), released(g, names)(b).logits
-        close(F.cross_entropy(own, b.targets['emotion']), g[f'loss_{k}'])
-        assert (own.argmax(-1).numpy() == g[f'pred_{k}']).all()
+    batch = golden_batch(g)
+    for name, vote in released(g).votes(batch.features).items():
+        close(vote, g[f'logits_{name}'])
+    close(released(g)(batch).logits, g['inference_sum_seven'])
+    final = released(g, FINAL_COMBINATIONS)(batch).logits
+    close(final, g['inference_sum_six'])
+    assert (final.argmax(-1).numpy() == g['pred_six']).all()
+    for row, combinations in ABLATION.items():
+        name, logits = row.replace(',', '_'), released(g, combinations)(batch).logits
+        close(F.cross_entropy(logits, batch.targets['emotion']), g[f'loss_{name}'])
+        assert (logits.argmax(-1).numpy() == g[f'pred_{name}']).all()
 
 
-def test_golden_training_step(golden):
-    "The two combinations of the file: their sum, its loss and the loss's gradient; nobody else has one."
+def test_training_step(golden):
+    "The two combinations of the file: their sum, its loss and gradient; no other has a gradient."
     g = golden('mmspcl/msve')
-    pair, b = [str(c) for c in g['train_sampled']], batch(g)
-    step = next(s for s in range(1000) if set(drawn(SIX, 2, s)) == set(pair))
-    m = released(g, SIX, k=2)
-    z = m(b.at(0, step)).logits
-    close(z, g['train_logits_sampled'])
-    z.retain_grad()
-    loss = weighted_nll(z.log_softmax(-1), b.targets['emotion'])
+    pair, batch = {str(c) for c in g['train_sampled']}, golden_batch(g)
+    step = next(step for step in range(1000) if set(drawn(step)) == pair)
+    model = released(g, FINAL_COMBINATIONS, k=2)
+    logits = model(batch.at(0, step)).logits
+    close(logits, g['train_logits_sampled'])
+    logits.retain_grad()
+    loss = weighted_nll(logits.log_softmax(-1), batch.targets['emotion'])
     close(loss, g['train_loss_sampled'])
     loss.backward()
-    close(z.grad, g['grad_of_loss_wrt_summed_logits'])
-    assert {c for c in SIX if m.voters[c][0].weight.grad is not None} == set(pair)
+    close(logits.grad, g['grad_of_loss_wrt_summed_logits'])
+    assert {c for c in model.names if model.voters[c][0].weight.grad is not None} == pair
+
+
+def parameters(dims, **options):
+    return sum(p.numel() for p in MSVE(dims, 7, **options).parameters())
 
 
 def test_size():
-    count = lambda dims, names=SIX, **k: sum(
-        p.numel() for p in MSVE(dims, 7, names, **k).parameters()
-    )
-    assert count(PAPER) == 352_734 and count(PAPER, hidden={}) == 45_766
-    assert count({**PAPER, 'text': 384}) == 220_894
-    assert count({**PAPER, 'audio': 1611}, hidden={'a': (64,), 'tav': (64, 64)}) == 349_687
-    assert [
-        len([x for x in MSVE(PAPER, 7).voters[c] if isinstance(x, torch.nn.Linear)]) for c in SIX
-    ] == [1, 1, 1, 2, 1, 3]
+    assert parameters(PAPER) == 352_734 and parameters(PAPER, hidden={}) == 45_766
+    assert parameters({**PAPER, 'text': 384}) == 220_894
+    hidden = {'a': (64,), 'tav': (64, 64)}
+    assert parameters({**PAPER, 'audio': 1611}, hidden=hidden) == 349_687
+    voters = MSVE(PAPER, 7).voters
+    assert [len(linear_layers(voters[c])) for c in FINAL_COMBINATIONS] == [1, 1, 1, 2, 1, 3]
 
 
 def test_one_combination_is_a_plain_network():
     torch.manual_seed(0)
-    m, b = MSVE(SIZES, 7, ['tav'], k=1).double(), toy()
-    plain = torch.nn.Sequential(
-        torch.nn.Linear(15, 128),
-        torch.nn.ReLU(),
-        torch.nn.Linear(128, 64),
-        torch.nn.ReLU(),
-        torch.nn.Linear(64, 7),
-    ).double()
-    plain.load_state_dict({k.removeprefix('voters.tav.'): v for k, v in m.state_dict().items()})
-    y = plain(torch.cat([b.features[k] for k in SIZES], 1))
-    close(m(b).logits, y.detach(), 1e-12)
-    close(m(b.at(3, 5)).logits, y.detach(), 1e-12)
+    model, batch = make_model(['tav'], k=1), make_batch()
+    widths = (15, 128, 64, 7)
+    layers = [nn.Linear(a, b) for a, b in zip(widths, widths[1:])]
+    plain = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2]).double()
+    state = model.state_dict().items()
+    plain.load_state_dict({k.removeprefix('voters.tav.'): v for k, v in state})
+    expected = plain(torch.cat([batch.features[k] for k in SIZES], 1))
+    close(model(batch).logits, expected, 1e-12)
+    close(model(batch.at(3, 5)).logits, expected, 1e-12)
 
 
-# ---- sampling ---------------------------------------------------------------------------------------------
+# ---- sampling ----------------------------------------------------------------------------------
 
 
 def test_draws():
-    "k different ones, each as often as the others, by the step alone."
-    sets = [drawn(ALL, 3, s) for s in range(2000)]
-    assert all(len(set(d)) == 3 and list(d) == sorted(d, key=ALL.index) for d in sets)
-    assert all(abs(sum(c in d for d in sets) / 2000 - 3 / 7) < 0.04 for c in ALL)
-    assert drawn(SIX, 6, 0) == SIX and drawn(SIX, 2, torch.tensor(5)) == drawn(SIX, 2, 5)
+    "k different combinations, each as often as the others, by the step alone."
+    draws = [drawn_combinations(ALL_COMBINATIONS, 3, step) for step in range(2000)]
+    for draw in draws:
+        assert len(set(draw)) == 3 and list(draw) == sorted(draw, key=ALL_COMBINATIONS.index)
+    for name in ALL_COMBINATIONS:
+        assert abs(sum(name in draw for draw in draws) / 2000 - 3 / 7) < 0.04
+    assert drawn(0, k=6) == FINAL_COMBINATIONS and drawn(torch.tensor(5)) == drawn(5)
 
 
-def test_the_draw_is_shared_by_seeds_and_turns():
-    b, m = toy(), MSVE(SIZES, 7).double()
+def test_the_draw_is_shared_by_seeds():
+    batch, model = make_batch(), make_model()
     for step in range(5):
-        close(m(b.at(0, step)).logits, m(b.at(9, step)).logits.detach(), 1e-14)
+        close(model(batch.at(0, step)).logits, model(batch.at(9, step)).logits, 1e-14)
+
+
+def test_seeds_stack():
+    "A stack equals single seeds, and only what is drawn has a gradient."
+    batch, loss_of = make_batch(), criterion('emotion')
     stack = Stack(lambda: MSVE(SIZES, 7), [0, 7], torch.float64)
-    single, loss = Single(lambda: MSVE(SIZES, 7), [7], torch.float64), criterion('emotion')
+    single = Single(lambda: MSVE(SIZES, 7), [7], torch.float64)
     for step in range(6):
-        a, c = stack.loss(b, torch.tensor(step), loss), single.loss(b, torch.tensor(step), loss)
-        assert abs(a[1] - c[0]) < 1e-12
-        got = torch.autograd.grad(a.sum(), list(stack.params.values()), allow_unused=True)
-        names = {k.split('.')[1] for k, g in zip(stack.params, got) if g is not None}
-        assert names == set(drawn(SIX, 2, step))
-    assert (stack.predict(b)[1] == single.predict(b)[0]).all()
+        losses = stack.loss(batch, torch.tensor(step), loss_of)
+        assert abs(losses[1] - single.loss(batch, torch.tensor(step), loss_of)[0]) < 1e-12
+        parameters = list(stack.params.values())
+        gradients = torch.autograd.grad(losses.sum(), parameters, allow_unused=True)
+        moved = [k.split('.')[1] for k, g in zip(stack.params, gradients) if g is not None]
+        assert set(moved) == set(drawn(step))
+    assert (stack.predict(batch)[1] == single.predict(batch)[0]).all()
+
+
+def owners(steps):
+    "Return the combination of each tensor of the training state that belongs to one."
+    names = {id(p): name for name, p in steps.engine.params.items()}
+    order = [names[id(p)] for group in steps.opt.param_groups for p in group['params']]
+    owner = {}
+    for key in steps.state():
+        kind, _, rest = key.partition('.')
+        if kind == 'weight':
+            owner[key] = rest.split('.')[1]
+        elif kind == 'optimiser':
+            owner[key] = order[int(rest.split('.')[0])].split('.')[1]
+    return owner
 
 
 @pytest.mark.parametrize('engine', [Stack, Single])
 @pytest.mark.parametrize('optimiser', ['adam', 'adamw'])
-def test_who_is_not_drawn_is_not_touched(engine, optimiser):
-    "Neither weight nor moment moves, with decay, clipping and a history that would push it on."
-    b, seeds = toy(), [0, 1, 2] if engine is Stack else [0]
-    e = engine(lambda: MSVE(SIZES, 7), seeds, torch.float64)
-    steps = Steps(
-        e,
-        [b],
-        criterion('emotion'),
-        complete(dict(optimiser=optimiser, lr=0.05, weight_decay=0.3, clip=1.0)),
-    )
-    of, seen = (lambda k: k.split('.')[1]), set()
+def test_what_is_not_drawn_does_not_move(engine, optimiser):
+    "Neither weights nor moments, with decay, clipping and a history that would move them."
+    batch, seeds = make_batch(), [0, 1, 2] if engine is Stack else [0]
+    settings = complete(dict(optimiser=optimiser, lr=0.05, weight_decay=0.3, clip=1.0))
+    own = engine(lambda: MSVE(SIZES, 7), seeds, torch.float64)
+    steps, seen = Steps(own, [batch], criterion('emotion'), settings), set()
     for step in range(40):
-        before = {k: v.clone() for k, v in steps.state().items()}
+        before = {key: x.clone() for key, x in steps.state().items()}
         steps(0, step)
-        names = set(drawn(SIX, 2, step))
-        keys = list(e.params)
-        order = [
-            keys.index(k)
-            for g in steps.opt.param_groups
-            for p in g['params']
-            for k in keys
-            if e.params[k] is p
-        ]
-        for k, v in steps.state().items():
-            if k.startswith('weight.'):
-                assert (not torch.equal(v, before[k])) == (
-                    of(k.removeprefix('weight.')) in names
-                ), (step, k)
-            elif k.startswith('optimiser.'):
-                owner = of(keys[order[int(k.split('.')[1])]])
-                if owner not in names:
-                    assert torch.equal(v, before[k]), (step, k)
-        seen |= names
-    assert seen == set(SIX), 'every voter had a history'
+        now, seen = steps.state(), seen | set(drawn(step))
+        for key, name in owners(steps).items():
+            moved = key not in before or not torch.equal(now[key], before[key])
+            if key.startswith('weight.'):
+                assert moved == (name in drawn(step)), (step, key)
+            else:
+                assert name in drawn(step) or not moved, (step, key)
+    assert seen == set(FINAL_COMBINATIONS), 'every voter had a history'
 
 
-def test_gradient_of_zero_would_move_them():
-    "What the engine avoids: the same steps with zeros in place of no gradient."
-    b = toy()
-    e = Stack(lambda: MSVE(SIZES, 7), [0], torch.float64)
-    steps = Steps(
-        e, [b], criterion('emotion'), complete(dict(optimiser='adamw', lr=0.05, weight_decay=0.3))
-    )
+def test_a_gradient_of_zero_would_move_them():
+    "The case that the engine avoids."
+    batch, own = make_batch(), Stack(lambda: MSVE(SIZES, 7), [0], torch.float64)
+    settings = complete(dict(optimiser='adamw', lr=0.05, weight_decay=0.3))
+    steps = Steps(own, [batch], criterion('emotion'), settings)
     steps(0, 0)
-    before = {k: v.detach().clone() for k, v in e.params.items()}
-    for p in e.params.values():
+    name = f'voters.{drawn(0)[0]}.0.weight'
+    before = own.params[name].detach().clone()
+    for p in own.params.values():
         p.grad = torch.zeros_like(p)
     steps.opt.step()
-    first = drawn(SIX, 2, 0)[0]
-    assert not torch.equal(e.params[f'voters.{first}.0.weight'], before[f'voters.{first}.0.weight'])
+    assert not torch.equal(own.params[name], before)
 
 
-def test_without_dropout_everybody_learns():
-    m, b = MSVE(SIZES, 7, k=None).double(), toy()
+def test_without_dropout_every_voter_learns():
+    model, batch = make_model(k=None), make_batch()
     for step in range(4):
-        close(m(b.at(0, step)).logits, m(b).logits.detach(), 1e-14)
-    m(b.at(0, 0)).logits.sum().backward()
-    assert all(p.grad is not None for p in m.parameters())
+        close(model(batch.at(0, step)).logits, model(batch).logits, 1e-14)
+    model(batch.at(0, 0)).logits.sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
 
 
 def test_a_resumed_run_draws_the_same(tmp_path):
-    "Steps are counted over epochs, also by a run that goes on from a checkpoint."
-    b = [toy(seed=s, dtype=torch.float32) for s in range(3)]
-    how = dict(
-        seeds=[0, 1],
-        settings=dict(epochs=3, lr=0.01, optimiser='adam'),
-        target='emotion',
-        progress=False,
-    )
+    "Steps are counted over epochs, also by a run that continues from a checkpoint."
+    batches = [make_batch(seed, torch.float32) for seed in range(3)]
+    settings = dict(epochs=3, lr=0.01, optimiser='adam')
 
     class Stop(Exception):
         pass
@@ -217,80 +225,76 @@ def test_a_resumed_run_draws_the_same(tmp_path):
         if epoch == 1:
             raise Stop
 
-    score = lambda p: np.linspace(0, 1, len(p))
-    whole = fit(lambda: MSVE(SIZES, 7), b, b, score, **how)
+    def train(**options):
+        score = lambda predictions: np.linspace(0, 1, len(predictions))  # noqa: E731
+        common = dict(seeds=[0, 1], settings=settings, target='emotion', progress=False)
+        return fit(lambda: MSVE(SIZES, 7), batches, batches, score, **common, **options)
+
+    whole = train()
     with pytest.raises(Stop):
-        fit(
-            lambda: MSVE(SIZES, 7),
-            b,
-            b,
-            score,
-            watch=stop,
-            checkpoint=tmp_path / 'c',
-            every=0,
-            **how,
-        )
-    again = fit(lambda: MSVE(SIZES, 7), b, b, score, checkpoint=tmp_path / 'c', **how)
-    for k, v in whole.engines[0].params.items():
-        close(v, again.engines[0].params[k].detach(), 1e-12)
+        train(watch=stop, checkpoint=tmp_path / 'c', every=0)
+    again = train(checkpoint=tmp_path / 'c')
+    for name, weight in whole.engines[0].params.items():
+        close(weight, again.engines[0].params[name], 1e-12)
 
 
-# ---- inference --------------------------------------------------------------------------------------------
+# ---- inference ---------------------------------------------------------------------------------
 
 
-def test_mean_changes_probabilities_and_no_class():
-    b, m = toy(), MSVE(SIZES, 7).double()
-    calm = MSVE(SIZES, 7, vote='mean').double()
-    calm.load_state_dict(m.state_dict())
-    close(calm(b).logits * 3, m(b).logits.detach(), 1e-12)
-    close(calm(b.at(0, 1)).logits, m(b.at(0, 1)).logits.detach(), 1e-14)
+def test_the_mean_scales_the_sum():
+    batch, model, mean = make_batch(), make_model(), make_model(vote='mean')
+    mean.load_state_dict(model.state_dict())
+    close(mean(batch).logits * 3, model(batch).logits, 1e-12)
+    close(mean(batch.at(0, 1)).logits, model(batch.at(0, 1)).logits, 1e-14)
 
 
 @pytest.mark.parametrize('gone', sorted(SIZES))
 def test_a_missing_modality_has_no_vote(gone):
-    b, m = toy(), MSVE(SIZES, 7).double()
-    rest = dataclasses.replace(b, features={k: v for k, v in b.features.items() if k != gone})
-    others = [c for c in SIX if gone[0] not in c]
-    close(m(rest).logits, sum(m.votes(b.features, others).values()).detach(), 1e-12)
+    batch, model = make_batch(), make_model()
+    features = {k: x for k, x in batch.features.items() if k != gone}
+    rest = dataclasses.replace(batch, features=features)
+    others = [c for c in FINAL_COMBINATIONS if gone[0] not in c]
+    close(model(rest).logits, sum(model.votes(batch.features, others).values()), 1e-12)
     with pytest.raises(ValueError, match=f'{gone} missing'):
         for step in range(10):
-            m(rest.at(0, step))
+            model(rest.at(0, step))
 
 
-# ---- bad input --------------------------------------------------------------------------------------------
+# ---- bad input ---------------------------------------------------------------------------------
 
 
-def test_bad_input():
-    with pytest.raises(ValueError, match='k=7 of 6 combinations'):
-        MSVE(SIZES, 7, k=7)
-    with pytest.raises(ValueError, match='k=0 of 6'):
-        MSVE(SIZES, 7, k=0)
-    with pytest.raises(ValueError, match=r'k=1\.5 of 6 .* a whole number from 1 to 6'):
-        MSVE(SIZES, 7, k=1.5)
-    with pytest.raises(ValueError, match="unknown combination in `hidden` 'tva'; did you mean"):
-        MSVE(SIZES, 7, hidden={'tva': (8,)})
-    assert MSVE(SIZES, 7, 'uni').names == ('t', 'a', 'v'), (
-        'the default sizes name combinations that are not asked for'
-    )
-    with pytest.raises(ValueError, match="unknown combination 'tva'; did you mean 'tv'"):
-        MSVE(SIZES, 7, ['t', 'tva'])
-    with pytest.raises(ValueError, match="unknown set of combinations 'un'"):
-        MSVE(SIZES, 7, 'un')
-    with pytest.raises(
-        ValueError, match='none of the combinations tav can be had from text, audio'
-    ):
-        MSVE({'text': 3, 'audio': 3}, 7, 'tri')
-    with pytest.raises(ValueError, match="unknown modality 'gesture'"):
-        MSVE({'gesture': 3}, 7)
-    with pytest.raises(ValueError, match="unknown way to vote 'product'"):
-        MSVE(SIZES, 7, vote='product')
-    only = MSVE({'text': 6}, 7, ['t'], k=1).double()
+@pytest.mark.parametrize(
+    'dims,options,message',
+    [
+        (SIZES, dict(k=7), 'k=7 of 6 combinations'),
+        (SIZES, dict(k=0), 'k=0 of 6'),
+        (SIZES, dict(k=1.5), r'k=1\.5 of 6 .* a whole number from 1 to 6'),
+        (SIZES, dict(hidden={'tva': (8,)}), "unknown combination in `hidden` 'tva'; did you mean"),
+        (SIZES, dict(combinations=['t', 'tva']), "unknown combination 'tva'; did you mean 'tv'"),
+        (SIZES, dict(combinations='un'), "unknown set of combinations 'un'"),
+        (SIZES, dict(vote='product'), "unknown way to vote 'product'"),
+        ({'text': 3, 'audio': 3}, dict(combinations='tri'), 'combinations tav is possible with'),
+        ({'gesture': 3}, {}, "unknown modality 'gesture'"),
+        ({'text': 6}, {}, 'k=2 of 1'),
+    ],
+)
+def test_bad_options(dims, options, message):
+    with pytest.raises(ValueError, match=message):
+        MSVE(dims, 7, **options)
+
+
+def test_default_widths_may_name_other_combinations():
+    assert MSVE(SIZES, 7, 'uni').names == ('t', 'a', 'v')
+
+
+def test_no_modality_at_all():
+    model, batch = MSVE({'text': 6}, 7, ['t'], k=1).double(), make_batch()
+    audio = {'audio': batch.features['audio']}
     with pytest.raises(ValueError, match='text missing'):
-        only(dataclasses.replace(toy(), features={'audio': toy().features['audio']}))
+        model(dataclasses.replace(batch, features=audio))
 
 
 def test_two_modalities():
-    m = ensemble({'audio': 4, 'text': 6}, 7)
-    assert m.names == ('t', 'a', 'ta') and m.k == 2 and those_of(SIX, ['text']) == ('t',)
-    with pytest.raises(ValueError, match='k=2 of 1'):
-        MSVE({'text': 6}, 7)
+    model = ensemble({'audio': 4, 'text': 6}, 7)
+    assert model.names == ('t', 'a', 'ta') and model.k == 2
+    assert available_combinations(FINAL_COMBINATIONS, ['text']) == ('t',)

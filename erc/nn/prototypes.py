@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..core import choose
 from ..data.batches import Batch
-from .cells import random_key, hash_int32
+from .cells import hash_int32, random_key
 
 # %% ../../nbs/235_prototypes.ipynb #499d297e
 def keyed_integers(
