@@ -197,22 +197,24 @@ def claims_table(claims: pd.DataFrame, paper: str) -> Table:
     )
 
 # %% ../../nbs/910_ledger.ipynb #8836b4b6
-def _shows_other_seeds(line, record) -> bool:
+def _shows_other_seeds(line, records: list) -> bool:
     "Return whether a saved line says something else than the record that is there, or its absence."
-    if bool(record) == (line.kind == 'not run'):
+    if bool(records) == (line.kind == 'not run'):
         return True
-    known = record and line.seeds not in ('', '-')
-    return bool(known) and str(len(record.seeds)) != line.seeds.removesuffix('.0')
+    known = records and line.seeds not in ('', '-')
+    return bool(known) and str(len(records[0].seeds)) != line.seeds.removesuffix('.0')
 
 
 def _outdated(saved: dict, records: dict) -> bool:
     "Return whether a saved table shows other records or seeds than there are."
-    path = Path(f'{saved.get("path", "")}.csv')
+    path, run = Path(f'{saved.get("path", "")}.csv'), ['system', 'variant', 'corpus']
     lines = pd.read_csv(path, dtype=str, keep_default_na=False) if path.exists() else pd.DataFrame()
-    if not {'run', 'kind', 'seeds'} <= set(lines):
+    if not {*run, 'kind', 'seeds'} <= set(lines):
         return False
-    lines = lines[lines.run != ''].drop_duplicates('run')
-    return any(_shows_other_seeds(x, records.get(RunKey.parse(x.run))) for x in lines.itertuples())
+    lines = lines[lines.system != ''].drop_duplicates(run)
+    keys = [[RunKey(p, *x) for p in (saved['paper'], 'baselines')] for x in lines[run].to_numpy()]
+    found = [[records[k] for k in both if k in records] for both in keys]
+    return any(_shows_other_seeds(x, r) for x, r in zip(lines.itertuples(), found))
 
 
 _STATUS = ('paper', 'artefact', 'kind', 'state', 'command', 'notebook', 'anchor')
@@ -224,7 +226,9 @@ def _page_artefact(row, ledger: Ledger) -> dict:
     saved = saved_artefact(row.paper, row.artefact, ledger.home)
     path = saved.get('path', '')
     if saved and row.kind == 'table' and _outdated(saved, ledger.records):
-        saved = comparison(row.paper, row.artefact, home=ledger.home, stale=False).facts()
+        saved = comparison(
+            row.paper, row.artefact, home=ledger.home, stale=lambda record: None
+        ).facts()
     bare = dict(caption=row.title, badge=row.state, notes=[], table=None)
     bare['title'] = heading(row.paper, row.artefact)
     image = image_data(path) if path and row.kind != 'table' else ''
@@ -322,14 +326,17 @@ def _selection_figures(selection: pd.DataFrame, home) -> list[dict]:
     return figures
 
 # %% ../../nbs/910_ledger.ipynb #04f014d3
+def _as_text(frame: pd.DataFrame) -> pd.DataFrame:
+    "Return a frame of strings; what was not counted stays empty."
+    return frame.astype(object).where(frame.notna(), '').astype(str)
+
+
 def _audit_values(records: dict) -> list[dict]:
     "Return each audit with its sentence and its table."
     tables, values = audit_tables(records), []
     sentences = audit_sentences(tables)
     for name, title in AUDITS.items():
-        table = Table(
-            'ledger', f'audit_{name}', tables[name].astype(str), title=title, caption=title
-        )
+        table = Table('ledger', f'audit_{name}', _as_text(tables[name]), title=title, caption=title)
         shown = table.facts() if len(tables[name]) else {'title': title, 'table': None}
         markdown = tables[name].to_markdown(index=False) if len(tables[name]) else ''
         values.append({**shown, 'sentence': sentences[name], 'markdown': markdown})
@@ -404,7 +411,7 @@ def _audit_part(ledger: Ledger) -> dict:
     "Return the end of the page: selection, settings and audits."
     selection, tuning = selection_table(ledger.records), tuning_table(ledger.records)
     table = Table(
-        'ledger', 'tuning', tuning.round(1).astype(str), title='Settings as printed and tuned'
+        'ledger', 'tuning', _as_text(tuning.round(1)), title='Settings as printed and tuned'
     )
     return {
         'selection': selection_sentence(selection),
