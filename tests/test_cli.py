@@ -280,17 +280,17 @@ def test_status(tmp_path):
 
 
 def test_reproduce_exit_codes_and_report(tmp_path, monkeypatch):
-    from test_runner import write
+    from test_notebooks_runner import write
 
-    write(tmp_path / 'nbs', '10_good', '1')
-    write(tmp_path / 'nbs', '20_bad', 'undefined_name')
+    write(tmp_path / 'nbs', '100_good', '1')
+    write(tmp_path / 'nbs', '200_bad', 'undefined_name')
     (tmp_path / 'settings.ini').write_text('[DEFAULT]\n')
     monkeypatch.setenv('ERC_ROOT', str(tmp_path))
     out = erc_('reproduce', '--profile', 'recorded', '--jobs', '1', code=1)
-    assert '20_bad, cell 1: NameError' in out and '1 notebooks ok, 1 failed' in out
+    assert '200_bad, cell 1: NameError' in out and '1 notebooks ok, 1 failed' in out
     page = tmp_path / '_build/recorded/report.html'
     assert page.exists()
-    again = ['--only', '10_good', '--jobs', '1', '--out', str(tmp_path / 'b'), '--quiet']
+    again = ['--only', '100_good', '--jobs', '1', '--out', str(tmp_path / 'b'), '--quiet']
     assert '1 notebooks ok, 0 failed' in erc_('reproduce', '--profile', 'recorded', *again)
     page.unlink()
     assert 'report.html' in erc_('report', str(page.parent)) and page.exists()
