@@ -366,8 +366,9 @@ def recipe_files() -> dict[str, Path]:  # paper -> file
     folders += [Path(f) for f in os.environ.get('ERC_RECIPES', '').split(os.pathsep) if f]
     found: dict[str, Path] = {}
     for path in [p for f in folders for p in sorted(f.glob('*.toml'))] + list(_ADDED.values()):
-        if found.setdefault(path.stem, path).resolve() != path.resolve():
-            raise ValueError(f'{path} and {found[path.stem]} have one name: rename one of them')
+        other = found.setdefault(path.stem, path)
+        if other is not path and other.resolve() != path.resolve():
+            raise ValueError(f'{path} and {other} have one name: rename one of them')
     return found
 
 # %% ../../nbs/351_recipes.ipynb #16893570
