@@ -253,15 +253,19 @@ def _entry_system(key: RunKey, paper: str, own: dict[str, System]) -> System:
     return systems[choose(key.system, systems, f'system of {key.paper}')]
 
 
-def _read_entries(item, paper: str, own: dict[str, System], place: dict) -> list[Entry]:
+def _basis(item: dict, place: dict, corpus: str) -> str:
+    "Return what an entry's numbers rest on: its own word, the row's, or the corpus's."
+    return item.get('basis') or place.get('basis') or place['bases'].get(corpus, '')
+
+
+def _read_entries(item, paper: str, own: dict, place: dict) -> list[Entry]:
     "Return the entries of one item of a row, one for each variant that it means."
     item = {'run': item} if isinstance(item, str) else item
     key = RunKey.parse(item['run'], paper, place.get('corpus', ''))
     system = _entry_system(key, paper, own)
-    basis = item.get('basis') or place.get('basis') or place['bases'].get(key.corpus, '')
-    variants = [key.variant] if key.variant else system.variants
-    keys = [system.key(variant, key.corpus) for variant in variants]
-    return [Entry(k, basis, item.get('label', '')) for k in keys]
+    keys = [system.key(v, key.corpus) for v in ([key.variant] if key.variant else system.variants)]
+    about = _basis(item, place, key.corpus), item.get('label', '')
+    return [Entry(k, *about) for k in keys]
 
 
 def _entries(written, paper: str, own: dict[str, System], place: dict) -> list[Entry]:
@@ -272,13 +276,13 @@ def _entries(written, paper: str, own: dict[str, System], place: dict) -> list[E
 _PLACE = ('corpus', 'basis', 'systems', 'each')
 
 # %% ../../nbs/351_recipes.ipynb #cb7de37a
-def _read_row(written: dict, paper: str, systems: dict[str, System], place: dict) -> Row:
+def _read_row(written, paper: str, systems: dict, place: dict) -> Row:
     "Return one row of a table; `place` holds what entries take from the artefact."
     _checked(Row, written, f'row {written["row"]!r} of {paper}', _PLACE)
-    place = {**place, **{k: written[k] for k in ('corpus', 'basis') if k in written}}
+    place = place | {k: written[k] for k in ('corpus', 'basis') if k in written}
     row = Row(**{k: v for k, v in written.items() if k not in (*_PLACE, 'wired')})
-    row.entries = _entries(written.get('systems', []), paper, systems, place)
-    row.wired = _entries(written.get('wired', []), paper, systems, place)
+    for name, listed in (('entries', 'systems'), ('wired', 'wired')):
+        setattr(row, name, _entries(written.get(listed, []), paper, systems, place))
     return row
 
 
@@ -360,12 +364,17 @@ def read_recipe(
 _ADDED: dict[str, Path] = {}
 
 
+def _recipe_paths() -> list[Path]:
+    "Return recipe files of the package, of the user's folders, and those that were added."
+    own = [Path(f) for f in os.environ.get('ERC_RECIPES', '').split(os.pathsep) if f]
+    folders = [package_file('recipes'), *own]
+    return [p for f in folders for p in sorted(f.glob('*.toml'))] + list(_ADDED.values())
+
+
 def recipe_files() -> dict[str, Path]:  # paper -> file
     "Return every recipe that can be run; raise ValueError where two have one name."
-    folders = [package_file('recipes')]
-    folders += [Path(f) for f in os.environ.get('ERC_RECIPES', '').split(os.pathsep) if f]
     found: dict[str, Path] = {}
-    for path in [p for f in folders for p in sorted(f.glob('*.toml'))] + list(_ADDED.values()):
+    for path in _recipe_paths():
         other = found.setdefault(path.stem, path)
         if other is not path and other.resolve() != path.resolve():
             raise ValueError(f'{path} and {other} have one name: rename one of them')
