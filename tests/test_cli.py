@@ -355,4 +355,5 @@ def test_bench_of_an_encoder(tmp_path, monkeypatch):
     system = dataclasses.replace(find_system('dialoguetrm/U_ft'), encoder=folder, args=small)
     table = bench_encoder(system, 'demo', steps=2)
     assert len(table) == 1 and table.pairs[0] > 1 and 3 < table['tokens a pair'][0] <= 64
-    assert table['pairs a second'][0] == pytest.approx(table.pairs[0] / table.seconds[0], rel=0.02)
+    seconds = table.pairs[0] / table['pairs a second'][0]
+    assert table.seconds[0] == pytest.approx(seconds, abs=0.001)  # printed in milliseconds
