@@ -1,5 +1,6 @@
 "The ledger: its page follows the records, and it covers what the papers owe, both ways."
 
+import ast
 import html
 import json
 import re
@@ -198,6 +199,35 @@ def test_notebooks_draw_what_they_owe():
         path = root() / 'nbs' / f'{a.notebook}.ipynb'
         assert path.exists(), f'{a.paper} {a.id}: there is no notebook {a.notebook}'
         assert a.id in drawn_in(path), f'{a.notebook} does not draw {a.id}'
+
+
+def saved_by(path) -> set:
+    "The (paper, artefact) that a notebook saves through its section, by constant names."
+    cells = [
+        ''.join(c['source'])
+        for c in json.loads(path.read_text())['cells']
+        if c['cell_type'] == 'code'
+    ]
+    text = '\n'.join(s for s in cells if not re.match(r'#\|\s*export', s) and not s.startswith('%'))
+    calls = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Call)]
+    papers = {n.args[0].value for n in calls if getattr(n.func, 'id', '') == 'Section' and n.args}
+    names = {
+        a.value
+        for n in calls
+        if getattr(n.func, 'attr', '') in ('table', 'figure', 'missing_figure')
+        for a in n.args
+        if isinstance(a, ast.Constant) and isinstance(a.value, str)
+    }
+    return {(paper, name) for paper in papers for name in names} if len(papers) == 1 else set()
+
+
+def test_notebooks_save_nothing_that_no_list_has():
+    owed = {(a.paper, a.id) for a in artefacts().itertuples()}
+    for path in sorted((root() / 'nbs').glob('[4-9]*.ipynb')):
+        extra = {
+            x for x in saved_by(path) if x[0] in PAPERS and re.match(r'table|fig|case_', x[1])
+        } - owed
+        assert not extra, f'{path.name} draws {sorted(extra)}'
 
 
 def test_recipes_feed_artefacts_that_exist():
