@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ..core import choose, digest
 from ..data.batches import map_batch
 from .checkpoint import Checkpoint, hash_tensors
-from .engine import Captured, Single, Stack, Steps
+from .engine import Keyed, Single, Stack, Steps, make_steps
 from .groups import bytes_of_a_seed, free_bytes, halved, in_groups, seeds_that_fit
 from .settings import Settings, criterion, select
 
@@ -311,13 +311,19 @@ def _checkpoint(task: _Task, engine) -> Checkpoint | None:
     return Checkpoint(path, run, task.every)
 
 # %% ../../nbs/330_fit.ipynb #947179e2
+def _engine_kind(task: _Task, group: list):
+    "Return the engine for some seeds: on a GPU a single one needs no stack."
+    if not task.vectorise:
+        return Single
+    alone = len(group) == 1 and torch.device(task.device).type == 'cuda'
+    return Keyed if alone else Stack
+
+# %% ../../nbs/330_fit.ipynb #40cba89f
 def _training(task: _Task, group: list) -> _Training:
     "Return the training of some seeds, not yet begun."
-    kind = Stack if task.vectorise else Single
-    engine = kind(task.make, group, task.dtype, task.device, task.begin)
-    captured = task.capture and task.vectorise and engine.seeds.is_cuda
+    engine = _engine_kind(task, group)(task.make, group, task.dtype, task.device, task.begin)
     loss_of = criterion(task.target, task.weight)
-    steps = (Captured if captured else Steps)(engine, task.train, loss_of, task.settings)
+    steps = make_steps(engine, task.train, loss_of, task.settings, task.capture)
     return _Training(steps, task.watch, _checkpoint(task, engine))
 
 # %% ../../nbs/330_fit.ipynb #1dae16ea
