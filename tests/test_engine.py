@@ -14,7 +14,7 @@ from toy_training import SETTINGS, TRAIN, Centres, Net, batches, train
 from erc.data.batches import from_padded
 from erc.nn.cells import Out, dropout
 from erc.training import engine as engine_module
-from erc.training.engine import Captured, Single, Stack, Steps, build
+from erc.training.engine import Captured, Keyed, Single, Stack, Steps, build, make_steps
 from erc.training.settings import Settings, criterion
 
 LOSS = criterion('emotion')
@@ -163,37 +163,42 @@ class FakeCuda:
     """What `Captured` uses of `torch.cuda`.
 
     In a capture nothing is computed, so the stand-in puts back what was; a replay runs the step.
+    A refused capture leaves `broken` behind until one succeeds, as torch 2.11 does.
     """
 
     def __init__(self, monkeypatch, refuses=()):
-        self.refuses, self.run, optimiser = refuses, Steps.run, engine_module._optimiser
+        self.refuses, self.broken, self.pools = refuses, False, []
+        self.train_on, optimiser = Steps.train_on, engine_module._optimiser
         monkeypatch.setattr(engine_module, '_optimiser', lambda e, s, capturable: optimiser(e, s))
-        monkeypatch.setattr(Steps, 'run', lambda steps, b: self.note(steps, b))
+        monkeypatch.setattr(Steps, 'train_on', lambda steps, batch: self.note(steps, batch))
         stream = SimpleNamespace(wait_stream=lambda s: None, synchronize=lambda: None, device='cpu')
         for name, fake in {
             'Stream': lambda device: stream,
             'stream': lambda s: nullcontext(),
             'current_stream': lambda device: None,
-            'graph_pool_handle': lambda: None,
+            'graph_pool_handle': lambda: 'pool',
             'CUDAGraph': SimpleNamespace,
             'graph': self.graph,
         }.items():
             monkeypatch.setattr(torch.cuda, name, fake)
 
-    def note(self, steps, b):
-        self.steps, self.batch = steps, b
-        self.run(steps, b)
+    def note(self, steps, batch):
+        self.steps, self.batch = steps, batch
+        self.train_on(steps, batch)
 
     @contextmanager
-    def graph(self, graph, pool, stream):
-        steps, b = self.steps, self.batch
+    def graph(self, graph, pool=None, stream=None):
+        steps, batch = self.steps, self.batch
+        self.pools.append(pool)
         before = {k: v.clone() for k, v in steps.state().items()}
-        if b in self.refuses:
+        if pool and any(batch is steps.batches[b] for b in self.refuses):
+            self.broken = True
             raise RuntimeError('operation not permitted when stream is capturing\nand so on')
         yield
+        self.broken = False
         for k, v in steps.state().items():
             v.copy_(before[k])
-        graph.replay = lambda: self.run(steps, b)
+        graph.replay = lambda: self.train_on(steps, batch)
 
 
 REFUSED = (
@@ -208,12 +213,16 @@ def test_capturing_changes_nothing(monkeypatch, refuses):
     plain = Steps(Stack(Centres, [0, 1]), TRAIN, LOSS, SETTINGS)
     for i, b in enumerate(order):
         plain(b, i)
-    FakeCuda(monkeypatch, refuses)
+    fake = FakeCuda(monkeypatch, refuses)
     captured = Captured(Stack(Centres, [0, 1]), TRAIN, LOSS, SETTINGS)
     with pytest.warns(UserWarning, match=REFUSED) if refuses else nullcontext():
         for i, b in enumerate(order):
             captured(b, i)
-    assert captured.graphs is None if refuses else sorted(captured.graphs) == [0, 1, 2, 3, 4]
+    if refuses:
+        assert captured.graphs is None and not fake.broken
+        assert fake.pools == ['pool'] * 3 + [None], 'a refusal is followed by a capture elsewhere'
+    else:
+        assert len(captured.graphs) == 5
     a, b = plain.state(), captured.state()
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
@@ -224,11 +233,12 @@ def test_memory_that_runs_out_in_a_capture_is_not_a_refusal(monkeypatch, when):
     fake = FakeCuda(monkeypatch)
 
     @contextmanager
-    def broken(*args, **kw):
+    def broken(graph, pool=None, stream=None):
         try:
             yield
         finally:
-            raise RuntimeError('capture failed due to a previous error')
+            if pool:
+                raise RuntimeError('capture failed due to a previous error')
 
     monkeypatch.setattr(torch.cuda, 'graph', broken)
     captured = Captured(Stack(Net, [0, 1, 2]), TRAIN, LOSS, SETTINGS)
@@ -243,7 +253,75 @@ def test_memory_that_runs_out_in_a_capture_is_not_a_refusal(monkeypatch, when):
     monkeypatch.setattr(Stack, 'loss', loss)
     with pytest.raises(torch.OutOfMemoryError):
         captured(0, 0)
-    assert len(calls) == (1 if when == 'warming up' else 2) and fake.batch == 0
+    assert len(calls) == (1 if when == 'warming up' else 2) and fake.batch is TRAIN[0]
+
+
+def test_batches_of_one_layout_share_a_graph(monkeypatch):
+    "Each is copied to where the graph reads; none of them is changed."
+    x, y = torch.randn(4, 5, 3, 6), torch.randint(0, 3, (4, 5, 3))
+    lengths = [[3] * 5, [3] * 5, [3, 3, 3, 2, 1], [3] * 5]
+    parts = zip(x, lengths, y)
+    given = [from_padded({'text': f}, torch.zeros(5, 3), n, {'emotion': t}) for f, n, t in parts]
+    before = [b.features['text'].clone() for b in given]
+    plain = Steps(Stack(Net, [0, 1]), given, LOSS, SETTINGS)
+    FakeCuda(monkeypatch)
+    captured = Captured(Stack(Net, [0, 1]), given, LOSS, SETTINGS)
+    for i, b in enumerate([0, 2, 1, 3, 0, 2]):
+        for steps in (plain, captured):
+            steps(b, i)
+    assert len(captured.graphs) == 2
+    a, b = plain.state(), captured.state()
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert all(torch.equal(b.features['text'], old) for b, old in zip(given, before))
+
+
+def test_a_keyed_seed_alone_equals_a_stack():
+    "The plain module and the stack of one take the same steps; hooks keep buffers where they are."
+    stack, keyed = (kind(Centres, [4], torch.float64) for kind in (Stack, Keyed))
+    data = [b.to(dtype=torch.float64) for b in TRAIN]
+    for engine in (stack, keyed):
+        steps = Steps(engine, data, LOSS, {'clip': 1.0})
+        for i in range(6):
+            steps(i % 3, i)
+    for k, v in keyed.tensors.items():
+        assert torch.allclose(v, stack.tensors[k][0], atol=1e-12), k
+    held = keyed.buffers['centres']
+    for module in keyed.modules():
+        module.centres = torch.ones_like(module.centres)
+    assert keyed.buffers['centres'] is held and held.eq(1).all()
+
+
+@pytest.mark.parametrize(
+    ('how', 'kind'),
+    [
+        ({}, Captured),
+        ({'capture': False}, Steps),
+        ({'model': 'capture'}, Steps),
+        ({'can_be_captured': False}, Steps),
+    ],
+)
+def test_steps_are_captured_where_that_is_possible(monkeypatch, how, kind):
+    FakeCuda(monkeypatch)
+    engine = SimpleNamespace(
+        seeds=SimpleNamespace(is_cuda=True, device='cpu', __len__=lambda: 1),
+        can_be_captured=how.get('can_be_captured', True),
+        model=SimpleNamespace(**({'capture': False} if 'model' in how else {})),
+    )
+    made = []
+    for name in ('Captured', 'Steps'):
+        cls = getattr(engine_module, name)
+        monkeypatch.setattr(engine_module, name, lambda *a, cls=cls: made.append(cls))
+    make_steps(engine, TRAIN, LOSS, Settings(epochs=4), how.get('capture', True))
+    assert made == [kind]
+
+
+def test_a_capture_that_saves_nothing_is_left_out(monkeypatch):
+    monkeypatch.setattr(engine_module, 'Steps', lambda *a: 'uncaptured')
+    engine = SimpleNamespace(
+        seeds=SimpleNamespace(is_cuda=True), can_be_captured=True, model=SimpleNamespace()
+    )
+    with pytest.warns(UserWarning, match='3 epochs of 5 batches do not repay capturing'):
+        assert make_steps(engine, TRAIN, LOSS, Settings(epochs=3)) == 'uncaptured'
 
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')

@@ -8,7 +8,7 @@ __all__ = ['packed_order', 'Batch', 'map_batch', 'from_padded', 'reversed_rows',
 # %% ../../nbs/060_batches.ipynb #01c66260
 import dataclasses
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import torch
@@ -173,7 +173,7 @@ def from_padded(
     return _packed(_pack(features, order), _pack(targets, order), order, **_pack(about, order))
 
 # %% ../../nbs/060_batches.ipynb #565ddcd1
-@lru_cache(maxsize=256)
+@cache  # of any size: a captured step reads what is in it
 def reversed_rows(
     sizes: tuple,  # (T,) rows of each time step
     device='cpu',

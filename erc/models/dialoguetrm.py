@@ -27,8 +27,9 @@ def band_mask(
     "Return the mask of each turn and the K before it (DialogueTRM Eq. 3); ValueError for K < 1."
     if K < 1:
         raise ValueError(f'K={K}: a window needs at least one turn')
-    back = torch.arange(n)[:, None] - torch.arange(n)
-    return ((back >= 0) & (back <= K)).to(device)
+    turn = torch.arange(n, device=device)
+    back = turn[:, None] - turn
+    return (back >= 0) & (back <= K)
 
 # %% ../../nbs/510_dialoguetrm.ipynb #7eae4a3b
 def context_free_mask(

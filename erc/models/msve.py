@@ -72,6 +72,8 @@ def drawn_combinations(
 class MSVE(nn.Module):
     "Multimodal stochastic voting ensemble (MM-SPCL section 5.4, Algorithm 1)."
 
+    capture = False  # the step draws the combinations on the host: a graph would repeat one draw
+
     def __init__(
         self,
         dims: dict,  # feature -> D

@@ -64,7 +64,7 @@ def _coupled(score, same, other):
     positive, negative = _masked_logsumexp(score, same), _masked_logsumexp(score, other)
     count = same.sum(-1).to(score.dtype)
     ratio = positive - torch.logaddexp(positive, negative) - (count + _EPS).log()
-    return -torch.logaddexp(ratio, ratio.new_tensor(math.log(_EPS)))
+    return -torch.logaddexp(ratio, ratio.new_full((), math.log(_EPS)))
 
 
 def _as_printed(score, same, other):
@@ -79,7 +79,7 @@ def _decoupled(score, same, other):
     "Return the code's other variant: the mean score of the positives, the sum of the negatives."
     highest = torch.where(same | other, score, _NEVER).max().detach()
     negative = _masked_logsumexp(score, other) - highest  # the code subtracts it before adding eps
-    negative = torch.logaddexp(negative, negative.new_tensor(math.log(_EPS)))
+    negative = torch.logaddexp(negative, negative.new_full((), math.log(_EPS)))
     count = same.sum(-1).to(score.dtype)
     return negative - ((score - highest) * same).sum(-1) / (count + _EPS)
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core import choose
-from ..data.batches import Batch, from_padded, reversed_rows
+from ..data.batches import Batch, reversed_rows
 from .cells import GRUCell, Products, dropout, dropout_mask, gru_gates
 
 # %% ../../nbs/220_dialoguernn.ipynb #18c44fdb
@@ -461,12 +461,13 @@ def pad_to_longest(
     x,  # (N, D) each
 ):  # the padded batch of N' rows, the arrays (N', D), and (N',) bool where nobody speaks
     "Extend all dialogues to the length of the longest, as padded code sees them."
-    dialogues, turns = batch.sizes[0], len(batch.sizes)
-    arrays = {str(i): batch.to_padded(lane) for i, lane in enumerate(x)}
-    wide = from_padded(arrays, batch.to_padded(batch.speakers), [turns] * dialogues)
-    wide = replace(wide, seed=batch.seed, step=batch.step, parties=batch.parties)
-    nobody = wide.turn >= batch.lengths[wide.dialogue]
-    return wide, list(wide.features.values()), nobody
+    B, T = batch.sizes[0], len(batch.sizes)
+    dialogue = torch.arange(B, device=batch.ids.device).repeat(T)
+    turn = torch.arange(T, device=batch.ids.device).repeat_interleave(B)
+    speakers, *arrays = (batch.to_padded(lane)[dialogue, turn] for lane in (batch.speakers, *x))
+    where = dict(dialogue=dialogue, turn=turn, ids=dialogue * T + turn, sizes=(B,) * T)
+    wide = replace(batch, features=dict(enumerate(arrays)), targets={}, speakers=speakers, **where)
+    return wide, arrays, turn >= batch.lengths[dialogue]
 
 # %% ../../nbs/220_dialoguernn.ipynb #756c5b9c
 def _padded_ahead(rnns, wide: Batch, x, nobody) -> list:

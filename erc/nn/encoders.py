@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..core import atomic_path, cache_home, choose, digest
 from ..data.features import hashed_words
@@ -206,9 +207,10 @@ def _selected(x: Tensor, pooling: str, mask_id) -> Tensor:
     if pooling == 'own':
         return x > 0
     is_mask = x.abs() == mask_id + 1
-    missing = (~is_mask.any(1)).nonzero()
-    if len(missing):
-        raise ValueError(f'row {int(missing[0])} has no [MASK]')
+    if not x.is_cuda:  # where reading a number would wait for the device; the row is NaN there
+        missing = (~is_mask.any(1)).nonzero()
+        if len(missing):
+            raise ValueError(f'row {int(missing[0])} has no [MASK]')
     return is_mask
 
 # %% ../../nbs/230_encoders.ipynb #6e674e39
@@ -242,12 +244,23 @@ def _load_model(encoder, attention_dropout):
 def _rows(rows: np.ndarray, device) -> Tensor:
     return torch.from_numpy(rows).to(device)
 
+
+def _group_by_length(x: Tensor, most: int) -> tuple:
+    "Group rows of up to `most` tokens: rows and width of each block, and the place of each row."
+    lengths = (x != 0).sum(1).cpu().numpy()
+    blocks = length_batches(lengths, most)
+    widths = [max(1, int(lengths[block].max())) for block in blocks]
+    rows = [_rows(block, x.device) for block in blocks]
+    return list(zip(rows, widths)), _rows(np.concatenate(blocks).argsort(), x.device)
+
 # %% ../../nbs/230_encoders.ipynb #235a1add
 class TextEncoder(nn.Module):
     """A pretrained encoder inside a model: signed token ids (N, L) -> vectors (N, D).
 
-    On CUDA it computes in bfloat16 and recomputes activations in the backward pass. If a model
+    On CUDA it is trained in bfloat16 and recomputes activations in the backward pass. If a model
     calls it `encoder`, the hyperparameter `encoder_lr` is its learning rate."""
+
+    _groups = WeakTensorKeyDictionary()  # a batch's ids never change: token ids -> their blocks
 
     def __init__(
         self,
@@ -261,7 +274,7 @@ class TextEncoder(nn.Module):
         super().__init__()
         self.model = _load_model(encoder, attention_dropout)
         self.pooling = choose(pooling, POOLINGS, 'pooling')
-        self.tokens, self.recompute = tokens, recompute
+        self.tokens, self.recompute, self.recomputes = tokens, recompute, False
         self.mask_id = tokenizer_of(encoder).mask_token_id if pooling == 'mask' else None
         self.size = self.model.config.hidden_size
         has_segments = getattr(self.model.config, 'type_vocab_size', 0) > 1
@@ -273,32 +286,35 @@ class TextEncoder(nn.Module):
         if self.two_segments:
             inputs['token_type_ids'] = (x < 0).long()
         h = self.model(**inputs).last_hidden_state
-        if h.dtype in (torch.bfloat16, torch.float16):
-            h = h.float()
-        return pooled(h, x, self.pooling, self.mask_id)
+        with torch.autocast('cuda', enabled=False):
+            h = h.float() if h.dtype in (torch.bfloat16, torch.float16) else h
+            return pooled(h, x, self.pooling, self.mask_id)
 
     def forward(self, x: Tensor) -> Tensor:
+        trained_on_cuda = x.is_cuda and self.training
+        if trained_on_cuda and self.recompute:
+            self._recompute_activations()
+        blocks, place = self._blocks(x)
         x = x.long()
-        self._set_up_checkpointing(x.is_cuda)
-        blocks, widths = self._blocks(x)
-        with torch.autocast('cuda', torch.bfloat16, enabled=x.is_cuda):
-            vectors = [
-                self.block(x[_rows(block, x.device), :width])
-                for block, width in zip(blocks, widths)
-            ]
-        return torch.cat(vectors)[_rows(np.concatenate(blocks).argsort(), x.device)]
+        with torch.autocast('cuda', torch.bfloat16, enabled=trained_on_cuda):
+            vectors = [self.block(x[rows, :width]) for rows, width in blocks]
+        return torch.cat(vectors)[place]
 
-    def _blocks(self, x: Tensor):
-        "Group rows of similar length; return the row numbers and the longest row of each block."
-        lengths = (x != 0).sum(1).cpu().numpy()
-        blocks = length_batches(lengths, self.tokens or (65536 if x.is_cuda else 2048))
-        return blocks, [max(1, int(lengths[block].max())) for block in blocks]
+    def _blocks(self, x: Tensor) -> tuple:
+        "Return `_group_by_length`; the lengths of a batch's rows are read from the device once."
+        most = self.tokens or (65536 if x.is_cuda else 2048)
+        groups = self._groups.setdefault(x, {})
+        if most not in groups:
+            groups[most] = _group_by_length(x, most)
+        return groups[most]
 
-    def _set_up_checkpointing(self, on_cuda: bool):
-        "Recompute activations on CUDA, if asked for."
-        if on_cuda and self.recompute and not self.model.is_gradient_checkpointing:
-            options = {'use_reentrant': False}
-            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+    def _recompute_activations(self):
+        "Recompute activations in the backward pass from now on."
+        if not self.recomputes:
+            name = 'activation_checkpointing_enable'  # called gradient_... by transformers < 5.18
+            enable = getattr(self.model, name, None) or self.model.gradient_checkpointing_enable
+            enable({'use_reentrant': False})
+            self.recomputes = True
 
 # %% ../../nbs/230_encoders.ipynb #01f01c5c
 def frozen_vectors(

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ..core import choose, digest
 from ..data.batches import map_batch
 from .checkpoint import Checkpoint, hash_tensors
-from .engine import Captured, Single, Stack, Steps
+from .engine import Keyed, Single, Stack, Steps, make_steps
 from .groups import bytes_of_a_seed, free_bytes, halved, in_groups, seeds_that_fit
 from .loop import Training, predict, run_training
 from .settings import Settings, criterion, select
@@ -120,13 +120,18 @@ def _one_by_one(task: _Task) -> bool:
     return not task.vectorise or torch.device(task.device).type == 'cpu'
 
 # %% ../../nbs/330_fit.ipynb #947179e2
+def _engine_kind(task: _Task, group: list):
+    "Return the engine for some seeds: a single one needs no stack."
+    if not task.vectorise:
+        return Single
+    return Keyed if len(group) == 1 else Stack
+
+# %% ../../nbs/330_fit.ipynb #1cd42eaf
 def _training(task: _Task, group: list) -> Training:
     "Return the training of some seeds, not yet begun."
-    kind = Single if _one_by_one(task) else Stack
-    engine = kind(task.make, group, task.dtype, task.device, task.begin)
-    captured = task.capture and task.vectorise and engine.seeds.is_cuda
+    engine = _engine_kind(task, group)(task.make, group, task.dtype, task.device, task.begin)
     loss_of = criterion(task.target, task.weight)
-    steps = (Captured if captured else Steps)(engine, task.train, loss_of, task.settings)
+    steps = make_steps(engine, task.train, loss_of, task.settings, task.capture)
     return Training(steps, task.watch, _checkpoint(task, engine), task.shuffle)
 
 # %% ../../nbs/330_fit.ipynb #df2da90c
