@@ -248,11 +248,11 @@ def dev_dialogues(
     seed: int = 0,
     share: float = 0.1,  # of the training dialogues
 ) -> list:  # names, sorted
-    "Choose training dialogues for dev, stratified by session and majority label."
+    "Choose training dialogues for dev, at least one of two, stratified by session and majority label."
     stratum = _stratum(table[table['split'] == 'train'])
     key = [_hashed(seed, name) for name in stratum.index]
     names = stratum.assign(key=key).sort_values(['session', 'majority', 'key']).index
-    count = round(share * len(names))
+    count = max(round(share * len(names)), int(len(names) > 1))
     return sorted(names[int((j + 0.5) * len(names) / count)] for j in range(count))
 
 # %% ../../nbs/030_corpus.ipynb #e7ef61dc
@@ -290,9 +290,13 @@ class Source:
     def provenance(self, root) -> dict:
         """Return files with their SHA-256, licence and notes; `stands_for` names another corpus
         only where this one takes its place."""
-        files = {file: sha256_of(Path(root) / file) for file in self.files(root)}
-        notes = list(self.notes)
-        return {'files': files, 'licence': self.licence, 'notes': notes, 'stands_for': None}
+        return {
+            'files': {file: sha256_of(Path(root) / file) for file in self.files(root)},
+            'licence': self.licence,
+            'notes': list(self.notes),
+            'stands_for': None,
+            'own_dev': self.own_dev,
+        }
 
     def _is_joined(self, root) -> bool:
         return bool(self.joined) and not _absent(self.joined, root)

@@ -30,13 +30,20 @@ def repair_windows_1252(
 MELD_CLASSES = ('neutral', 'surprise', 'fear', 'sadness', 'joy', 'disgust', 'anger')
 _TEXT_COLUMNS = ('Utterance', 'Speaker', 'Emotion', 'Sentiment')
 _NUMBER_COLUMNS = ('Dialogue_ID', 'Utterance_ID', 'Season', 'Episode')
+_TIMES = ('StartTime', 'EndTime')
 
 
+def _episode(raw, path) -> dict:  # a clip is such as '6x4 00:10:18,743-00:10:21,536'
+    numbers = {name.lower(): numeric_column(raw, name, path) for name in ('Season', 'Episode')}
+    start, end = (raw[column].str.zfill(len('00:00:00,000')) for column in _TIMES)
+    return numbers | {'clip': raw['Season'] + 'x' + raw['Episode'] + ' ' + start + '-' + end}
+
+# %% ../../nbs/031_meld.ipynb #fb2bfc7c
 def _read_split(
     path,  # *_sent_emo.csv, in the new or old encoding
     split: str,
 ) -> pd.DataFrame:
-    raw = read_table(path, _TEXT_COLUMNS + _NUMBER_COLUMNS)
+    raw = read_table(path, _TEXT_COLUMNS + _NUMBER_COLUMNS + _TIMES)
     dialogue = raw['Dialogue_ID']
     columns = {
         'dialogue': f'{split}_' + dialogue,
@@ -47,8 +54,7 @@ def _read_split(
         'split': split,
         'id': f'{split}_dia' + dialogue + '_utt' + raw['Utterance_ID'],
         'sentiment': raw['Sentiment'],
-        'season': numeric_column(raw, 'Season', path),
-        'episode': numeric_column(raw, 'Episode', path),
+        **_episode(raw, path),
     }
     return pd.DataFrame(columns)
 
