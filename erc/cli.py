@@ -434,10 +434,10 @@ def reproduce(
     quiet: Quiet = False,
 ):
     "Run the notebooks and write a report; exit code 1 if one fails."
-    from erc.report import notebooks
+    from erc.report import notebooks, reproduction
 
     jobs = jobs or (1 if profile == 'full' else min(2, notebooks.cores()))
-    manifest = notebooks.reproduce(profile, only, device, seeds, jobs, out, progress=not quiet)
+    manifest = reproduction.reproduce(profile, only, device, seeds, jobs, out, progress=not quiet)
     failed = [n for n in manifest['notebooks'] if n['status'] != 'ok']
     done = len(manifest['notebooks']) - len(failed)
     typer.echo(
@@ -446,7 +446,7 @@ def reproduce(
     )
     for notebook in failed:
         typer.echo(notebooks.format_result(notebook), err=True)
-    typer.echo(f'report: {notebooks.build_folder(profile, out) / "report.html"}')
+    typer.echo(f'report: {reproduction.build_folder(profile, out) / "report.html"}')
     if failed:
         raise typer.Exit(1)
 
@@ -461,7 +461,7 @@ def report(
 ):
     "Write the page with every table, figure and claim: REPORT.md and report.html."
     from erc.core import results_home
-    from erc.report.notebooks import write_run_report
+    from erc.report.reproduction import write_run_report
 
     if folder:
         return typer.echo(f'report: {write_run_report(folder)}')

@@ -9,11 +9,13 @@ import pytest
 from erc.core import root
 from erc.report.audits import (
     AUDITS,
-    PROTOCOLS,
     audit,
     audit_sentences,
     audit_tables,
     repeated_sentences,
+)
+from erc.report.selection import (
+    PROTOCOLS,
     selection_sentence,
     selection_table,
     tuning_sentence,

@@ -24,12 +24,11 @@ from erc.report.artefacts import reference
 from erc.report.comparison import (
     artefact_status,
     comparison,
-    comparison_lines,
-    record_cell,
     records_of,
     standing,
     training_end,
 )
+from erc.report.lines import comparison_lines, record_cell
 from erc.report.tables import to_html, to_latex, to_markdown
 from erc.runs.keys import RunKey
 from erc.runs.recipes import ArtefactSpec, Column, Row, load_recipe, papers

@@ -32,7 +32,8 @@ from erc.models.dialoguetrm import (
 )
 from erc.nn.attention import Encoder, attend, attention_weights, within_dialogues
 from erc.report.artefacts import reference
-from erc.report.comparison import comparison, record_cell
+from erc.report.comparison import comparison
+from erc.report.lines import record_cell
 from erc.runs.keys import RunKey
 from erc.runs.plan import fill_estimates, measured_seconds
 from erc.runs.prepare import prepare

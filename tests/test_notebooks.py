@@ -10,7 +10,8 @@ import pytest
 
 from erc.core import results_home, root
 from erc.report.artefacts import artefacts
-from erc.report.notebooks import cores, format_result, notebooks, parameters_of, reproduce
+from erc.report.notebooks import cores, format_result, notebooks, parameters_of
+from erc.report.reproduction import reproduce
 
 SHELF = notebooks(root() / 'nbs')
 SECTIONS = [p for p in SHELF if parameters_of(p)]

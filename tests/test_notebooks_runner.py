@@ -15,17 +15,19 @@ import pytest
 from erc.core import root, sha256_of
 from erc.report.notebooks import (
     NotebookResult,
-    artefacts_in,
     check_parameters,
     execute,
     format_result,
     notebook_page,
     notebooks,
     parameters_of,
+    run_notebooks,
+)
+from erc.report.reproduction import (
+    artefacts_in,
     read_manifest,
     remove_previous,
     reproduce,
-    run_notebooks,
     write_run_report,
 )
 from erc.report.tables import facts_table

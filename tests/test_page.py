@@ -9,8 +9,8 @@ import pytest
 from test_tables import Tags
 
 from erc.report.figures import Figure
-from erc.report.notebooks import artefacts_in
 from erc.report.page import format_seconds, image_data, report_page, results_by_paper
+from erc.report.reproduction import artefacts_in
 from erc.report.tables import facts_table
 
 

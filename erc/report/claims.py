@@ -38,34 +38,35 @@ class Claim:
     why: str  # why it cannot be tested here, or ''
 
 # %% ../../nbs/377_claims.ipynb #6afe6e8a
-def _percent(text) -> float:
-    return float(str(text).rstrip('%').replace('−', '-'))
+def _printed_value(row, cell: str) -> float:
+    "Return what a paper's table prints at 'row|column' or 'row|column|dataset'."
+    name, column, *dataset = cell.split('|')
+    text = printed(reference(row.paper), row.artefact, name, column, *dataset)
+    return float(text.rstrip('%').replace('−', '-'))
 
 
 def _printed_effect(row) -> float | None:
     "Return what the paper prints for the better side, less what it prints for the other."
     if not (row.printed_better and row.printed_worse):
         return None
-    numbers = reference(row.paper)
-    values = []
-    for cell in (row.printed_better, row.printed_worse):
-        name, column, *dataset = cell.split('|')
-        values.append(_percent(printed(numbers, row.artefact, name, column, *dataset)))
-    return round(values[0] - values[1], 4)
+    better, worse = row.printed_better, row.printed_worse
+    return round(_printed_value(row, better) - _printed_value(row, worse), 4)
 
 # %% ../../nbs/377_claims.ipynb #6931e5a5
+def _pair(better: str, worse: str, basis: str) -> tuple:
+    "Return two runs and their basis, which says where settings are as printed."
+    key = RunKey.parse(better)
+    settings = ', settings as printed' if key.variant == 'paper' else ''
+    return key, RunKey.parse(worse), basis + settings
+
+
 def _pairs(row) -> tuple:
-    "Return a claim's pairs of runs with the basis of each."
+    "Return a claim's pairs of runs with the basis of each; one basis may hold for all."
     named = [pair for pair in zip(row.better.split(';'), row.worse.split(';')) if pair[0]]
     bases = row.basis.split(';')
-    pairs = []
-    for i, (better, worse) in enumerate(named):
-        basis = bases[i if len(bases) == len(named) else 0]
-        key = RunKey.parse(better)
-        if key.variant == 'paper':
-            basis += ', settings as printed'
-        pairs.append((key, RunKey.parse(worse), basis))
-    return tuple(pairs)
+    if len(bases) != len(named):
+        bases = bases[:1] * len(named)
+    return tuple(_pair(*names, basis) for names, basis in zip(named, bases))
 
 # %% ../../nbs/377_claims.ipynb #3a4075f9
 def read_claims() -> list[Claim]:
@@ -102,18 +103,24 @@ def _side_by_side(score):
 
     return score_of_part
 
+# %% ../../nbs/377_claims.ipynb #0b298e50
+def _comparable(a, b, better: Record, worse: Record) -> bool:
+    "Return whether two sides were counted, on the same dialogues and classes."
+    counted = a is not None and b is not None and a.shape[1:] == b.shape[1:]
+    return counted and better.classes == worse.classes
+
 
 def _sides(claim: Claim, better: Record, worse: Record):
-    "Return counts of both sides and the score; None where they were not scored on the same dialogues and classes."
+    "Return counts of both sides and the score; None where they cannot be compared."
     a, b = _slice_counts(better, claim.slice), _slice_counts(worse, claim.against or claim.slice)
-    if a is None or b is None or a.shape[1:] != b.shape[1:] or better.classes != worse.classes:
+    if not _comparable(a, b, better, worse):
         return None
     score = score_of(claim.metric, better.classes)
     if not claim.against:
         return a, b, score
     return np.stack([a, 0 * b], 2), np.stack([0 * a, b], 2), _side_by_side(score)
 
-
+# %% ../../nbs/377_claims.ipynb #90530b86
 def difference(
     claim: Claim,
     better: Record,
@@ -124,12 +131,16 @@ def difference(
     sides = _sides(claim, better, worse)
     return sides and paired(*sides, resamples=resamples, paired_seeds=bool(claim.against))
 
+# %% ../../nbs/377_claims.ipynb #a7de8269
+def _found(claim: Claim, records: dict) -> tuple[list, str]:
+    "Return a claim's pairs of which both records exist, and what the first pair lacks."
+    pairs = [(records.get(a), records.get(b), basis) for a, b, basis in claim.pairs]
+    found = [pair for pair in pairs if pair[0] and pair[1]]
+    if found or not claim.pairs:
+        return found, ''
+    return [], ' and '.join(str(key) for key in claim.pairs[0][:2] if key not in records)
 
-def _one_class(counts) -> bool:  # (S, G, C, C), truth in rows
-    "Return whether every seed decides for the same class, whatever it reads."
-    return counts.ndim == 4 and bool((counts.sum((0, 1, 2)) > 0).sum() == 1)
-
-
+# %% ../../nbs/377_claims.ipynb #ac9e85bd
 @dataclass
 class Measured:
     "What the first pair of a claim shows, and whether the others agree."
@@ -141,18 +152,30 @@ class Measured:
     others_above: bool = True  # each of their intervals lies over zero
     others_below: bool = True
 
-# %% ../../nbs/377_claims.ipynb #0b298e50
+# %% ../../nbs/377_claims.ipynb #f7249e01
+def _pair_name(a: RunKey, b: RunKey) -> str:
+    over = f' over {b.system}' if b.system != a.system else ''
+    return f'{a.system}{over}, {a.variant} on {a.corpus}'
+
+
+def _effect_text(effect: Interval, claim: Claim) -> str:
+    return effect.text(1 if claim.scale > 1 else 2, claim.scale)
+
+
 def _measure_others(claim: Claim, pairs: list, resamples: int) -> dict:
     "Return what further pairs of records show: in words, and whether all of them agree."
-    effects = [(a, b, difference(claim, a, b, resamples)) for a, b, _ in pairs]
-    effects = [(a, b, d) for a, b, d in effects if d is not None]
+    effects = [(_pair_name(a.key, b.key), difference(claim, a, b, resamples)) for a, b, _ in pairs]
+    known = [(name, effect) for name, effect in effects if effect is not None]
     return {
-        'others': '; '.join(
-            f'{_pair_name(a.key, b.key)}: {_effect_text(d, claim)}' for a, b, d in effects
-        ),
-        'others_above': all(d.low > 0 for *_, d in effects),
-        'others_below': all(d.high < 0 for *_, d in effects),
+        'others': '; '.join(f'{name}: {_effect_text(effect, claim)}' for name, effect in known),
+        'others_above': all(effect.low > 0 for _, effect in known),
+        'others_below': all(effect.high < 0 for _, effect in known),
     }
+
+# %% ../../nbs/377_claims.ipynb #c9a54d68
+def _one_class(counts) -> bool:  # (S, G, C, C), truth in rows
+    "Return whether every seed decides for the same class, whatever it reads."
+    return counts.ndim == 4 and bool((counts.sum((0, 1, 2)) > 0).sum() == 1)
 
 
 def _measure(claim: Claim, found: list, resamples: int) -> Measured | None:
@@ -166,15 +189,6 @@ def _measure(claim: Claim, found: list, resamples: int) -> Measured | None:
     flat = _one_class(a) and _one_class(b)
     return Measured(effect, p, flat, **_measure_others(claim, found[1:], resamples))
 
-
-def _pair_name(a: RunKey, b: RunKey) -> str:
-    over = f' over {b.system}' if b.system != a.system else ''
-    return f'{a.system}{over}, {a.variant} on {a.corpus}'
-
-
-def _effect_text(effect: Interval, claim: Claim) -> str:
-    return effect.text(1 if claim.scale > 1 else 2, claim.scale)
-
 # %% ../../nbs/377_claims.ipynb #9e711849
 VERDICTS = ('confirmed', 'not confirmed', 'contradicted', 'not run', 'not testable here')
 DISAGREE = 'other records do not agree'
@@ -183,19 +197,9 @@ _SIZE_NOTES = {
     'smaller than printed': 'the printed effect is above our interval',
     'larger than printed': 'the printed effect is below our interval',
 }
+_OPEN = {'verdict': '', 'size': '', 'ours': '', 'note': '', 'mixed': False, 'reason': ''}
 
-
-def _undecided(verdict: str, reason: str) -> dict:
-    return {
-        'verdict': verdict,
-        'size': '',
-        'ours': '',
-        'note': '',
-        'mixed': False,
-        'reason': reason,
-    }
-
-
+# %% ../../nbs/377_claims.ipynb #2b4b086c
 def _notes(verdict, measured: Measured) -> tuple[str, bool]:
     "Return remarks on a verdict, and whether other pairs of records disagree."
     agree = {'confirmed': measured.others_above, 'contradicted': measured.others_below}
@@ -205,6 +209,10 @@ def _notes(verdict, measured: Measured) -> tuple[str, bool]:
         note = 'both sides always decide for one class'
     return '; '.join(x for x in (note, DISAGREE if mixed else '') if x), mixed
 
+# %% ../../nbs/377_claims.ipynb #2a374ebe
+def _undecided(verdict: str, reason: str) -> dict:
+    return _OPEN | {'verdict': verdict, 'reason': reason}
+
 
 def _decided(claim: Claim, measured: Measured, corrected_p: float, basis: str) -> dict:
     "Return verdict, size, notes and our effect of a claim that was measured."
@@ -213,16 +221,9 @@ def _decided(claim: Claim, measured: Measured, corrected_p: float, basis: str) -
     found = verdict(measured.effect, claim.printed or None, **options)
     note, mixed = _notes(found, measured)
     ours = _effect_text(measured.effect, claim)
-    return {
-        'verdict': found.call,
-        'size': found.size,
-        'ours': ours,
-        'note': note,
-        'mixed': mixed,
-        'reason': '',
-    }
+    return _OPEN | dict(verdict=found.call, size=found.size, ours=ours, note=note, mixed=mixed)
 
-
+# %% ../../nbs/377_claims.ipynb #e2b7750a
 def _judge(
     claim: Claim, measured: Measured | None, lacks: str, corrected_p: float, basis: str
 ) -> dict:
@@ -235,48 +236,51 @@ def _judge(
         return _undecided('not run', 'the records do not count this')
     return _decided(claim, measured, corrected_p, basis)
 
-# %% ../../nbs/377_claims.ipynb #2b4b086c
-def _found(claim: Claim, records: dict) -> tuple[list, str]:
-    "Return a claim's pairs of which both records exist, and what the first pair lacks."
-    pairs = [(records.get(a), records.get(b), basis) for a, b, basis in claim.pairs]
-    found = [pair for pair in pairs if pair[0] and pair[1]]
-    if found or not claim.pairs:
-        return found, ''
-    better, worse, _ = claim.pairs[0]
-    return [], ' and '.join(str(k) for k in (better, worse) if k not in records)
-
-
+# %% ../../nbs/377_claims.ipynb #d11babf9
 _NOTHING = Interval(math.nan, math.nan, math.nan, 0, 0)
+_UNMEASURED = Measured(_NOTHING, math.nan, False)
+
+# %% ../../nbs/377_claims.ipynb #aaf72392
+def _names(pairs: list) -> dict:
+    "Return the runs of the pair that decides, and its basis."
+    if not pairs:
+        return {'better': '', 'worse': '', 'basis': ''}
+    better, worse, basis = pairs[0]
+    return {'better': str(better.key), 'worse': str(worse.key), 'basis': basis}
 
 
 def _claim_row(claim: Claim, pairs: list, measured: Measured | None) -> dict:
     "Return what a claim says and what was measured, without the verdict."
-    better, worse, basis = pairs[0] if pairs else (None, None, '')
-    effect = measured.effect if measured else _NOTHING
+    shown = measured or _UNMEASURED
     return {
         **{k: getattr(claim, k) for k in ('paper', 'artefact', 'place', 'claim', 'printed')},
-        'better': str(better.key) if better else '',
-        'worse': str(worse.key) if worse else '',
-        'basis': basis,
-        **{k: claim.scale * getattr(effect, k) for k in ('mean', 'low', 'high')},
-        'seeds': effect.seeds if measured else '',
-        'dialogues': effect.dialogues if measured else '',
-        'p': measured.p if measured else math.nan,
-        'others': measured.others if measured else '',
+        **_names(pairs),
+        **{k: claim.scale * getattr(shown.effect, k) for k in ('mean', 'low', 'high')},
+        'seeds': shown.effect.seeds if measured else '',
+        'dialogues': shown.effect.dialogues if measured else '',
+        'p': shown.p,
+        'others': shown.others,
     }
 
-
-def _corrected(rows: list[dict]) -> pd.Series:
+# %% ../../nbs/377_claims.ipynb #fb0b0383
+def _corrected(rows) -> pd.Series:
     "Return p values corrected by Holm over the claims of each table."
     table = pd.DataFrame(rows)
     return table.groupby(['paper', 'artefact']).p.transform(lambda p: holm(p.to_numpy(float)))
 
 
-def _judge_rows(rows: list[dict], judged: list):
+def _judge_rows(rows, judged):
     "Add the corrected p and the verdict to each row."
     for row, (claim, measured, lacks), p in zip(rows, judged, _corrected(rows)):
         row['holm'] = p
         row |= _judge(claim, measured, lacks, p, row['basis'])
+
+# %% ../../nbs/377_claims.ipynb #5e6d80f2
+def _examine(claim: Claim, records: dict, resamples: int) -> tuple[dict, tuple]:
+    "Return a claim's row without a verdict, and what the verdict needs."
+    pairs, lacks = _found(claim, records)
+    measured = _measure(claim, pairs, resamples) if pairs and not claim.why else None
+    return _claim_row(claim, pairs, measured), (claim, measured, lacks)
 
 
 def judge_claims(
@@ -286,11 +290,7 @@ def judge_claims(
 ) -> pd.DataFrame:  # a row a claim, indexed by its id
     "Return every claim with its verdict, our effect and the paper's."
     records = read_records(home)[0] if records is None else records
-    claims, rows, judged = read_claims(), [], []
-    for claim in claims:
-        pairs, lacks = _found(claim, records)
-        measured = _measure(claim, pairs, resamples) if pairs and not claim.why else None
-        rows.append(_claim_row(claim, pairs, measured))
-        judged.append((claim, measured, lacks))
+    claims = read_claims()
+    rows, judged = zip(*(_examine(claim, records, resamples) for claim in claims))
     _judge_rows(rows, judged)
     return pd.DataFrame(rows, index=pd.Index([c.id for c in claims], name='id'))

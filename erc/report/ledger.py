@@ -17,20 +17,18 @@ import pandas as pd
 
 from ..core import results_home, root, write_atomic
 from .artefacts import artefacts, heading, paper_title, render, saved_artefact
-from erc.report.audits import (
-    AUDITS,
-    audit_sentences,
-    audit_tables,
+from .audits import AUDITS, audit_sentences, audit_tables
+from .claims import DISAGREE, VERDICTS, judge_claims
+from .comparison import comparison
+from .figures import Figure, figure_style
+from .page import image_data
+from erc.report.selection import (
     selection_figure,
     selection_sentence,
     selection_table,
     tuning_sentence,
     tuning_table,
 )
-from .claims import DISAGREE, VERDICTS, judge_claims
-from .comparison import comparison
-from .figures import Figure, figure_style
-from .page import image_data
 from .status import artefact_table
 from .tables import Table, to_markdown
 from ..runs.keys import RunKey
