@@ -7,6 +7,8 @@ __all__ = ['recorded_seconds', 'measured_seconds', 'plan_runs', 'fill_estimates'
 
 # %% ../../nbs/357_plan.ipynb #d91afcf9
 import time
+from contextlib import suppress
+from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
@@ -67,18 +69,36 @@ def _row_seconds(run: Steps, batches: list, device, enough: float) -> float:
     return seconds / rows
 
 # %% ../../nbs/357_plan.ipynb #4963512e
-def _engine(system: System, make, seeds, dtype, device):
+@dataclass(frozen=True)
+class _Timing:
+    "How a run is timed."
+
+    seeds: list  # that would be trained
+    device: str
+    steps: int  # that are measured, after one that is not
+    enough: float  # seconds after which no further step is taken
+
+
+def _engine(system: System, make, timing: _Timing, dtype):
     "Return the engine of a group of seeds that train at once."
     if system.vectorise:
-        return Stack(make, list(seeds), dtype, device)
-    return Single(make, list(seeds)[:1], dtype, device)
+        return Stack(make, timing.seeds, dtype, timing.device)
+    return Single(make, timing.seeds[:1], dtype, timing.device)
 
 
 def _some(batches: list, steps: int) -> list:
     "Return evenly chosen batches."
-    return [
-        batches[i] for i in np.linspace(0, len(batches) - 1, min(steps, len(batches))).astype(int)
-    ]
+    chosen = np.linspace(0, len(batches) - 1, min(steps, len(batches))).astype(int)
+    return [batches[i] for i in chosen]
+
+# %% ../../nbs/357_plan.ipynb #596fdee9
+def _trained_row_seconds(system: System, corpus, train: list, point: dict, timing) -> float:
+    "Return the seconds that training takes for each row, at one point of the grid."
+    dtype = getattr(torch, point['dtype'])
+    some = [b.to(timing.device, dtype) for b in _some(train, timing.steps)]
+    engine = _engine(system, model_maker(system, corpus), timing, dtype)
+    run = Steps(engine, some, criterion(system.target), point)
+    return _row_seconds(run, some, timing.device, timing.enough)
 
 
 def _all_rows(system: System, train: list, dev: list, test: list) -> float:
@@ -86,21 +106,17 @@ def _all_rows(system: System, train: list, dev: list, test: list) -> float:
     scored = [*dev, *test] if system.watch else dev
     return sum(map(len, train)) + sum(map(len, scored)) / 3
 
-# %% ../../nbs/357_plan.ipynb #596fdee9
-def _own_seconds(system: System, key: RunKey, seeds, device, steps: int, enough: float) -> float:
-    "Return the seconds of a run without what is trained before it."
-    corpus, _ = prepare(system, key.corpus, device)
-    points = distinct(grid(settings_of(system, key.variant)['hyperparameters']))
-    train, dev, test = split_batches(system, corpus, points[-1])
-    dtype = getattr(torch, points[-1]['dtype'])
-    some = [b.to(device, dtype) for b in _some(train, steps)]
-    engine = _engine(system, model_maker(system, corpus), seeds, dtype, device)
-    run = Steps(engine, some, criterion(system.target), points[-1])
-    row = _row_seconds(run, some, device, enough)
-    repeats = sum(p['epochs'] for p in points) * (1 if system.vectorise else len(seeds))
-    return row * _all_rows(system, train, dev, test) * repeats
-
 # %% ../../nbs/357_plan.ipynb #63f4e9ab
+def _own_seconds(system: System, key: RunKey, timing: _Timing) -> float:
+    "Return the seconds of a run without what is trained before it."
+    corpus, _ = prepare(system, key.corpus, timing.device)
+    points = distinct(grid(settings_of(system, key.variant)['hyperparameters']))
+    batches = split_batches(system, corpus, points[-1])
+    row = _trained_row_seconds(system, corpus, batches[0], points[-1], timing)
+    repeats = sum(p['epochs'] for p in points) * (1 if system.vectorise else len(timing.seeds))
+    return row * _all_rows(system, *batches) * repeats
+
+# %% ../../nbs/357_plan.ipynb #ad9fea07
 def measured_seconds(
     system: System,
     key: RunKey,
@@ -113,10 +129,9 @@ def measured_seconds(
     "Return the seconds that a run would take, and what is trained before it, from a few steps; nothing is kept."
     if system.kind != 'model':
         return np.nan
-    seconds = _own_seconds(system, key, seeds, device, steps, enough)
-    if system.pretrain:
-        seconds += _own_seconds(pretraining_system(system), key, seeds, device, steps, enough)
-    return seconds
+    timing = _Timing(list(seeds), device, steps, enough)
+    first = [pretraining_system(system)] if system.pretrain else []
+    return sum(_own_seconds(s, key, timing) for s in [system, *first])
 
 # %% ../../nbs/357_plan.ipynb #a24dd21d
 def _asked(target: str) -> RunKey:
@@ -138,28 +153,41 @@ def _check_own(target: str, keys: list, own: list):
             )
 
 # %% ../../nbs/357_plan.ipynb #13cfb9a0
-def _runs_of(asked: RunKey, own: list) -> list[RunKey]:
-    "Return the wanted runs of a paper or system, on converted corpora too."
+def _runs_of(target: str, corpora) -> list[RunKey]:
+    "Return the wanted runs of a paper or system, on those of the corpora that were converted too."
+    asked, own = _asked(target), [c for c in corpora if c in converted()]
     keys = wanted_runs(asked.paper) + (wanted_runs(asked.paper, own) if own else [])
-    return [k for k in dict.fromkeys(keys) if asked.system in ('', k.system)]
+    keys = [k for k in dict.fromkeys(keys) if asked.system in ('', k.system)]
+    _check_own(target, keys, own)
+    return keys
 
-# %% ../../nbs/357_plan.ipynb #b9bda9a5
-def _matching(target: str, variant: str, corpora) -> list[RunKey]:
-    "Return the runs that a target names; raise ValueError with the nearest name for what it lacks."
+# %% ../../nbs/357_plan.ipynb #fc40e3ac
+def _check_names(target: str, keys: list[RunKey], part: str, names):
+    "Raise ValueError, with the nearest name, for a corpus or variant that no run of a target has."
+    known = dict.fromkeys(getattr(k, part) for k in keys)
+    for name in names:
+        choose(name, known, f'{part} of {target}')
+
+
+def _matching(target: str, variants: list, corpora: list) -> list[RunKey]:
+    "Return the runs of a target; raise ValueError with the nearest name for what it lacks."
+    keys = _runs_of(target, corpora)
+    _check_names(target, keys, 'corpus', corpora)
+    _check_names(target, keys, 'variant', variants)
+    keys = [k for k in keys if k.corpus in corpora or not corpora]
+    return [k for k in keys if k.variant in variants or not variants]
+
+
+def _named_runs(target: str, variant: str, corpora) -> list[RunKey]:
+    "Return the runs that a target names, in these variants and on these corpora where it leaves them open."
     if target == 'all':
         return wanted_runs(corpora=corpora)
     asked = _asked(target)
-    variant, corpora = variant or asked.variant, [asked.corpus] if asked.corpus else list(corpora)
-    own = [c for c in corpora if c in converted()]
-    keys = _runs_of(asked, own)
-    _check_own(target, keys, own)
-    for name in corpora:
-        choose(name, dict.fromkeys(k.corpus for k in keys), f'corpus of {target}')
-    if variant:
-        choose(variant, dict.fromkeys(k.variant for k in keys), f'variant of {target}')
-    return [k for k in keys if variant in ('', k.variant) and (not corpora or k.corpus in corpora)]
+    variant = variant or asked.variant
+    corpora = [asked.corpus] if asked.corpus else list(corpora)
+    return _matching(target, [variant] if variant else [], corpora)
 
-# %% ../../nbs/357_plan.ipynb #fc40e3ac
+# %% ../../nbs/357_plan.ipynb #35bec423
 def _reasons(keys: list[RunKey], seeds, home) -> dict[str, str]:
     "Return why each key is wanted, where it is."
     reasons = {}
@@ -169,6 +197,12 @@ def _reasons(keys: list[RunKey], seeds, home) -> dict[str, str]:
     return reasons
 
 
+def _ran_on(record, device: str) -> bool:
+    "Return whether a record's seconds tell about this kind of device."
+    devices = {e.get('device', 'cpu') for e in record.environments}
+    return (devices == {'cpu'}) == (device == 'cpu')
+
+# %% ../../nbs/357_plan.ipynb #e94539b2
 def plan_runs(
     target: str,  # 'all', a paper, a system 'paper/name', or a run 'paper/name:variant@corpus'
     *,
@@ -180,19 +214,13 @@ def plan_runs(
     device='cpu',
 ) -> pd.DataFrame:  # indexed by key; why, seconds
     "Return what would run, why, and how long each took before."
-    keys = _matching(target, variant, corpora)
+    keys = _named_runs(target, variant, corpora)
     reasons = _reasons(keys, seeds, home)
     if only_missing:
         keys = [k for k in keys if str(k) in reasons]
     records = [r for r in read_records(home)[0].values() if _ran_on(r, device)]
     rows = [(str(k), reasons.get(str(k), 'up to date'), recorded_seconds(k, records)) for k in keys]
     return pd.DataFrame(rows, columns=['key', 'why', 'seconds']).set_index('key')
-
-
-def _ran_on(record, device: str) -> bool:
-    "Return whether a record's seconds tell about this kind of device."
-    devices = {e.get('device', 'cpu') for e in record.environments}
-    return (devices == {'cpu'}) == (device == 'cpu')
 
 # %% ../../nbs/357_plan.ipynb #e21db10f
 def fill_estimates(
@@ -203,13 +231,10 @@ def fill_estimates(
 ) -> pd.DataFrame:
     "Return a plan in which runs that no record tells about are timed by a few steps; NaN where that fails."
     plan = plan.copy()
-    for key in plan.index[plan.seconds.isna()]:
-        system = find_system(RunKey.parse(key).system_id)
+    for text in plan.index[plan.seconds.isna()]:
+        key = RunKey.parse(text)
+        system = find_system(key.system_id)
         many = range(seeds or system.seeds)
-        try:
-            plan.loc[key, 'seconds'] = measured_seconds(
-                system, RunKey.parse(key), seeds=many, device=device
-            )
-        except (ValueError, OSError, RuntimeError):
-            continue  # the run itself will say what is wrong
+        with suppress(ValueError, OSError, RuntimeError):  # the run itself will say what is wrong
+            plan.loc[text, 'seconds'] = measured_seconds(system, key, seeds=many, device=device)
     return plan

@@ -9,7 +9,6 @@ __all__ = ['RESULT_FIELDS', 'COMMON_GRID', 'System', 'Column', 'Entry', 'Row', '
 
 # %% ../../nbs/351_recipes.ipynb #58e1a171
 import functools
-import itertools
 import os
 import tomllib
 from dataclasses import dataclass, field, fields, replace
@@ -18,6 +17,7 @@ from pathlib import Path
 from ..core import choose, package_file
 from ..data.families import MODALITIES
 from ..data.registry import converted, load_corpus
+from .grids import expand_rows, expand_systems
 from .keys import RunKey
 from ..training.settings import complete
 
@@ -37,22 +37,14 @@ class System:
     variants: dict = field(default_factory=dict)  # name -> hyperparameters; lists are grids
     data: str = 'erc.data.registry:load_corpus'  # (corpus name, **data_args) -> Corpus
     data_args: dict = field(default_factory=dict)
-    encode: dict = field(
-        default_factory=dict
-    )  # feature -> text column(s), or options of `with_context`
+    encode: dict = field(default_factory=dict)  # feature -> text column(s), or context options
     encoder: str = 'minilm'
     standardise: list = field(default_factory=list)  # features
     features: list = field(default_factory=list)  # what the model reads
     target: str = 'emotion'  # what the logits predict: the `label` column
-    targets: dict = field(
-        default_factory=dict
-    )  # further targets -> column, for a model's own losses
-    weights: dict = field(
-        default_factory=dict
-    )  # argument -> target whose inverse class frequencies it gets
-    pretrain: dict = field(
-        default_factory=dict
-    )  # `system` to train first, `parts`: its submodule -> ours
+    targets: dict = field(default_factory=dict)  # further targets -> column, for own losses
+    weights: dict = field(default_factory=dict)  # argument -> target whose class weights it gets
+    pretrain: dict = field(default_factory=dict)  # `system` first; `parts`: its submodule -> ours
     metric: str = 'weighted_f1'  # selects the epoch, and heads the table
     unit: str = 'dialogue'  # what a batch counts: 'dialogue' or 'turn'
     slices: str = ''  # (corpus) -> {name: (N,) bool}, subsets of the test rows
@@ -71,9 +63,8 @@ class System:
 
     def key(self, variant: str, corpus: str) -> RunKey:
         "Return the key of one of its runs; raise ValueError for a variant that it lacks."
-        return RunKey(
-            self.paper, self.name, choose(variant, self.variants, f'variant of {self.id}'), corpus
-        )
+        variant = choose(variant, self.variants, f'variant of {self.id}')
+        return RunKey(self.paper, self.name, variant, corpus)
 
 # %% ../../nbs/351_recipes.ipynb #6a2988b9
 @dataclass
@@ -96,7 +87,7 @@ class Entry:
     basis: str = ''  # what its numbers rest on, beside the paper's
     label: str = ''  # instead of the system's own
 
-
+# %% ../../nbs/351_recipes.ipynb #537db8f7
 @dataclass
 class Row:
     "A row of a paper's table, and what stands beside it."
@@ -122,7 +113,7 @@ class ArtefactSpec:
     rows: list[Row] = field(default_factory=list)
     records: list[RunKey] = field(default_factory=list)  # of an artefact without rows
 
-# %% ../../nbs/351_recipes.ipynb #537db8f7
+# %% ../../nbs/351_recipes.ipynb #3a8fbddc
 @dataclass
 class Recipe:
     "A paper's systems and artefacts."
@@ -138,7 +129,7 @@ class Recipe:
         "Return one artefact; raise ValueError with the nearest name for one it does not describe."
         return self.artefacts[choose(id, self.artefacts, f'artefact of {self.paper}')]
 
-
+# %% ../../nbs/351_recipes.ipynb #8f68c7ec
 def _checked(kind, keys: dict, where: str, also=()) -> dict:
     "Raise ValueError for a key that is not a field of `kind`."
     known = [f.name for f in fields(kind)] + list(also)
@@ -146,105 +137,23 @@ def _checked(kind, keys: dict, where: str, also=()) -> dict:
         choose(k, known, f'key of {where}')
     return keys
 
-# %% ../../nbs/351_recipes.ipynb #fafe0583
-def _overlay(base: dict, own: dict) -> dict:
-    "Return `own` laid over `base`, tables within tables."
-    merged = dict(base)
-    for k, v in own.items():
-        both = isinstance(v, dict) and isinstance(base.get(k), dict)
-        merged[k] = _overlay(base[k], v) if both else v
-    return merged
 
-
-def _inherit(systems: dict, name: str) -> dict:
-    "Return a system with what it takes from the one it is `like`."
-    own = dict(systems[name])
-    like = own.pop('like', None)
-    if not like:
-        return own
-    base = _inherit(systems, choose(like, systems, f'system that {name} is like'))
-    variants = _overlay(base.get('variants', {}), own.get('variants', {}))
-    return {**base, **own, 'variants': variants}
-
-# %% ../../nbs/351_recipes.ipynb #d8534e61
-class _Choice(str):
-    "A choice's name or label, with its other keys by index: '{fusion}', '{fusion[printed]}'."
-
-    def __new__(cls, text, keys):
-        self = super().__new__(cls, text)
-        self.keys = keys
-        return self
-
-    def __getitem__(self, key):
-        return self.keys[key] if isinstance(key, str) else super().__getitem__(key)
-
-
-def _combinations(choices: dict, axes: dict, where: str):
-    "Yield {axis: (choice's name, its keys)} for each combination, the last axis fastest."
-    for axis, names in axes.items():
-        known = choices[choose(axis, choices, f'axis of {where}')]
-        for name in names:
-            choose(name, known, f'choice of {axis} in {where}')
-    for names in itertools.product(*axes.values()):
-        yield {a: {'name': n, 'label': n, **choices[a][n]} for a, n in zip(axes, names)}
-
-# %% ../../nbs/351_recipes.ipynb #faf3f4ae
-def _fill(template, combination: dict, key: str):
-    "Fill a template, or the strings of a list or table, with each choice's `key`."
-    if isinstance(template, list):
-        return [_fill(x, combination, key) for x in template]
-    if isinstance(template, dict):
-        return {k: _fill(v, combination, key) for k, v in template.items()}
-    if not isinstance(template, str):
-        return template
-    return template.format(**{a: _Choice(c[key], c) for a, c in combination.items()})
-
-
-def _combine(own: dict, combination: dict) -> dict:
-    "Return a grid's own keys with those of its choices; `args` add up."
-    system = dict(own)
-    for choice in combination.values():
-        keys = {k: v for k, v in choice.items() if k in _SYSTEM_KEYS}
-        args = {**system.get('args', {}), **keys.get('args', {})}
-        system |= {**keys, **({'args': args} if args else {})}
-    return system
-
-# %% ../../nbs/351_recipes.ipynb #7df45d95
-def _expand_grid(grid: dict, choices: dict, where: str) -> dict:
-    "Return the systems of a grid by name."
-    axes = {k: v for k, v in grid.items() if k in choices}
-    own = {k: v for k, v in grid.items() if k not in (*choices, 'name', 'label')}
-    systems = {}
-    for combination in _combinations(choices, axes, where):
-        label = _fill(grid['label'], combination, 'label')
-        systems[_fill(grid['name'], combination, 'name')] = {
-            **_combine(own, combination),
-            'label': label,
-        }
-    return systems
-
-
-_SYSTEM_KEYS = {f.name for f in fields(System)} - {'paper', 'name', 'label'} | {'like'}
-
-# %% ../../nbs/351_recipes.ipynb #8f68c7ec
 def _read_system(paper: str, name: str, keys: dict) -> System:
     "Return a system; raise ValueError for an unknown key or kind."
     _checked(System, keys, f'system {paper}/{name}')
     choose(keys.get('kind', 'model'), ['model', 'baseline', 'facts'], f'kind of {name}')
     return System(paper=paper, name=name, **keys)
 
+# %% ../../nbs/351_recipes.ipynb #d0d5ccb5
+_SYSTEM_KEYS = {f.name for f in fields(System)} - {'paper', 'name', 'label'} | {'like'}
+
 
 def _read_systems(paper: str, raw: dict) -> dict[str, System]:
-    "Return a recipe's systems, grids expanded and inheritance resolved."
-    written = dict(raw.get('systems', {}))
-    for name, grid in raw.get('grid', {}).items():
-        written |= _expand_grid(grid, raw.get('choices', {}), f'grid {name} of {paper}')
+    "Return a recipe's systems."
+    written, seeds = expand_systems(raw, _SYSTEM_KEYS, paper), raw.get('seeds', System.seeds)
     in_demo = raw.get('demo', {}).get('systems', written)
-    systems = {}
-    for name in written:
-        keys = {'seeds': raw.get('seeds', System.seeds), 'demo': name in in_demo}
-        systems[name] = _read_system(paper, name, {**keys, **_inherit(written, name)})
-    return systems
+    common = {name: {'seeds': seeds, 'demo': name in in_demo} for name in written}
+    return {name: _read_system(paper, name, common[name] | own) for name, own in written.items()}
 
 # %% ../../nbs/351_recipes.ipynb #59fd092e
 def _entry_system(key: RunKey, paper: str, own: dict[str, System]) -> System:
@@ -257,57 +166,35 @@ def _basis(item: dict, place: dict, corpus: str) -> str:
     "Return what an entry's numbers rest on: its own word, the row's, or the corpus's."
     return item.get('basis') or place.get('basis') or place['bases'].get(corpus, '')
 
-
+# %% ../../nbs/351_recipes.ipynb #cb7de37a
 def _read_entries(item, paper: str, own: dict, place: dict) -> list[Entry]:
     "Return the entries of one item of a row, one for each variant that it means."
     item = {'run': item} if isinstance(item, str) else item
     key = RunKey.parse(item['run'], paper, place.get('corpus', ''))
     system = _entry_system(key, paper, own)
-    keys = [system.key(v, key.corpus) for v in ([key.variant] if key.variant else system.variants)]
-    about = _basis(item, place, key.corpus), item.get('label', '')
-    return [Entry(k, *about) for k in keys]
+    variants = [key.variant] if key.variant else system.variants
+    basis = _basis(item, place, key.corpus)
+    return [Entry(system.key(v, key.corpus), basis, item.get('label', '')) for v in variants]
 
 
 def _entries(written, paper: str, own: dict[str, System], place: dict) -> list[Entry]:
     "Return the entries that a row lists."
     return [entry for item in written for entry in _read_entries(item, paper, own, place)]
 
-
+# %% ../../nbs/351_recipes.ipynb #0b4df961
 _PLACE = ('corpus', 'basis', 'systems', 'each')
 
-# %% ../../nbs/351_recipes.ipynb #cb7de37a
+
 def _read_row(written, paper: str, systems: dict, place: dict) -> Row:
     "Return one row of a table; `place` holds what entries take from the artefact."
     _checked(Row, written, f'row {written["row"]!r} of {paper}', _PLACE)
     place = place | {k: written[k] for k in ('corpus', 'basis') if k in written}
-    row = Row(**{k: v for k, v in written.items() if k not in (*_PLACE, 'wired')})
-    for name, listed in (('entries', 'systems'), ('wired', 'wired')):
-        setattr(row, name, _entries(written.get(listed, []), paper, systems, place))
-    return row
+    keys = {k: v for k, v in written.items() if k not in _PLACE}
+    keys['entries'] = _entries(written.get('systems', []), paper, systems, place)
+    keys['wired'] = _entries(written.get('wired', []), paper, systems, place)
+    return Row(**keys)
 
-
-def _expand_row(row: dict, choices: dict, where: str):
-    "Yield the rows of a grid."
-    for combination in _combinations(choices, row['each'], where):
-        filled = _fill(row, combination, 'label')
-        names = {k: row[k] for k in ('systems', 'wired') if k in row}
-        yield {**filled, **_fill(names, combination, 'name')}
-
-
-def _expand_rows(written: list, raw: dict, where: str):
-    "Yield the rows that a table lists: a name stands for a row of several tables, `each` for a grid of rows."
-    for row in written:
-        if isinstance(row, str):
-            named = raw.get('rows', {})
-            row = named[choose(row, named, f'row of {where}')]
-        if isinstance(row['row'], list):  # several rows that only the paper has
-            yield from ({**row, 'row': name} for name in row['row'])
-        elif 'each' in row:
-            yield from _expand_row(row, raw['choices'], where)
-        else:
-            yield row
-
-# %% ../../nbs/351_recipes.ipynb #d3600533
+# %% ../../nbs/351_recipes.ipynb #0e493249
 def _read_columns(written: dict, where: str) -> list[Column]:
     return [Column(**_checked(Column, c, f'column of {where}')) for c in written.get('columns', [])]
 
@@ -319,14 +206,14 @@ def _read_keys(written: dict, paper: str, systems: dict) -> list[RunKey]:
         choose(key.system, systems, f'system of {paper}')
     return keys
 
-
+# %% ../../nbs/351_recipes.ipynb #c4b3d8ff
 def _read_artefact(id: str, written: dict, paper: str, systems: dict, raw: dict) -> ArtefactSpec:
     "Return one artefact of a recipe."
     where = f'artefact {id} of {paper}'
     _checked(ArtefactSpec, written, where, ['bases', 'corpus'])
     bases = {**raw.get('bases', {}), **written.get('bases', {})}
     place = {'corpus': written.get('corpus', ''), 'bases': bases}
-    rows = _expand_rows(written.get('rows', []), raw, where)
+    rows = expand_rows(written.get('rows', []), raw, where)
     return ArtefactSpec(
         written.get('rows_are', ''),
         written.get('caption', ''),
@@ -335,7 +222,7 @@ def _read_artefact(id: str, written: dict, paper: str, systems: dict, raw: dict)
         _read_keys(written, paper, systems),
     )
 
-
+# %% ../../nbs/351_recipes.ipynb #5f9534eb
 _TOP = ('title', 'seeds', 'demo', 'bases', 'choices', 'rows', 'systems', 'grid', 'artefacts')
 
 
@@ -350,7 +237,7 @@ def _parse(path: Path) -> Recipe:
         recipe.artefacts[id] = _read_artefact(id, written, path.stem, recipe.systems, raw)
     return recipe
 
-
+# %% ../../nbs/351_recipes.ipynb #68ee75c2
 def read_recipe(
     path,  # a TOML file; its name is the paper's
 ) -> Recipe:
@@ -453,11 +340,16 @@ def _can_read(system: System, features) -> bool:
     return system.kind == 'model' and all(m in features for m in needed)
 
 
+def _awaited(system: System, recipe: Recipe) -> set[str]:
+    "Return the corpora that tables show a system on once they are here."
+    rows = [row for spec in recipe.artefacts.values() for row in spec.rows]
+    return {e.key.corpus for r in rows for e in r.wired if e.key.system_id == system.id}
+
+
 def _corpora_of(system: System, recipe: Recipe, own: dict) -> list[str]:
     "Return the corpora that a system is run on: its own, wired ones that are here, and `own` by features."
-    rows = [row for spec in recipe.artefacts.values() for row in spec.rows]
-    waiting = {e.key.corpus for r in rows for e in r.wired if e.key.system_id == system.id}
-    more = [c for c in converted() if c in waiting or c in own and _can_read(system, own[c])]
+    awaited = _awaited(system, recipe)
+    more = [c for c in converted() if c in awaited or c in own and _can_read(system, own[c])]
     return system.corpora + [c for c in more if c not in system.corpora]
 
 # %% ../../nbs/351_recipes.ipynb #a8f88828
@@ -471,8 +363,7 @@ def wanted_runs(
     keys = []
     for recipe in map(load_recipe, [paper] if paper else papers()):
         for system in recipe.systems.values():
-            if notebook and system.notebook != notebook:
-                continue
-            on = [c for c in _corpora_of(system, recipe, own) if not corpora or c in corpora]
-            keys += [system.key(variant, c) for c in on for variant in system.variants]
-    return keys
+            if notebook in ('', system.notebook):
+                on = _corpora_of(system, recipe, own)
+                keys += [system.key(v, c) for c in on for v in system.variants]
+    return [key for key in keys if not corpora or key.corpus in corpora]
