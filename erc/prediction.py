@@ -6,19 +6,22 @@
 __all__ = ['DEFAULTS', 'TrainedModel', 'train', 'Comparison', 'compare']
 
 # %% ../nbs/990_prediction.ipynb #1e70e618
+import difflib
 import html
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
 
 from .core import choose, resolve
 from .data.batches import make_batches, standardise
-from .data.corpus import Corpus
+from .data.corpus import SPLITS, Corpus
 from .evidence.intervals import Interval, interval, paired
-from .runs.keys import RunKey
+from .report.browse import claims as judged_claims
+from .report.claims import Claim, difference, read_claims
+from .runs.browse import record
 from .runs.prepare import check_device, class_weights, count_confusions, scorer
-from .runs.records import VALUE_METRICS, Record, find_record, score_of
+from .runs.records import VALUE_METRICS, Record, facts_table, score_of
 from .training.fit import Fit, fit
 from .training.settings import complete
 
@@ -43,17 +46,35 @@ _MODELS = {
 DEFAULTS = dict(epochs=20, batch=16, lr=1e-3, warmup=0.05, decay=True, clip=1.0)
 
 # %% ../nbs/990_prediction.ipynb #81131e64
-def _find_model(model) -> tuple[str, _Named, object]:
-    "Return name, description and constructor of a model's name or class."
+def _find_model(model, options=None) -> tuple[str, str, partial]:
+    "Return the name, what a batch counts, and the constructor with its options, of a name or class."
     if isinstance(model, str):
         name = model.lower().replace('-', '').replace(' ', '_')
         named = _MODELS[choose(name, _MODELS, 'model')]
-        return name, named, resolve(named.model)
+        build = partial(resolve(named.model), **{**named.args, **(options or {})})
+        return name, named.unit, build
     if not callable(model):
         raise ValueError(f'{model!r} is neither the name of a model nor an nn.Module class')
-    return getattr(model, '__name__', str(model)), _Named(''), model
+    return getattr(model, '__name__', str(model)), 'dialogue', partial(model, **(options or {}))
 
 # %% ../nbs/990_prediction.ipynb #6972d73e
+@dataclass(frozen=True)
+class _Reading:
+    "How a model reads a corpus."
+
+    corpus: Corpus  # standardised on its training rows
+    features: list
+    unit: str  # what a batch counts
+
+    @property
+    def sizes(self) -> dict:  # feature -> width
+        return {f: self.corpus.features[f].shape[1] for f in self.features}
+
+    def batches(self, split: str, size=4096, targets=()) -> list:
+        cut = partial(make_batches, self.corpus, features=self.features, unit=self.unit)
+        return cut(split, size=size, targets=dict(targets))
+
+# %% ../nbs/990_prediction.ipynb #8507d96c
 @dataclass(repr=False)
 class TrainedModel:
     "Several seeds of a model at the epochs that dev selected, with the corpus they were trained on."
@@ -73,15 +94,11 @@ class TrainedModel:
 
     def predictions(self, split='test') -> np.ndarray:
         "Return the class of each row of a split, (S, N); real values where labels are values."
-        choose(split, ['train', 'dev', 'test'], 'split')
-        device, dtype = (
-            self.fit.engines[0].seeds.device,
-            next(iter(self.fit.engines[0].params.values())).dtype,
-        )
-        cut = make_batches(
-            self.corpus, split, features=self.features, targets={}, size=4096, unit=self.unit
-        )
-        return self.fit.predict([b.to(device, dtype) for b in cut])
+        choose(split, SPLITS, 'split')
+        batches = _Reading(self.corpus, self.features, self.unit).batches(split)
+        engine = self.fit.engines[0]
+        dtype = next(iter(engine.params.values())).dtype
+        return self.fit.predict([b.to(engine.seeds.device, dtype) for b in batches])
 
     def confusions(self, split='test') -> np.ndarray:
         "Return counts by seed and dialogue, (S, G, C, C), truth in rows; moments (S, G, 6) of values."
@@ -95,9 +112,8 @@ class TrainedModel:
         "Return the mean over seeds with its 95 % interval (two-level bootstrap), as a fraction."
         metric = metric or self.metric
         bounds = VALUE_METRICS[metric][1] if metric in VALUE_METRICS else (0, 1)
-        return interval(
-            self.confusions(split), score_of(metric, self.corpus.classes), bounds=bounds
-        )
+        score = score_of(metric, self.corpus.classes)
+        return interval(self.confusions(split), score, bounds=bounds)
 
     def __repr__(self):
         epochs = ', '.join(str(e + 1) for e in self.fit.selected)
@@ -107,15 +123,10 @@ class TrainedModel:
         )
 
     def _repr_html_(self):
-        rows = {
-            s: f'{self.metric} {self.score(s)}' for s in ('dev', 'test') if len(self.corpus.rows(s))
-        }
-        rows |= {'features': ', '.join(self.features), 'seeds': self.seeds}
-        body = ''.join(
-            f'<tr><th style="text-align:left">{k}</th><td>{html.escape(str(v))}</td></tr>'
-            for k, v in rows.items()
-        )
-        return f'<table><caption>{html.escape(self.name)} on {html.escape(self.corpus.name)}</caption>{body}</table>'
+        splits = [s for s in ('dev', 'test') if len(self.corpus.rows(s))]
+        facts = {s: f'{self.metric} {self.score(s)}' for s in splits}
+        facts |= {'features': ', '.join(self.features), 'seeds': self.seeds}
+        return facts_table(html.escape(f'{self.name} on {self.corpus.name}'), facts)
 
 # %% ../nbs/990_prediction.ipynb #770f55c4
 def _chosen_features(corpus: Corpus, features) -> list[str]:
@@ -131,33 +142,28 @@ def _chosen_features(corpus: Corpus, features) -> list[str]:
 def _chosen_metric(corpus: Corpus, metric: str) -> str:
     return metric or ('pearson_r' if corpus.task == 'regression' else 'weighted_f1')
 
+
+def _seed_list(seeds) -> list[int]:
+    return list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+
 # %% ../nbs/990_prediction.ipynb #aead1562
-def _fit(
-    corpus: Corpus,
-    constructor,
-    read: list,
-    unit: str,
-    metric: str,
-    settings: dict,
-    seeds,
-    device,
-    progress,
-) -> Fit:
-    "Train a constructor's models on a standardised corpus."
-    cut = partial(make_batches, corpus, features=read, targets={'emotion': 'label'}, unit=unit)
+_TARGETS = {'emotion': 'label'}
+
+
+def _fit(reading: _Reading, build, metric: str, settings: dict, seeds: list, **options) -> Fit:
+    "Train what `build` makes; `options` are device and progress."
+    corpus = reading.corpus
     labels = corpus.table.label.to_numpy()[corpus.rows('train')]
-    sizes = {f: corpus.features[f].shape[1] for f in read}
     return fit(
-        partial(constructor, sizes=sizes, classes=len(corpus.classes)),
-        cut('train', size=settings['batch']),
-        cut('dev', size=4096),
+        partial(build, sizes=reading.sizes, classes=len(corpus.classes)),
+        reading.batches('train', settings['batch'], _TARGETS),
+        reading.batches('dev', targets=_TARGETS),
         scorer(corpus, 'dev', metric),
-        seeds=list(range(seeds)) if isinstance(seeds, int) else list(seeds),
+        seeds=seeds,
         settings=settings,
         target='emotion',
         weight=class_weights(settings['class_weights'], labels, corpus.classes),
-        device=device,
-        progress=progress,
+        **options,
     )
 
 # %% ../nbs/990_prediction.ipynb #5c88a4df
@@ -174,16 +180,94 @@ def train(
     **options,  # of the model's constructor
 ) -> TrainedModel:
     "Train a model over several seeds; raise ValueError, with the nearest name, for anything unknown."
-    name, named, constructor = _find_model(model)
+    name, unit, build = _find_model(model, options)
     check_device(device)
-    read = _chosen_features(corpus, features)
-    metric = _chosen_metric(corpus, metric)
+    read, metric = _chosen_features(corpus, features), _chosen_metric(corpus, metric)
     settings = complete({**DEFAULTS, **(hyperparameters or {})})
-    ready, build = standardise(corpus, read), partial(constructor, **{**named.args, **options})
-    trained = _fit(ready, build, read, named.unit, metric, settings, seeds, device, progress)
-    return TrainedModel(name, ready, read, metric, settings, trained, named.unit)
+    reading = _Reading(standardise(corpus, read), read, unit)
+    run = _fit(
+        reading, build, metric, settings, _seed_list(seeds), device=device, progress=progress
+    )
+    return TrainedModel(name, reading.corpus, read, metric, settings, run, unit)
 
 # %% ../nbs/990_prediction.ipynb #423df8c2
+@dataclass(frozen=True)
+class _Side:
+    "One side of a comparison."
+
+    name: str
+    confusions: dict  # slice -> (S, G, C, C), truth in rows; or (S, G, 6) moments
+    classes: list
+    metric: str  # that selected its epochs
+    task: str  # 'emotion', ...
+
+    @property
+    def counts(self) -> np.ndarray:
+        counts = self.confusions['all']
+        return counts.astype(np.int64) if counts.dtype.kind in 'iu' else counts
+
+
+def _side(x) -> _Side:
+    "Return a trained model, a record or a record's key as a side; ValueError where nothing was predicted."
+    if isinstance(x, TrainedModel):
+        counts = {'all': x.confusions('test')}
+        return _Side(x.name, counts, list(x.corpus.classes), x.metric, x.corpus.task)
+    found = x if isinstance(x, Record) else record(x)
+    if 'all' not in found.confusions:
+        raise ValueError(f'{found.key} has no test predictions to compare')
+    return _Side(str(found.key), found.confusions, found.classes, found.metric, found.task)
+
+# %% ../nbs/990_prediction.ipynb #7f7ab7b1
+def _same_counts(a: _Side, b: _Side) -> bool:
+    "Return whether both sides were scored on the same number of dialogues and on the same classes."
+    return a.classes == b.classes and a.counts.shape[1:] == b.counts.shape[1:]
+
+
+def _check_same_test_set(a: _Side, b: _Side):
+    "Raise ValueError for two sides that were not scored on the same dialogues, classes and labels."
+    if not _same_counts(a, b):
+        raise ValueError(
+            f'{a.name} and {b.name} were not scored on the same test set: {a.counts.shape[1]} and '
+            f'{b.counts.shape[1]} dialogues, classes {a.classes} and {b.classes}'
+        )
+    if a.counts.ndim == 4 and (a.counts.sum(-1)[0] != b.counts.sum(-1)[0]).any():
+        raise ValueError(f'{a.name} and {b.name} were scored against different labels')
+
+# %% ../nbs/990_prediction.ipynb #46ecd5ab
+def _find_claim(id: str) -> Claim:  # 'shapes/table10/5'
+    "Return a claim; raise ValueError with the nearest ids for an unknown one."
+    known = {claim.id: claim for claim in read_claims()}
+    if id in known:
+        return known[id]
+    near = ', '.join(difflib.get_close_matches(id, known, 3))
+    raise ValueError(f'unknown claim {id!r}; the nearest: {near or "none"}. erc.claims() lists all')
+
+# %% ../nbs/990_prediction.ipynb #8a86548e
+@dataclass(frozen=True)
+class _Judged:
+    "A claim beside the ledger's verdict for it."
+
+    claim: Claim
+    ours: str  # the ledger's effect with its interval, in points; '' where nothing was measured
+    verdict: str
+    reason: str  # of a verdict without a measurement
+
+    def __str__(self):
+        printed = self.claim.printed
+        paper = 'no printed effect' if printed is None else f'paper {printed:+g}'
+        ledger = ', '.join(filter(None, [self.ours, self.verdict, self.reason]))
+        return f'{self.claim.id}: {paper}; ledger: {ledger}'
+
+
+def _judged(claim: Claim) -> _Judged:
+    "Return a claim as `erc report` last judged it."
+    table = judged_claims()
+    if claim.id not in table.index:
+        return _Judged(claim, '', 'not judged yet', '`erc report` does')
+    row = table.loc[claim.id, ['ours', 'verdict', 'reason']].fillna('')
+    return _Judged(claim, *row)
+
+# %% ../nbs/990_prediction.ipynb #6e5527cb
 @dataclass(frozen=True, repr=False)
 class Comparison:
     "The difference of two systems on the same dialogues."
@@ -192,6 +276,7 @@ class Comparison:
     b: str
     metric: str
     difference: Interval  # of a over b, in fractions
+    claim: _Judged | None = None  # what a paper claims, with the ledger's verdict
 
     @property
     def verdict(self) -> str:
@@ -201,42 +286,33 @@ class Comparison:
         return f'{self.b} is better' if self.difference.high < 0 else 'not decided'
 
     def __repr__(self):
-        return f'{self.a} over {self.b}, {self.metric}: {self.difference}; {self.verdict}'
+        text = self.difference.text(2, 1) if self.metric in VALUE_METRICS else self.difference
+        found = f'{self.a} over {self.b}, {self.metric}: {text}; {self.verdict}'
+        return f'{found}. {self.claim}' if self.claim else found
 
-# %% ../nbs/990_prediction.ipynb #7f7ab7b1
-def _side(x):
-    "Return name, counts, classes and metric of a trained model, a record or a record's key."
-    if isinstance(x, TrainedModel):
-        return x.name, x.confusions('test'), x.corpus.classes, x.metric
-    if not isinstance(x, Record):
-        key = RunKey.parse(x)
-        x = find_record(key)
-        if x is None:
-            raise ValueError(f'{key} was not run: erc run {key}')
-    if 'all' not in x.confusions:
-        raise ValueError(f'{x.key} has no test predictions to compare')
-    return str(x.key), x.confusions['all'].astype(np.int64), x.classes, x.metric
+# %% ../nbs/990_prediction.ipynb #e6abbb39
+def _compare_for_claim(a: _Side, b: _Side, claim: Claim) -> Comparison:
+    "Compare two sides as a claim asks: by its metric, on its part of the test set."
+    effect = difference(claim, a, b)
+    if effect is None:
+        parts = ' and '.join(filter(None, [claim.slice, claim.against]))
+        raise ValueError(f'{a.name} and {b.name} do not both count {parts}, as {claim.id} asks')
+    return Comparison(a.name, b.name, claim.metric, effect, _judged(claim))
 
-# %% ../nbs/990_prediction.ipynb #9870fb30
-def _check_same_test_set(a, b):
-    "Raise ValueError for two sides that were not scored on the same dialogues, classes and labels."
-    (name_a, counts_a, classes_a, _), (name_b, counts_b, classes_b, _) = a, b
-    if list(classes_a) != list(classes_b) or counts_a.shape[1:] != counts_b.shape[1:]:
-        raise ValueError(
-            f'{name_a} and {name_b} were not scored on the same test set: {counts_a.shape[1]} and '
-            f'{counts_b.shape[1]} dialogues, classes {list(classes_a)} and {list(classes_b)}'
-        )
-    if counts_a.ndim == 4 and (counts_a.sum(-1)[0] != counts_b.sum(-1)[0]).any():
-        raise ValueError(f'{name_a} and {name_b} were scored against different labels')
-
-# %% ../nbs/990_prediction.ipynb #46ecd5ab
+# %% ../nbs/990_prediction.ipynb #f669ff31
 def compare(
     a,  # a TrainedModel, a Record, or a record's key
     b,
-    metric='',  # a's own if empty
+    metric='',  # the claim's, or a's own, if empty
+    claim='',  # what a paper says of the two, such as 'shapes/table10/5'
 ) -> Comparison:
     "Compare two systems by the paired difference on one test set; raise ValueError where the sets differ."
+    asked = _find_claim(claim) if claim else None
     a, b = _side(a), _side(b)
     _check_same_test_set(a, b)
-    metric = metric or a[3]
-    return Comparison(a[0], b[0], metric, paired(a[1], b[1], score_of(metric, a[2])))
+    if asked:
+        return _compare_for_claim(a, b, replace(asked, metric=metric or asked.metric))
+    metric = metric or a.metric
+    return Comparison(
+        a.name, b.name, metric, paired(a.counts, b.counts, score_of(metric, a.classes))
+    )
