@@ -243,6 +243,20 @@ def _rows(rows: np.ndarray, device) -> Tensor:
     return torch.from_numpy(rows).to(device)
 
 # %% ../../nbs/230_encoders.ipynb #235a1add
+def _blocks(x: Tensor, tokens: int):
+    "Group rows of similar length; return the row numbers and the longest row of each block."
+    lengths = (x != 0).sum(1).cpu().numpy()
+    blocks = length_batches(lengths, tokens)
+    return blocks, [max(1, int(lengths[block].max())) for block in blocks]
+
+
+def _set_up_checkpointing(model, wanted: bool):
+    "Recompute activations in the backward pass, if asked for."
+    if wanted and not model.is_gradient_checkpointing:
+        options = {'use_reentrant': False}
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+
+# %% ../../nbs/230_encoders.ipynb #b7ec205e
 class TextEncoder(nn.Module):
     """A pretrained encoder inside a model: signed token ids (N, L) -> vectors (N, D).
 
@@ -279,26 +293,14 @@ class TextEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.long()
-        self._set_up_checkpointing(x.is_cuda)
-        blocks, widths = self._blocks(x)
+        _set_up_checkpointing(self.model, x.is_cuda and self.recompute)
+        blocks, widths = _blocks(x, self.tokens or (65536 if x.is_cuda else 2048))
         with torch.autocast('cuda', torch.bfloat16, enabled=x.is_cuda):
             vectors = [
                 self.block(x[_rows(block, x.device), :width])
                 for block, width in zip(blocks, widths)
             ]
         return torch.cat(vectors)[_rows(np.concatenate(blocks).argsort(), x.device)]
-
-    def _blocks(self, x: Tensor):
-        "Group rows of similar length; return the row numbers and the longest row of each block."
-        lengths = (x != 0).sum(1).cpu().numpy()
-        blocks = length_batches(lengths, self.tokens or (65536 if x.is_cuda else 2048))
-        return blocks, [max(1, int(lengths[block].max())) for block in blocks]
-
-    def _set_up_checkpointing(self, on_cuda: bool):
-        "Recompute activations on CUDA, if asked for."
-        if on_cuda and self.recompute and not self.model.is_gradient_checkpointing:
-            options = {'use_reentrant': False}
-            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
 
 # %% ../../nbs/230_encoders.ipynb #01f01c5c
 def frozen_vectors(
