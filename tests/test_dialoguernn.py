@@ -8,13 +8,11 @@ from helpers import close, toy_batch
 from erc.data.batches import from_padded
 from erc.nn.dialoguernn import (
     DialogueRNN,
-    PastAttention,
-    RunningAttention,
     contexts,
     our_parameter_name,
     padded_contexts,
-    party_states,
 )
+from erc.nn.recurrences import PastAttention, RunningAttention, party_states
 
 T = torch.from_numpy
 

@@ -13,7 +13,8 @@ from helpers import toy_batch
 from sklearn.metrics import roc_auc_score
 
 from erc.data.batches import make_batches
-from erc.models.gruarc import GRUArcModel, emotion_arcs
+from erc.models.arc import emotion_arcs
+from erc.models.gruarc import GRUArcModel
 from erc.models.shift import previous_turn
 from erc.report.artefacts import artefacts
 from erc.runs.recipes import find_system, load_recipe, settings_of

@@ -15,19 +15,17 @@ import erc.models.gruarc as gruarc
 import erc.models.shift as shift
 from erc.data.batches import Batch, from_padded
 from erc.data.families import convert
+from erc.models.arc import GRUArcCell, ModalityNet, emotion_arcs
 from erc.models.gruarc import (
-    GRUArcCell,
     GRUArcModel,
-    ModalityNet,
     _fusion_scores,
     _pad_batch,
     _released_name,
-    emotion_arcs,
     pairwise_fusion,
 )
 from erc.models.shift import shift_gate
 from erc.nn.cells import weighted_nll
-from erc.nn.dialoguernn import PastAttention, RunningAttention, party_states
+from erc.nn.recurrences import PastAttention, RunningAttention, party_states
 from erc.report.artefacts import reference
 from erc.runs.recipes import find_system, load_recipe
 from erc.runs.run import run_system

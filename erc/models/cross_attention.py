@@ -112,85 +112,50 @@ def _check_sizes(width, heads, layers):
     if layers < 0:
         raise ValueError(f'layers={layers}: give 0 or more')
 
-# %% ../../nbs/605_cross_attention.ipynb #a2c04472
-def _common_shape(x: dict):  # B, T
-    shape = next(iter(x.values())).shape[:2]
-    for m, v in x.items():
-        if v.shape[:2] != shape:
-            raise ValueError(f'{m!r} has shape {tuple(v.shape)}, the others {(*shape, "...")}')
-    return shape
-
-
-def _hide_padding(rows, lengths):  # (B, T), B * T where there is no turn
-    B, T = rows.shape
-    if lengths is None or len(lengths) != B:
-        raise ValueError(
-            f'padding is masked by the lengths of the {B} dialogues: give one each, '
-            "or padding='released'"
-        )
-    turns = torch.arange(T, device=rows.device)
-    lengths = torch.as_tensor(lengths, device=rows.device)
-    return rows.masked_fill(turns >= lengths[:, None], B * T)
-
 # %% ../../nbs/605_cross_attention.ipynb #bc161b42
 def _feed_forward(row, streams):  # (M, N, D)
     inner = _linear(streams, [layer.ff1 for layer in row]).relu()
     return _linear(inner, [layer.ff2 for layer in row])
 
 # %% ../../nbs/605_cross_attention.ipynb #be0f1582
-PADDINGS = ('masked', 'released')
+class _Streams(nn.Module):
+    "Hold the layers of all streams, and run one sublayer of them at a time."
 
-
-class MultiAttn(nn.Module):
-    """Refine each modality by stacked cross-attention to the others (MultiEMO section 3.4).
-
-    ValueError for heads that do not divide the width, or a negative number of layers.
-    """
-
-    def __init__(
-        self,
-        width: int = 256,  # D of every context
-        heads: int = 4,
-        layers: int = 6,
-        *,
-        ffn: int = 1024,  # inner width of the feed-forward block
-        modalities=MODALITIES,  # any of them
-        bias=True,  # of the attention's projections; the paper has none
-        dropout=0.0,  # of each sublayer
-    ):
+    def __init__(self, sources: dict, width, heads, layers, ffn, bias, rate):
         super().__init__()
-        _check_sizes(width, heads, layers)
-        self.sources, self.heads, self.rate = sources_of(modalities), heads, dropout
-        others = len(self.sources) - 1
+        self.sources, self.heads, self.rate = sources, heads, rate
+        others = len(sources) - 1
         layers = range(layers if others else 0)
         self.streams = nn.ModuleDict(
             {
                 m: nn.ModuleList([_StreamLayer(width, others, ffn, bias) for _ in layers])
-                for m in self.sources
+                for m in sources
             }
         )
 
-    def forward(self, x: dict, batch: Batch) -> dict:  # name -> (N, D) packed, both
-        for m, v in x.items():
-            if len(v) != len(batch):
-                raise ValueError(f'{m!r} has {len(v)} rows, the batch {len(batch)} utterances')
-        return self.run(x, batch.blocks(), batch)
+    @property
+    def layers(self) -> list:  # of each depth, one `_StreamLayer` per stream
+        return list(zip(*self.streams.values()))
 
-    def padded(
-        self,
-        x: dict,  # name -> (B, T, D)
-        lengths=None,  # (B,) turns of each dialogue; not needed where padding is attended to
-        *,
-        padding='masked',  # 'released': every row is a key, as in the authors' code
-        batch=None,  # keys dropout; its rows are those of x, flattened
-    ) -> dict:  # name -> (B, T, D); rows beyond a dialogue's end carry no meaning
-        "Run on padded dialogues; ValueError for shapes that differ, or no lengths to mask by."
-        B, T = _common_shape(x)
-        rows = torch.arange(B * T, device=next(iter(x.values())).device).view(B, T)
-        if choose(padding, PADDINGS, 'padding') == 'masked':
-            rows = _hide_padding(rows, lengths)
-        out = self.run({m: v.flatten(0, 1) for m, v in x.items()}, [rows], batch)
-        return {m: v.view(B, T, -1) for m, v in out.items()}
+    def _attend(self, depth, position, streams, keys, values, blocks):
+        attentions = [layer.attn[position] for layer in self.layers[depth]]
+        queries = _linear(streams, [attention.query for attention in attentions])
+        seen = attend_packed(queries, keys, values, blocks, self.heads)
+        return _linear(seen, [attention.out for attention in attentions])
+
+    def _add_and_norm(self, streams, update, depth, position, batch):
+        place = f'ffn {depth}' if position == -1 else f'attn {depth} {position}'
+        norms = [layer.norms[position] for layer in self.layers[depth]]
+        return _layer_norm(streams + self._dropout(update, batch, place), norms)
+
+    def _dropout(self, x, batch, place):  # (M, N, D)
+        M, N, D = x.shape
+        mask = None if batch is None else dropout_mask(M * D, self.rate, batch, place)
+        return x if mask is None else x * mask.view(N, M, D).transpose(0, 1).to(x.dtype)
+
+# %% ../../nbs/605_cross_attention.ipynb #ad405bed
+class _Layers(_Streams):
+    "Run all streams through all layers."
 
     def run(
         self,
@@ -217,26 +182,72 @@ class MultiAttn(nn.Module):
             streams = self._add_and_norm(streams, inner, depth, -1, batch)
             yield streams
 
-    @property
-    def layers(self) -> list:  # of each depth, one `_StreamLayer` per stream
-        return list(zip(*self.streams.values()))
-
     def _memory(self, x: dict) -> list:
         sources = [torch.stack([x[m] for m in names]) for names in zip(*self.sources.values())]
         return _keys_and_values(self.layers, sources)
 
-    def _attend(self, depth, position, streams, keys, values, blocks):
-        attentions = [layer.attn[position] for layer in self.layers[depth]]
-        queries = _linear(streams, [attention.query for attention in attentions])
-        seen = attend_packed(queries, keys, values, blocks, self.heads)
-        return _linear(seen, [attention.out for attention in attentions])
+# %% ../../nbs/605_cross_attention.ipynb #a2c04472
+def _common_shape(x: dict):  # B, T
+    shape = next(iter(x.values())).shape[:2]
+    for m, v in x.items():
+        if v.shape[:2] != shape:
+            raise ValueError(f'{m!r} has shape {tuple(v.shape)}, the others {(*shape, "...")}')
+    return shape
 
-    def _add_and_norm(self, streams, update, depth, position, batch):
-        place = f'ffn {depth}' if position == -1 else f'attn {depth} {position}'
-        norms = [layer.norms[position] for layer in self.layers[depth]]
-        return _layer_norm(streams + self._dropout(update, batch, place), norms)
 
-    def _dropout(self, x, batch, place):  # (M, N, D)
-        M, N, D = x.shape
-        mask = None if batch is None else dropout_mask(M * D, self.rate, batch, place)
-        return x if mask is None else x * mask.view(N, M, D).transpose(0, 1).to(x.dtype)
+def _hide_padding(rows, lengths):  # (B, T), B * T where there is no turn
+    B, T = rows.shape
+    if lengths is None or len(lengths) != B:
+        raise ValueError(
+            f'padding is masked by the lengths of the {B} dialogues: give one each, '
+            "or padding='released'"
+        )
+    turns = torch.arange(T, device=rows.device)
+    lengths = torch.as_tensor(lengths, device=rows.device)
+    return rows.masked_fill(turns >= lengths[:, None], B * T)
+
+# %% ../../nbs/605_cross_attention.ipynb #7e352d4e
+PADDINGS = ('masked', 'released')
+
+
+class MultiAttn(_Layers):
+    """Refine each modality by stacked cross-attention to the others (MultiEMO section 3.4).
+
+    ValueError for heads that do not divide the width, or a negative number of layers.
+    """
+
+    def __init__(
+        self,
+        width: int = 256,  # D of every context
+        heads: int = 4,
+        layers: int = 6,
+        *,
+        ffn: int = 1024,  # inner width of the feed-forward block
+        modalities=MODALITIES,  # any of them
+        bias=True,  # of the attention's projections; the paper has none
+        dropout=0.0,  # of each sublayer
+    ):
+        _check_sizes(width, heads, layers)
+        super().__init__(sources_of(modalities), width, heads, layers, ffn, bias, dropout)
+
+    def forward(self, x: dict, batch: Batch) -> dict:  # name -> (N, D) packed, both
+        for m, v in x.items():
+            if len(v) != len(batch):
+                raise ValueError(f'{m!r} has {len(v)} rows, the batch {len(batch)} utterances')
+        return self.run(x, batch.blocks(), batch)
+
+    def padded(
+        self,
+        x: dict,  # name -> (B, T, D)
+        lengths=None,  # (B,) turns of each dialogue; not needed where padding is attended to
+        *,
+        padding='masked',  # 'released': every row is a key, as in the authors' code
+        batch=None,  # keys dropout; its rows are those of x, flattened
+    ) -> dict:  # name -> (B, T, D); rows beyond a dialogue's end carry no meaning
+        "Run on padded dialogues; ValueError for shapes that differ, or no lengths to mask by."
+        B, T = _common_shape(x)
+        rows = torch.arange(B * T, device=next(iter(x.values())).device).view(B, T)
+        if choose(padding, PADDINGS, 'padding') == 'masked':
+            rows = _hide_padding(rows, lengths)
+        out = self.run({m: v.flatten(0, 1) for m, v in x.items()}, [rows], batch)
+        return {m: v.view(B, T, -1) for m, v in out.items()}

@@ -117,51 +117,8 @@ class Objective:
         return swfc_loss(z, labels, counts, variant=self.variant, **focus)
 
 # %% ../../nbs/610_multiattn.ipynb #8234dceb
-def _counts_or_zeros(class_counts, classes: int):  # (C,) float
-    if class_counts is None:
-        return torch.tensor([0.0] * classes)
-    if len(class_counts) != classes:
-        raise ValueError(f'class_counts has {len(class_counts)} entries for {classes} classes')
-    return torch.tensor([float(n) for n in class_counts])
-
-
-def _packed(padded: dict, batch) -> dict:  # name -> (N, D)
-    return {m: x[batch.dialogue, batch.turn] for m, x in padded.items()}
-
-# %% ../../nbs/610_multiattn.ipynb #bbbe1666
-def _check_features(batch, names):
-    for m in names:
-        rows = len(batch.features[choose(m, batch.features, 'feature')])
-        if rows != len(batch):
-            raise ValueError(f'{m!r} has {rows} rows, the batch {len(batch)} utterances')
-
-
-def _check_classes(labels, classes: int):
-    if not labels.is_cuda and len(labels) and int(labels.max()) >= classes:
-        raise ValueError(f'label {int(labels.max())} is outside the {classes} classes')
-
-# %% ../../nbs/610_multiattn.ipynb #9cc89223
-class MultiEMO(nn.Module):
-    "Recognise emotions with MultiAttn (MultiEMO section 3); ValueError for what cannot be built."
-
-    def __init__(
-        self,
-        sizes: dict,  # feature -> D: some of text, audio, visual
-        classes: int,  # C
-        *,
-        preset='paper',  # a key of `PRESETS`
-        class_counts=None,  # (C,) training labels of each class; default: counted before training
-        width=256,  # D of contexts and fused features
-        heads=4,
-        ffn=1024,  # inner width of MultiAttn's feed-forward blocks
-        **options,  # of the preset
-    ):
-        super().__init__()
-        self.options = _resolve_options(preset, options)
-        self._build_contexts(sizes, width)
-        self.multiattn = self._build_multiattn(width, heads, ffn)
-        self._build_classifier(width, classes)
-        self.register_buffer('class_counts', _counts_or_zeros(class_counts, classes))
+class _Contexts(nn.Module):
+    "The contexts of all modalities."
 
     def _build_contexts(self, sizes, width):
         names = list(sources_of(list(sizes)))
@@ -180,26 +137,6 @@ class MultiEMO(nn.Module):
             place=name,
         )
 
-    def _build_multiattn(self, width, heads, ffn) -> MultiAttn:
-        o, names = self.options, list(self.inputs)
-        layers = o['layers'] if o['fusion'] == 'multiattn' else 0
-        shape = dict(ffn=ffn, modalities=names, bias=o['bias'], dropout=o['dropout'])
-        return MultiAttn(width, heads, layers, **shape)
-
-    def _build_classifier(self, width, classes):
-        hidden = self.options['hidden']
-        self.fc = nn.Linear(width * len(self.inputs), width)
-        self.mlp1, self.mlp2 = nn.Linear(width, hidden), nn.Linear(hidden, classes)
-
-    def forward(self, batch: Batch) -> Out:
-        _check_features(batch, self.inputs)
-        if self.options['padding'] == 'released':
-            context, fused = self._attend_to_padding(batch)
-        else:
-            context = self.context(batch)
-            fused = self.multiattn(context, batch)
-        return self.classify(context, fused, batch)
-
     def context(self, batch: Batch, padded=False) -> dict:  # name -> (N, width) or (B, T, width)
         "Return the context of each modality: a linear layer, and a DialogueRNN where it has one."
         x = {m: self._embed(m, batch, padded) for m in self.inputs}
@@ -212,12 +149,27 @@ class MultiEMO(nn.Module):
         x = batch.features[m]
         return self.inputs[m](batch.to_padded(x) if padded and m not in self.rnns else x)
 
-    def _attend_to_padding(self, batch: Batch):
-        "Return contexts and fused features (N, width), with padding as keys, as released."
-        context, (wide, *_) = self.context(batch, padded=True), pad_to_longest(batch, [])
-        rows = replace(wide, ids=wide.where().flatten())  # keys dropout
-        fused = self.multiattn.padded(context, padding='released', batch=rows)
-        return _packed(context, batch), _packed(fused, batch)
+# %% ../../nbs/610_multiattn.ipynb #bbbe1666
+def _counts_or_zeros(class_counts, classes: int):  # (C,) float
+    if class_counts is None:
+        return torch.tensor([0.0] * classes)
+    if len(class_counts) != classes:
+        raise ValueError(f'class_counts has {len(class_counts)} entries for {classes} classes')
+    return torch.tensor([float(n) for n in class_counts])
+
+
+def _check_classes(labels, classes: int):
+    if not labels.is_cuda and len(labels) and int(labels.max()) >= classes:
+        raise ValueError(f'label {int(labels.max())} is outside the {classes} classes')
+
+# %% ../../nbs/610_multiattn.ipynb #9cc89223
+class _Classifier(nn.Module):
+    "Scores of the classes, and the terms of the loss."
+
+    def _build_classifier(self, modalities: int, width: int, classes: int):
+        hidden = self.options['hidden']
+        self.fc = nn.Linear(width * modalities, width)
+        self.mlp1, self.mlp2 = nn.Linear(width, hidden), nn.Linear(hidden, classes)
 
     def classify(self, context: dict, fused: dict, batch: Batch) -> Out:
         "Join the fused features and score the classes (Eq. 13 to 16)."
@@ -250,6 +202,62 @@ class MultiEMO(nn.Module):
         counts = torch.bincount(labels[labels >= 0], minlength=len(self.class_counts))
         self.class_counts += counts.to(self.class_counts)
 
+# %% ../../nbs/610_multiattn.ipynb #007c6209
+def _packed(padded: dict, batch) -> dict:  # name -> (N, D)
+    return {m: x[batch.dialogue, batch.turn] for m, x in padded.items()}
+
+
+def _check_features(batch, names):
+    for m in names:
+        rows = len(batch.features[choose(m, batch.features, 'feature')])
+        if rows != len(batch):
+            raise ValueError(f'{m!r} has {rows} rows, the batch {len(batch)} utterances')
+
+# %% ../../nbs/610_multiattn.ipynb #f4c9e9ed
+class MultiEMO(_Contexts, _Classifier):
+    "Recognise emotions with MultiAttn (MultiEMO section 3); ValueError for what cannot be built."
+
+    def __init__(
+        self,
+        sizes: dict,  # feature -> D: some of text, audio, visual
+        classes: int,  # C
+        *,
+        preset='paper',  # a key of `PRESETS`
+        class_counts=None,  # (C,) training labels of each class; default: counted before training
+        width=256,  # D of contexts and fused features
+        heads=4,
+        ffn=1024,  # inner width of MultiAttn's feed-forward blocks
+        **options,  # of the preset
+    ):
+        super().__init__()
+        self.options = _resolve_options(preset, options)
+        self._build_contexts(sizes, width)
+        self.multiattn = self._build_multiattn(width, heads, ffn)
+        self._build_classifier(len(self.inputs), width, classes)
+        self.register_buffer('class_counts', _counts_or_zeros(class_counts, classes))
+
+    def _build_multiattn(self, width, heads, ffn) -> MultiAttn:
+        o, names = self.options, list(self.inputs)
+        layers = o['layers'] if o['fusion'] == 'multiattn' else 0
+        shape = dict(ffn=ffn, modalities=names, bias=o['bias'], dropout=o['dropout'])
+        return MultiAttn(width, heads, layers, **shape)
+
+    def forward(self, batch: Batch) -> Out:
+        _check_features(batch, self.inputs)
+        if self.options['padding'] == 'released':
+            context, fused = self._attend_to_padding(batch)
+        else:
+            context = self.context(batch)
+            fused = self.multiattn(context, batch)
+        return self.classify(context, fused, batch)
+
+    def _attend_to_padding(self, batch: Batch):
+        "Return contexts and fused features (N, width), with padding as keys, as released."
+        context, (wide, *_) = self.context(batch, padded=True), pad_to_longest(batch, [])
+        rows = replace(wide, ids=wide.where().flatten())  # keys dropout
+        fused = self.multiattn.padded(context, padding='released', batch=rows)
+        return _packed(context, batch), _packed(fused, batch)
+
     @classmethod
     def from_released(
         cls,
@@ -258,17 +266,7 @@ class MultiEMO(nn.Module):
         **options,  # of `MultiEMO`
     ) -> 'MultiEMO':
         "Build the model of an authors' `state_dict`; ValueError for other weights."
-        _resolve_options(
-            preset, {k: v for k, v in options.items() if k not in ('class_counts', 'heads')}
-        )
-        _check_released(state)
-        weights = convert_released(state)
-        shapes = _released_shapes(state, weights)
-        model = cls(preset=preset, **{**shapes, **options}).to(weights['fc.bias'].dtype)
-        own = model.state_dict()
-        used = {k: v for k, v in weights.items() if k in own}
-        model.load_state_dict({**used, 'class_counts': own['class_counts']})
-        return model
+        return _from_released(cls, state, preset, options)
 
 # %% ../../nbs/610_multiattn.ipynb #715c2b09
 _RENAMES = (  # pattern of the authors' name, ours
@@ -315,8 +313,8 @@ _REQUIRED = (
 )
 
 # %% ../../nbs/610_multiattn.ipynb #99759d4c
-def _check_released(state: dict):
-    "Raise ValueError for anything but a `state_dict` of the authors' MultiEMO."
+def _checked_released(state: dict) -> dict:
+    "Return the authors' weights by our names; raise ValueError for anything else."
     missing = set(_REQUIRED) - {str(k).removeprefix('module.') for k in state}
     if missing:
         raise ValueError(
@@ -324,6 +322,7 @@ def _check_released(state: dict):
             f'{", ".join(map(str, list(state)[:3]))} ..., without {min(missing)}: '
             "give the model's state_dict"
         )
+    return convert_released(state)
 
 # %% ../../nbs/610_multiattn.ipynb #2de7ea91
 def _count(pattern: str, names) -> int:
@@ -343,6 +342,18 @@ def _released_shapes(state: dict, weights: dict) -> dict:  # arguments of `Multi
         heads=_count(r'attention_heads\.(\d+)\.', state),
         layers=_count(r'streams\.text\.(\d+)\.', weights),
     )
+
+# %% ../../nbs/610_multiattn.ipynb #f9ce73d2
+def _from_released(cls, state: dict, preset: str, options: dict) -> MultiEMO:
+    "Build a `MultiEMO` with the weights of an authors' `state_dict`."
+    _resolve_options(preset, {k: options[k] for k in options if k not in ('class_counts', 'heads')})
+    weights = _checked_released(state)
+    shapes = _released_shapes(state, weights)
+    model = cls(preset=preset, **{**shapes, **options}).to(weights['fc.bias'].dtype)
+    own = model.state_dict()
+    used = {k: v for k, v in weights.items() if k in own}
+    model.load_state_dict({**used, 'class_counts': own['class_counts']})
+    return model
 
 # %% ../../nbs/610_multiattn.ipynb #8f340f09
 class OneStage(nn.Module):

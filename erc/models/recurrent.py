@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from ..data.batches import Batch, reversed_rows
 from ..nn.cells import GRUCell, Out, dropout
-from ..nn.dialoguernn import DialogueRNN, GRULanes
+from ..nn.dialoguernn import DialogueRNN
+from ..nn.recurrences import GRULanes
 
 # %% ../../nbs/250_recurrent.ipynb #581ac53f
 def _inputs(batch: Batch, names) -> Tensor:

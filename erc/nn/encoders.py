@@ -253,7 +253,7 @@ def _group_by_length(x: Tensor, most: int) -> tuple:
     rows = [_rows(block, x.device) for block in blocks]
     return list(zip(rows, widths)), _rows(np.concatenate(blocks).argsort(), x.device)
 
-# %% ../../nbs/230_encoders.ipynb #235a1add
+# %% ../../nbs/230_encoders.ipynb #b7ec205e
 class TextEncoder(nn.Module):
     """A pretrained encoder inside a model: signed token ids (N, L) -> vectors (N, D).
 

@@ -103,25 +103,10 @@ def _free_slots(
     return slot + torch.where(new.any(0), 0, held.numel())
 
 # %% ../../nbs/235_prototypes.ipynb #605988e2
-class PrototypeQueues(_Queues):
-    "Keep the last vectors of each class and draw prototypes from them (MM-SPCL section 4.2)."
+class _Evicting(_Queues):
+    "Queues that new vectors enter, and that old ones leave when they are full."
 
-    def __init__(
-        self,
-        classes: int,  # C
-        width: int,  # D
-        *,
-        length=256,  # M, vectors that a queue holds
-        support=64,  # K, vectors that a prototype is the mean of
-        evict='fifo',  # what leaves a full queue: the oldest vector, or any ('random')
-    ):
-        if not 1 <= support <= length:
-            raise ValueError(
-                f'support={support}, length={length}: the support set is drawn from the queue, '
-                'so that 1 <= support <= length'
-            )
-        super().__init__(classes, width, length, support)
-        self.evict = choose(evict, _EVICTIONS, 'eviction')
+    evict = 'fifo'
 
     @torch.no_grad()
     def push(
@@ -149,6 +134,27 @@ class PrototypeQueues(_Queues):
         held = torch.where(kept[:, : self.length], self.arrivals, -1).flatten()
         self.arrived.copy_(torch.cat([held, self.arrived[-1:]]).index_put(slot, now))
         self.vectors.index_put_(slot, z.detach().to(self.vectors.dtype))
+
+# %% ../../nbs/235_prototypes.ipynb #87bb19c4
+class PrototypeQueues(_Evicting):
+    "Keep the last vectors of each class and draw prototypes from them (MM-SPCL section 4.2)."
+
+    def __init__(
+        self,
+        classes: int,  # C
+        width: int,  # D
+        *,
+        length=256,  # M, vectors that a queue holds
+        support=64,  # K, vectors that a prototype is the mean of
+        evict='fifo',  # what leaves a full queue: the oldest vector, or any ('random')
+    ):
+        if not 1 <= support <= length:
+            raise ValueError(
+                f'support={support}, length={length}: the support set is drawn from the queue, '
+                'so that 1 <= support <= length'
+            )
+        super().__init__(classes, width, length, support)
+        self.evict = choose(evict, _EVICTIONS, 'eviction')
 
     @torch.no_grad()
     def prototypes(

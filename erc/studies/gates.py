@@ -16,7 +16,8 @@ from ..data.batches import Batch
 from ..data.corpus import Corpus
 from ..evidence.intervals import Interval, interval, paired
 from ..evidence.verdicts import verdict
-from ..models.gruarc import GRUArcModel, emotion_arcs
+from ..models.arc import emotion_arcs
+from ..models.gruarc import GRUArcModel
 from ..models.shift import previous_turn
 from ..report.figures import OURS, PAPER
 
