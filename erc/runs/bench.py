@@ -14,7 +14,7 @@ from ..core import resolve
 from .prepare import check_device, model_maker, prepare, split_batches
 from .recipes import System, find_system, settings_of
 from ..training.bench import SHAPES, SIZES, fine_tuning_speed, toy_dialogues, training_costs
-from ..training.search import distinct, grid
+from ..training.search import grid
 
 # %% ../../nbs/359_bench.ipynb #390b344f
 BENCHES = {  # three modalities each; the second has MELD's batch of 100 dialogues
@@ -62,7 +62,7 @@ def bench_encoder(
     found = _fine_tuned(system)
     ready, _ = prepare(found, corpus, device)
     settings = settings_of(found, list(found.variants)[-1])
-    point = distinct(grid(settings['hyperparameters']))[0]
+    point = grid(settings['hyperparameters'])[0]
     train, make = split_batches(found, ready, point)[0], model_maker(found, ready)
     speed = fine_tuning_speed(make, train, found.target, point, device, steps)
     return pd.DataFrame([{'system': found.id, 'corpus': corpus, **speed}])

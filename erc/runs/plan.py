@@ -15,10 +15,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..core import choose
+from ..core import choose, resolve
 from ..data.registry import converted, load_corpus
+from .fold import cross_folds, wanted_seeds
 from .keys import RunKey
-from .prepare import model_maker, prepare, split_batches
+from .prepare import load_encoded, model_maker, of_fold, split_batches
 from erc.runs.recipes import (
     System,
     find_system,
@@ -29,8 +30,9 @@ from erc.runs.recipes import (
 )
 from .records import read_records
 from .stale import missing_runs
-from ..training.engine import Single, Stack, Steps
-from ..training.search import distinct, grid
+from ..training.engine import Keyed, Single, Steps
+from ..training.fit import products
+from ..training.search import grid
 from ..training.settings import criterion
 
 # %% ../../nbs/357_plan.ipynb #f3bcf7eb
@@ -80,10 +82,9 @@ class _Timing:
 
 
 def _engine(system: System, make, timing: _Timing, dtype):
-    "Return the engine of a group of seeds that train at once."
-    if system.vectorise:
-        return Stack(make, timing.seeds, dtype, timing.device)
-    return Single(make, timing.seeds[:1], dtype, timing.device)
+    "Return the engine of a seed."
+    kind = Keyed if system.vectorise else Single
+    return kind(make, timing.seeds[:1], dtype, timing.device)
 
 
 def _some(batches: list, steps: int) -> list:
@@ -98,7 +99,8 @@ def _trained_row_seconds(system: System, corpus, train: list, point: dict, timin
     some = [b.to(timing.device, dtype) for b in _some(train, timing.steps)]
     engine = _engine(system, model_maker(system, corpus), timing, dtype)
     run = Steps(engine, some, criterion(system.target), point)
-    return _row_seconds(run, some, timing.device, timing.enough)
+    with products(resolve(system.model), timing.device):
+        return _row_seconds(run, some, timing.device, timing.enough)
 
 
 def _all_rows(system: System, train: list, dev: list, test: list) -> float:
@@ -107,14 +109,25 @@ def _all_rows(system: System, train: list, dev: list, test: list) -> float:
     return sum(map(len, train)) + sum(map(len, scored)) / 3
 
 # %% ../../nbs/357_plan.ipynb #63f4e9ab
+def _epochs(settings: dict, seeds: dict) -> int:
+    "Return all epochs of a run: in each fold those of the search, then those of each seed."
+    points = grid(settings['hyperparameters'])
+    epochs = points[0]['epochs']
+    searched = settings.get('search', {}).get('epochs', epochs) * len(points)
+    search = searched if len(points) > 1 else 0
+    return sum(search + epochs * len(own) for own in seeds.values())
+
+
 def _own_seconds(system: System, key: RunKey, timing: _Timing) -> float:
     "Return the seconds of a run without what is trained before it."
-    corpus, _ = prepare(system, key.corpus, timing.device)
-    points = distinct(grid(settings_of(system, key.variant)['hyperparameters']))
-    batches = split_batches(system, corpus, points[-1])
-    row = _trained_row_seconds(system, corpus, batches[0], points[-1], timing)
-    repeats = sum(p['epochs'] for p in points) * (1 if system.vectorise else len(timing.seeds))
-    return row * _all_rows(system, *batches) * repeats
+    encoded, _ = load_encoded(system, key.corpus, timing.device)
+    corpus, settings = of_fold(system, encoded), settings_of(system, key.variant)
+    point = grid(settings['hyperparameters'])[0]
+    batches = split_batches(system, corpus, point)
+    row = _trained_row_seconds(system, corpus, batches[0], point, timing)
+    cross = cross_folds(system, key.variant, encoded)
+    epochs = _epochs(settings, wanted_seeds(system, cross, timing.seeds))
+    return row * _all_rows(system, *batches) * epochs
 
 # %% ../../nbs/357_plan.ipynb #ad9fea07
 def measured_seconds(

@@ -129,7 +129,8 @@ def _join(old, more, fresh: list):
 # %% ../../nbs/352_records.ipynb #137d8337
 def _of_paper_split(name: str):
     return property(
-        lambda self: getattr(self.folds['paper'], name), doc=f'`{name}` of the paper split.'
+        lambda self: getattr(self.folds.get('paper') or Fold(), name),
+        doc=f'`{name}` of the paper split.',
     )
 
 
@@ -160,6 +161,7 @@ class Record(_PaperSplit):
     task: str = ''  # 'emotion', 'shift', ...
     classes: list = field(default_factory=list)  # C names
     metric: str = 'weighted_f1'  # what `dev`, `test` and the selection use
+    cross: list = field(default_factory=list)  # folds that together test each dialogue once
     folds: dict[str, Fold] = field(default_factory=lambda: {'paper': Fold()})
 
     @property

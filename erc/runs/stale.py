@@ -14,6 +14,7 @@ import pandas as pd
 from ..core import resolve
 from ..data.sentence_encoders import encoder_identity, encoder_path
 from .fingerprints import fingerprints
+from .fold import wanted_seeds
 from .keys import RunKey
 from .recipes import System, find_system, settings_of, wanted_runs
 from .records import Record, find_record
@@ -28,7 +29,7 @@ def _differs_from_recipe(record: Record) -> str:
     if record.key.variant not in system.variants:
         return 'its variant is in no recipe'
     want, have = settings_of(system, record.key.variant), record.settings
-    changed = [k for k in want if want[k] != have.get(k)]
+    changed = [k for k in {**want, **have} if want.get(k) != have.get(k)]
     return f'settings changed: {", ".join(changed)}' if want != have else ''
 
 # %% ../../nbs/356_stale.ipynb #06b78845
@@ -89,15 +90,22 @@ def stale(
     return why or None
 
 # %% ../../nbs/356_stale.ipynb #4fad7a55
+def _too_few_seeds(record: Record, system: System, seeds: int | None) -> str:
+    "Return which folds of a record lack seeds, or ''."
+    if system.kind == 'facts':
+        return ''
+    wanted = wanted_seeds(system, record.cross, range(seeds or system.seeds))
+    have = {f: len(record.folds[f].seeds) if f in record.folds else 0 for f in wanted}
+    short = [f'{have[f]} of {len(s)} seeds of {f}' for f, s in wanted.items() if have[f] < len(s)]
+    return ', '.join(short)
+
+
 def _why_missing(record: Record | None, seeds: int | None) -> str:
     "Return why a run is wanted that is not stale, or ''."
     if record is None:
         return 'absent'
     system = find_system(record.key.system_id)
-    want = seeds or system.seeds
-    if system.kind == 'model' and len(record.seeds) < want:
-        return _data_changed(system, record) or f'{len(record.seeds)} of {want} seeds'
-    return _data_changed(system, record)
+    return _data_changed(system, record) or _too_few_seeds(record, system, seeds)
 
 # %% ../../nbs/356_stale.ipynb #3c51f76b
 def missing_runs(
