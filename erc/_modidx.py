@@ -1355,6 +1355,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/erc', 'doc_host': '', 'git
                                   'erc.report.lines._demo_lines': ('lines.html#_demo_lines', 'erc/report/lines.py'),
                                   'erc.report.lines._fill_drawn': ('lines.html#_fill_drawn', 'erc/report/lines.py'),
                                   'erc.report.lines._fill_ours': ('lines.html#_fill_ours', 'erc/report/lines.py'),
+                                  'erc.report.lines._fill_printed': ('lines.html#_fill_printed', 'erc/report/lines.py'),
                                   'erc.report.lines._gap': ('lines.html#_gap', 'erc/report/lines.py'),
                                   'erc.report.lines._not_run_cells': ('lines.html#_not_run_cells', 'erc/report/lines.py'),
                                   'erc.report.lines._printed_cell': ('lines.html#_printed_cell', 'erc/report/lines.py'),
