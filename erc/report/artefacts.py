@@ -37,6 +37,15 @@ def _check_place(table: pd.DataFrame, artefact: str, **place):
         if value is not None:
             choose(value, dict.fromkeys(table[name]), f'{name} of {artefact}')
 
+
+def _values_at(numbers: pd.DataFrame, artefact: str, row: str, column: str, dataset) -> list:
+    "Return what is printed at a place; raise ValueError for a place that does not exist."
+    choose(artefact, dict.fromkeys(numbers.artefact), 'artefact')
+    table = numbers[numbers.artefact == artefact]
+    _check_place(table, artefact, row=row, column=column, dataset=dataset)
+    table = table[(table.row == row) & (table.column == column)]
+    return list(table.value if dataset is None else table.value[table.dataset == dataset])
+
 # %% ../../nbs/370_artefacts.ipynb #d3e4b73f
 def printed(
     numbers: pd.DataFrame,  # of `reference`
@@ -46,15 +55,11 @@ def printed(
     dataset=None,  # where one row covers several corpora
 ) -> str:  # as printed; '' where the paper has no such cell
     "Return one printed number; raise ValueError for a row or column that the table does not have."
-    choose(artefact, dict.fromkeys(numbers.artefact), 'artefact')
-    table = numbers[numbers.artefact == artefact]
-    _check_place(table, artefact, row=row, column=column, dataset=dataset)
-    table = table[(table.row == row) & (table.column == column)]
-    values = table.value if dataset is None else table.value[table.dataset == dataset]
+    values = _values_at(numbers, artefact, row, column, dataset)
     if len(values) > 1:
         at = f'{artefact} prints {len(values)} numbers at ({row}, {column})'
         raise ValueError(f'{at}: name a dataset')
-    return values.iloc[0] if len(values) else ''
+    return values[0] if values else ''
 
 # %% ../../nbs/370_artefacts.ipynb #249fb823
 @functools.lru_cache
@@ -214,25 +219,27 @@ def saved_artefact(paper: str, artefact: str, home=None) -> dict:
             return {**facts, 'path': str(path)}
     return {}
 
-# %% ../../nbs/370_artefacts.ipynb #455a48d8
-def notebook_anchor(
-    notebook: Path,  # an ipynb
-    artefact: str,  # 'table6'
-) -> str:  # the heading, such as 'Table 6: the shift network'; '' if there is none
-    "Return the heading under which a notebook draws an artefact."
-    number = re.fullmatch(r'(table|fig)(\d+)', artefact)
-    if not Path(notebook).exists():
-        return ''
-    for text in _headings(Path(notebook)):
-        found = re.match(r'(Table|Figure)s? (\d+)(?: (?:and|to) (\d+))?', text)
-        if not (number and found) or {'Table': 'table', 'Figure': 'fig'}[found[1]] != number[1]:
-            continue
-        if int(found[2]) <= int(number[2]) <= int(found[3] or found[2]):
-            return text
-    return 'Cases' if artefact.startswith('case') and 'Cases' in _headings(Path(notebook)) else ''
-
 # %% ../../nbs/370_artefacts.ipynb #f283393c
 def _headings(notebook: Path) -> list:
     cells = json.loads(notebook.read_text(encoding='utf-8'))['cells']
     markdown = [''.join(cell['source']) for cell in cells if cell['cell_type'] == 'markdown']
     return re.findall(r'^#{2,4} (.+)$', '\n'.join(markdown), re.MULTILINE)
+
+# %% ../../nbs/370_artefacts.ipynb #f7367b20
+def _names(text: str, kind: str, number: int) -> bool:
+    "Return whether a heading, 'Table 6: floors' or 'Tables 6 to 8', names an artefact."
+    found = re.match(r'(Table|Figure)s? (\d+)(?: (?:and|to) (\d+))?', text)
+    if not found or {'Table': 'table', 'Figure': 'fig'}[found[1]] != kind:
+        return False
+    return int(found[2]) <= number <= int(found[3] or found[2])
+
+
+def notebook_anchor(
+    notebook: Path,  # an ipynb
+    artefact: str,  # 'table6'
+) -> str:  # the heading, such as 'Table 6: the shift network'; '' if there is none
+    "Return the heading under which a notebook draws an artefact."
+    headings = _headings(Path(notebook)) if Path(notebook).exists() else []
+    if number := re.fullmatch(r'(table|fig)(\d+)', artefact):
+        return next((x for x in headings if _names(x, number[1], int(number[2]))), '')
+    return 'Cases' if artefact.startswith('case') and 'Cases' in headings else ''

@@ -103,14 +103,16 @@ def confusion_figure(
     return ax.figure
 
 # %% ../../nbs/372_figures.ipynb #63f37efa
+def _split_frame(record, split: str) -> pd.DataFrame:
+    "Return the scores of one split by epoch in percent, one line per seed and epoch."
+    scores = 100 * np.asarray(record.curves.get(split, np.empty((0, 0))), float)
+    frame = pd.DataFrame(scores).rename_axis('seed').reset_index()
+    return frame.melt('seed', var_name='epoch', value_name='score').assign(split=split)
+
+
 def _curve_frame(record) -> pd.DataFrame:
     "Return dev and test scores by epoch in percent, one line per seed and epoch."
-    frames = []
-    for split in ('dev', 'test'):
-        scores = 100 * np.asarray(record.curves.get(split, np.empty((0, 0))), float)
-        frame = pd.DataFrame(scores).rename_axis('seed').reset_index()
-        long = frame.melt('seed', var_name='epoch', value_name='score')
-        frames.append(long.assign(split=split))
+    frames = [_split_frame(record, split) for split in ('dev', 'test')]
     return pd.concat(frames).astype({'epoch': int})
 
 # %% ../../nbs/372_figures.ipynb #79861090
@@ -123,16 +125,28 @@ _LINES = dict(
 )
 
 
+def _draw_selected(record, ax):
+    "Draw a dot at the epoch that each seed selected."
+    chosen = [100 * scores[epoch] for epoch, scores in zip(record.selected, record.curves['dev'])]
+    ax.plot(record.selected, chosen, 'o', color=OURS, ms=4)
+
+
 def _draw_curves(record, ax, legend: bool):
     "Draw the curves of one record, and the epoch that each seed selected."
     sns.lineplot(_curve_frame(record), **_LINES, legend=legend, ax=ax)
-    chosen = [100 * scores[epoch] for epoch, scores in zip(record.selected, record.curves['dev'])]
-    ax.plot(record.selected, chosen, 'o', color=OURS, ms=4)
+    _draw_selected(record, ax)
     name, _, where = str(record.key).partition('/')[2].partition(':')
     ax.set(title=f'{name}\n{where}', xlabel='epoch', ylabel=f'{record.metric}, %')
     ax.xaxis.get_major_locator().set_params(integer=True)
 
 # %% ../../nbs/372_figures.ipynb #d40fcc5c
+def _panels(number: int) -> tuple:  # figure, axes
+    "Return panels side by side with one scale."
+    size = (1.2 + 2.4 * number, 2.4)
+    fig, axes = plt.subplots(1, number, figsize=size, sharey=True, squeeze=False)
+    return fig, axes[0]
+
+
 def curves_figure(
     records,  # Records with `curves['dev']` (S, E), one panel each; None and others are left out
 ) -> mpl.figure.Figure:
@@ -140,11 +154,10 @@ def curves_figure(
     records = [r for r in records if r is not None and 'dev' in r.curves]
     if not records:
         raise ValueError('no record has curves; run the systems first')
-    size = (1.2 + 2.4 * len(records), 2.4)
-    fig, axes = plt.subplots(1, len(records), figsize=size, sharey=True, squeeze=False)
-    for ax, record in zip(axes[0], records):
-        _draw_curves(record, ax, legend=ax is axes[0, 0])
-    axes[0, 0].get_legend().set_title('')
+    fig, axes = _panels(len(records))
+    for ax, record in zip(axes, records):
+        _draw_curves(record, ax, legend=ax is axes[0])
+    axes[0].get_legend().set_title('')
     return fig
 
 # %% ../../nbs/372_figures.ipynb #52f933ed
@@ -157,25 +170,28 @@ def interval_rows(
     rows = rows[rows.column == choose(column, rows.column.unique(), f'column of {table.artefact}')]
     return rows[rows.kind != 'printed'] if table.profile == 'demo' else rows
 
+# %% ../../nbs/372_figures.ipynb #df98862a
+def _line_label(row, corpus: str) -> str:
+    "Name a line; `corpus` stands in for the paper's, '' where only one does."
+    place = corpus if corpus not in row.row else ''
+    name = ', '.join(text for text in (row.line, row.variant, place) if text)
+    return f'{name} (not run)' if row.kind == 'not run' else name
+
 
 def _interval_labels(rows: pd.DataFrame) -> list:
     "Name each line; where several corpora stand in for the paper's, those too."
     stand_in = rows.basis.str.partition('stand-in: ')[2]
     several = stand_in[stand_in != ''].nunique() > 1
-    labels = []
-    for row, corpus in zip(rows.itertuples(), stand_in):
-        place = corpus if several and corpus not in row.row else ''
-        name = ', '.join(text for text in (row.line, row.variant, place) if text)
-        labels.append(f'{name} (not run)' if row.kind == 'not run' else name)
-    return labels
+    corpora = stand_in if several else [''] * len(rows)
+    return [_line_label(row, corpus) for row, corpus in zip(rows.itertuples(), corpora)]
 
-# %% ../../nbs/372_figures.ipynb #df98862a
+# %% ../../nbs/372_figures.ipynb #91da0d66
 def _interval_places(rows: pd.DataFrame) -> pd.DataFrame:
     "Return the lines with their heights `y`, one free place above and a gap below each group."
     group = rows.groupby('row', sort=False).ngroup()
     return rows.assign(y=np.arange(len(rows)) + 1 + 1.3 * group, label=_interval_labels(rows))
 
-
+# %% ../../nbs/372_figures.ipynb #47b61f59
 def _draw_ours(rows: pd.DataFrame, ax):
     "Draw our means as dots with their intervals."
     ours = rows[rows.kind.isin(['ours', 'stale']) & (rows['mean'] != '')]
@@ -191,7 +207,7 @@ def _draw_printed(rows: pd.DataFrame, ax):
     ax.plot(shown.value, shown.y, 'D', mfc='none', mec=PAPER, ms=6, mew=1.3)
     ax.vlines(shown.value, shown.y, ends, color=PAPER, lw=0.7, ls=':')
 
-# %% ../../nbs/372_figures.ipynb #91da0d66
+# %% ../../nbs/372_figures.ipynb #48117388
 def _label_lines(rows: pd.DataFrame, ax):
     "Write the name of each group in bold, and of each line below it."
     heads = rows.groupby('row', sort=False).y.min() - 1
@@ -199,10 +215,17 @@ def _label_lines(rows: pd.DataFrame, ax):
     ax.set(yticks=ticks, yticklabels=ticks.index, ylim=(ticks.max() + 0.6, -0.6))
     for label, y in zip(ax.get_yticklabels(), ticks):
         label.set_fontweight('bold' if y in set(heads) else 'normal')
-    ax.tick_params(axis='y', length=0)
 
-# %% ../../nbs/372_figures.ipynb #1ddfa484
+# %% ../../nbs/372_figures.ipynb #2e901d8a
 _ROW = ('row', 'line', 'variant', 'basis', 'kind', 'printed', 'mean', 'low', 'high')
+
+
+def _bare_axes(ax, xlabel: str):
+    "Leave a grid under the scale, and no line at the names."
+    ax.tick_params(axis='y', length=0)
+    ax.set_xlabel(xlabel)
+    ax.grid(axis='x')
+    ax.spines['left'].set_visible(False)
 
 
 def interval_figure(
@@ -216,9 +239,7 @@ def interval_figure(
     _draw_ours(rows, ax)
     _draw_printed(rows, ax)
     _label_lines(rows, ax)
-    ax.set_xlabel(xlabel)
-    ax.grid(axis='x')
-    ax.spines['left'].set_visible(False)
+    _bare_axes(ax, xlabel)
     return fig
 
 # %% ../../nbs/372_figures.ipynb #254a3fed
@@ -229,22 +250,30 @@ def _box_size(text: str, data: bool) -> tuple:  # width, height in steps
     return 0.84, 0.52 + 0.26 * text.count('\n')
 
 
-def _draw_box(ax, x, y, text, kind='box'):
-    "Draw one box; data have no frame."
-    data = kind == 'data'
+def _frame(x, y, text: str, data: bool) -> mpl.patches.Patch:
+    "Return the frame of a box; it is invisible around data."
     width, height = _box_size(text, data)
     corner = (x - width / 2, y - height / 2)
     face, edge = ('none', 'none') if data else ('#eef1f8', OURS)
     style = 'round,pad=0,rounding_size=.08'
-    patch = mpl.patches.FancyBboxPatch(corner, width, height, boxstyle=style, fc=face, ec=edge)
+    return mpl.patches.FancyBboxPatch(corner, width, height, boxstyle=style, fc=face, ec=edge)
+
+
+def _draw_box(ax, x, y, text, kind='box'):
+    "Draw one box; data have no frame."
     ax.text(x, y, text, ha='center', va='center', fontsize=9, linespacing=1.25)
-    return ax.add_patch(patch)
+    return ax.add_patch(_frame(x, y, text, kind == 'data'))
 
 # %% ../../nbs/372_figures.ipynb #daa38425
+def _corners(boxes: dict) -> tuple:  # two arrays of x and y
+    "Return the lower left and upper right corner of what holds the boxes."
+    centres = np.array([box[:2] for box in boxes.values()], float)
+    return centres.min(0) - 0.6, centres.max(0) + 0.6
+
+
 def _diagram_axes(boxes: dict, unit):
     "Return a figure without margins and axes that hold the boxes."
-    centres = np.array([box[:2] for box in boxes.values()], float)
-    low, high = centres.min(0) - 0.6, centres.max(0) + 0.6
+    low, high = _corners(boxes)
     fig, ax = plt.subplots(figsize=(high - low) * unit, layout=None)
     ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
     ax.axis('off')

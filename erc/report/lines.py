@@ -169,6 +169,13 @@ def line_system(key: RunKey, recipe):
     return recipe.systems[choose(key.system, recipe.systems, f'system of {recipe.paper}')]
 
 # %% ../../nbs/373_lines.ipynb #f2d1ed30
+def _fill_printed(line: Line, artefact: str, columns: list, paper: str) -> Line:
+    "Return the paper's line with its cells."
+    numbers = reference(paper)
+    cells = [_printed_cell(numbers, artefact, line.of, column) for column in columns]
+    return replace(line, cells=cells)
+
+
 def fill_line(
     line: Line,
     artefact: str,
@@ -181,8 +188,6 @@ def fill_line(
     if line.kind == 'needs data':
         return replace(line, cells=[Cell('needs data')] * len(columns))
     if line.kind == 'printed':
-        numbers = reference(recipe.paper)
-        cells = [_printed_cell(numbers, artefact, line.of, column) for column in columns]
-        return replace(line, cells=cells)
+        return _fill_printed(line, artefact, columns, recipe.paper)
     system = line_system(line.key, recipe)
     return _fill_ours(line, system, columns, find_record(line.key, home), stale)

@@ -35,6 +35,13 @@ from ..runs.run import run_system
 PROFILES = ('recorded', 'demo', 'full')
 
 
+def _known_corpora(names: str, systems: list, notebook: str) -> list:
+    "Return the corpora that were asked for; raise ValueError for an unknown one."
+    known = sorted({c for s in systems for c in s.corpora} | set(converted()))
+    asked = [name.strip() for name in names.split(',') if name.strip()]
+    return [choose(name, known, f'corpus of {notebook}') for name in asked]
+
+# %% ../../nbs/375_section.ipynb #e843665d
 class _Scope:
     "What a section is restricted to, and where it reads and writes."
 
@@ -53,9 +60,20 @@ class _Scope:
         self.profile = choose(profile, PROFILES, 'profile')
         self.recipe = load_recipe(paper)
         self.systems = [s for s in self.recipe.systems.values() if s.notebook == notebook]
-        self.corpora = self._check_corpora(corpora)
-        self.seeds = self._check_seeds(int(seeds))
-        self.out = Path(out) if out else self._default_folder()
+        self._restrict(corpora, int(seeds))
+        self._place(out)
+
+    def _restrict(self, corpora: str, seeds: int):
+        "Set corpora and seeds; raise ValueError for what does not exist."
+        self.corpora = _known_corpora(corpora, self.systems, self.notebook)
+        if seeds < 0:
+            raise ValueError(f'seeds={seeds}: give a number of seeds, or 0 for the default')
+        self.seeds = seeds or (self.recipe.demo['seeds'] if self.demo else 0)
+
+    def _place(self, out: str):
+        "Set where tables and figures go, where records are read, and that nothing ran yet."
+        default = root() / '_build' / 'demo' if self.demo else results_home()
+        self.out = Path(out) if out else default
         self.home = self.out if self.demo else results_home()
         self.changed = set()  # keys of the records that `run` wrote
         self._tables = {}
@@ -70,21 +88,36 @@ class _Scope:
         "The basis of what is drawn from this section's own runs."
         return 'demo' if self.demo else 'own features'
 
-    def _default_folder(self) -> Path:
-        return root() / '_build' / 'demo' if self.demo else results_home()
+# %% ../../nbs/375_section.ipynb #2b966ee4
+class _Drawing(_Scope):
+    "How tables and figures of a section are made and kept."
 
-    def _check_corpora(self, names: str) -> list:
-        known = sorted({c for s in self.systems for c in s.corpora} | set(converted()))
-        asked = [name.strip() for name in names.split(',') if name.strip()]
-        return [choose(name, known, f'corpus of {self.notebook}') for name in asked]
+    def _comparison(self, artefact: str) -> Table:
+        if artefact not in self._tables:
+            options = dict(home=self.home, profile=self.profile, recipe=self.recipe)
+            self._tables[artefact] = comparison(self.paper, artefact, **options)
+        return self._tables[artefact]
 
-    def _check_seeds(self, seeds: int) -> int:
-        if seeds < 0:
-            raise ValueError(f'seeds={seeds}: give a number of seeds, or 0 for the default')
-        return seeds or (self.recipe.demo['seeds'] if self.demo else 0)
+    def _about(self, options: dict) -> dict:
+        basis = options.pop('basis', ())
+        basis = [basis] if isinstance(basis, str) else list(basis)
+        return {'basis': basis, 'profile': self.profile, **options}
 
-# %% ../../nbs/375_section.ipynb #e843665d
-class Section(_Scope):
+    def _ran_for(self, artefact: str) -> bool:
+        "Return whether `run` wrote a record that an artefact is drawn from."
+        spec = self.recipe.artefacts.get(artefact)
+        records = set(records_of(spec)) if spec else set()
+        return bool(records & self.changed if records else self.changed)
+
+    def _keep(self, artefact: Artefact):
+        "Save an artefact, unless `full` ran nothing that it is drawn from."
+        saved = saved_artefact(self.paper, artefact.artefact, self.out)
+        if self.profile != 'full' or self._ran_for(artefact.artefact) or not saved:
+            artefact.save(self.out)
+        return artefact
+
+# %% ../../nbs/375_section.ipynb #a65fbaca
+class Section(_Drawing):
     "The systems and artefacts of one notebook under one profile."
 
     def run(self):
@@ -133,35 +166,12 @@ class Section(_Scope):
         "Return what came out in this section, one line per artefact, linked to its heading."
         return _summary_table(self)
 
-    def _comparison(self, artefact: str) -> Table:
-        if artefact not in self._tables:
-            options = dict(home=self.home, profile=self.profile, recipe=self.recipe)
-            self._tables[artefact] = comparison(self.paper, artefact, **options)
-        return self._tables[artefact]
-
-    def _about(self, options: dict) -> dict:
-        basis = options.pop('basis', ())
-        basis = [basis] if isinstance(basis, str) else list(basis)
-        return {'basis': basis, 'profile': self.profile, **options}
-
-    def _keep(self, artefact: Artefact):
-        "Save an artefact, unless `full` ran nothing that it is drawn from."
-        spec = self.recipe.artefacts.get(artefact.artefact)
-        records = set(records_of(spec)) if spec else set()
-        ran = records & self.changed if records else self.changed
-        saved = saved_artefact(self.paper, artefact.artefact, self.out)
-        if self.profile != 'full' or ran or not saved:
-            artefact.save(self.out)
-        return artefact
-
 # %% ../../nbs/375_section.ipynb #c837f907
 _SUMMARY = (
     'Of each comparison, the number that the paper prints for its own system, and the best of our '
     'trained systems in the same row, mean [95 % interval], with the best baseline on that corpus.'
 )
 _DEMO_SUMMARY = 'A demonstration: nothing in it compares with a printed number.'
-
-
 _HEADLINE = {
     'column': 'measure',
     'printed': 'paper prints',
@@ -170,7 +180,7 @@ _HEADLINE = {
     'basis': 'basis',
 }
 
-
+# %% ../../nbs/375_section.ipynb #c4708fc6
 def _summary_line(section: Section, artefact: str) -> dict:
     "Return state and headline of one artefact."
     spec = section.recipe.artefacts.get(artefact)
@@ -259,13 +269,18 @@ def _print_score(record: Record):
         print(f'{record.key}: {score} over {len(record.seeds)} seeds, {record.seconds:.0f} s')
 
 # %% ../../nbs/375_section.ipynb #10d22d49
+def _run_job(section: Section, job: SectionJob) -> Record:
+    "Run one job of a section."
+    where = dict(device=section.device, home=section.home, progress=section.profile == 'full')
+    return run_system(job.system, job.key, seeds=job.seeds, demo=job.demo, **where)
+
+
 def _attempt(section: Section, job: SectionJob) -> str | None:
-    "Run one job of a section; return what failed, or None."
+    "Run one job of a section and note whether its record changed; return what failed, or None."
     path = job.key.path(section.home)
-    before, progress = _contents(path), section.profile == 'full'
-    where = dict(device=section.device, home=section.home, progress=progress)
+    before = _contents(path)
     try:
-        record = run_system(job.system, job.key, seeds=job.seeds, demo=job.demo, **where)
+        record = _run_job(section, job)
     except Exception as e:
         return f'{job.key}: {type(e).__name__}: {e}'
     if _contents(path) != before:

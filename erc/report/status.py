@@ -20,16 +20,11 @@ from ..runs.records import read_records
 from ..runs.stale import stale_records
 
 # %% ../../nbs/376_status.ipynb #564767a0
-def _commit_days(home: Path) -> dict:  # path below `home` -> 'YYYY-MM-DD'
-    "Return the day of the last commit of each record; {} outside a repository."
-    command = ['git', 'log', '--format=@%cs', '--name-only', '--relative', '--', 'records']
-    try:
-        log = subprocess.run(command, cwd=home, capture_output=True, text=True, timeout=20).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return {}
+def _last_days(lines: list) -> dict:
+    "Return the first day under which each path is listed; days are marked with '@'."
     days: dict[str, str] = {}
     day = ''
-    for line in log.splitlines():
+    for line in lines:
         if line.startswith('@'):
             day = line[1:]
         elif line:
@@ -37,6 +32,16 @@ def _commit_days(home: Path) -> dict:  # path below `home` -> 'YYYY-MM-DD'
     return days
 
 
+def _commit_days(home: Path) -> dict:  # path below `home` -> 'YYYY-MM-DD'
+    "Return the day of the last commit of each record; {} outside a repository."
+    command = ['git', 'log', '--format=@%cs', '--name-only', '--relative', '--', 'records']
+    try:
+        log = subprocess.run(command, cwd=home, capture_output=True, text=True, timeout=20).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    return _last_days(log.splitlines())
+
+# %% ../../nbs/376_status.ipynb #59226c05
 def _day(key, home: Path, days: dict) -> str:
     path = key.path(home)
     known = days.get(path.relative_to(home).as_posix())
@@ -49,23 +54,35 @@ def _range(values) -> str:
     return '-'.join(map(str, dict.fromkeys((values[0], values[-1])))) if values else ''
 
 
+def _records_row(records: list, home: Path, days: dict) -> dict:
+    "Return number, seeds and age of the records that an artefact has."
+    ages = [_day(record.key, home, days) for record in records]
+    return {
+        'present': len(records),
+        'seeds': _range(len(record.seeds) for record in records if record.fingerprint),
+        'oldest': min(ages, default=''),
+        'newest': max(ages, default=''),
+    }
+
+# %% ../../nbs/376_status.ipynb #50968142
+def _anchor(listed) -> str:
+    "Return the heading under which an artefact's notebook draws it."
+    return notebook_anchor(root() / 'nbs' / f'{listed.notebook}.ipynb', listed.id)
+
+
 def _status_row(listed, status, home: Path, days: dict) -> dict:
     "Return one row of `artefact_table`."
     saved = saved_artefact(listed.paper, listed.id, home)
-    ages = [_day(r.key, home, days) for r in status.records]
     own = {k: getattr(listed, k) for k in ('paper', 'kind', 'title', 'notebook')}
     same = {k: getattr(status, k) for k in ('state', 'wanted', 'stale', 'command', 'beyond')}
     return {
         **own,
         **same,
         'artefact': listed.id,
-        'anchor': notebook_anchor(root() / 'nbs' / f'{listed.notebook}.ipynb', listed.id),
-        'present': len(status.records),
-        'seeds': _range(len(r.seeds) for r in status.records if r.fingerprint),
-        'oldest': min(ages, default=''),
-        'newest': max(ages, default=''),
+        'anchor': _anchor(listed),
+        **_records_row(status.records, home, days),
         'basis': status.basis or list(saved.get('basis', [])),
-        'records': [str(r.key) for r in status.records],
+        'records': [str(record.key) for record in status.records],
     }
 
 # %% ../../nbs/376_status.ipynb #2ae446db
@@ -82,6 +99,12 @@ def _spec(paper: str, artefact: str):
     return load_recipe(paper).artefacts.get(artefact) if paper in papers() else None
 
 # %% ../../nbs/376_status.ipynb #0588c441
+def _status(listed, find, stale: dict, home: Path):
+    "Return the Status of a listed artefact."
+    spec = _spec(listed.paper, listed.id)
+    return artefact_status(listed.paper, listed.id, spec, find, lambda r: stale.get(r.key), home)
+
+# %% ../../nbs/376_status.ipynb #c54a4788
 def artefact_table(
     home=None,  # folder that holds `records/`; the project's `results/` if None
     paper='',  # all if empty
@@ -92,9 +115,6 @@ def artefact_table(
     listed, home = _listed(paper), Path(home or results_home())
     records = read_records(home)[0] if records is None else records
     stale = stale_records(records.values()) if stale is None else stale
-    days, rows = _commit_days(home), []
-    for x in listed.itertuples():
-        spec = _spec(x.paper, x.id)
-        status = artefact_status(x.paper, x.id, spec, records.get, lambda r: stale.get(r.key), home)
-        rows.append(_status_row(x, status, home, days))
-    return pd.DataFrame(rows)
+    days = _commit_days(home)
+    rows = [(x, _status(x, records.get, stale, home)) for x in listed.itertuples()]
+    return pd.DataFrame([_status_row(x, status, home, days) for x, status in rows])

@@ -16,6 +16,14 @@ from ..core import choose
 from .artefacts import LINE_KINDS, Artefact, render, state_of
 
 # %% ../../nbs/371_tables.ipynb #e5570cc7
+def _missing_lines(kinds: list) -> str:
+    "Say how many of our lines have no number: '1 of 2 lines not run'."
+    ours = len(kinds) - kinds.count('printed')
+    words = {'not run': 'not run', 'needs data': 'without data'}
+    counts = {words[kind]: kinds.count(kind) for kind in words}
+    return ', '.join(f'{n} of {ours} lines {text}' for text, n in counts.items() if n)
+
+# %% ../../nbs/371_tables.ipynb #6653494c
 @dataclass(repr=False)
 class Table(Artefact):
     "A table of a paper, as shown and as numbers."
@@ -49,12 +57,8 @@ class Table(Artefact):
     @property
     def badge(self) -> str:
         "The state in words, with the number of missing lines."
-        ours = sum(kind != 'printed' for kind in self.kinds)
-        counts = []
-        for kind, words in (('not run', 'not run'), ('needs data', 'without data')):
-            if kind in self.kinds:
-                counts.append(f'{self.kinds.count(kind)} of {ours} lines {words}')
-        return f'partly: {", ".join(counts)}' if self.state == 'partly' and counts else self.state
+        missing = _missing_lines(self.kinds) if self.state == 'partly' else ''
+        return f'partly: {missing}' if missing else self.state
 
     def content(self) -> dict:
         "Return the files of the table: csv, Markdown, LaTeX and html."
@@ -139,11 +143,10 @@ def _column_order(table: Table) -> list:
 def _layout_blocks(table: Table, order: list) -> list:
     rows = table.frame.astype(str).itertuples(index=False, name=None)
     lines = [(i, _layout_line(table, i, cells, order)) for i, cells in enumerate(rows)]
-    blocks = []
-    for heading, start, end in _block_spans(table):
-        groups = _layout_groups(lines[start:end], table.starts)
-        blocks.append({'heading': heading, 'groups': groups})
-    return blocks
+    return [
+        {'heading': heading, 'groups': _layout_groups(lines[start:end], table.starts)}
+        for heading, start, end in _block_spans(table)
+    ]
 
 # %% ../../nbs/371_tables.ipynb #3a326528
 def table_layout(table: Table) -> dict:  # corner, columns, blocks
@@ -164,6 +167,17 @@ def _markdown_rows(frame: pd.DataFrame, align: list, state: str) -> str:
         return f'*{state}*'
     return frame.to_markdown(index=False, disable_numparse=True, colalign=align)
 
+# %% ../../nbs/371_tables.ipynb #68543bd3
+def _markdown_blocks(table: Table) -> list:
+    "Return each block of a table, its heading before it."
+    frame = table.frame.map(lambda text: str(text).replace('|', '\\|'))
+    align = ['left' if text else 'right' for text in _text_columns(frame)]
+    parts = []
+    for heading, start, end in _block_spans(table):
+        parts += [f'*{heading}*'] * bool(heading)
+        parts.append(_markdown_rows(frame.iloc[start:end], align, table.state))
+    return parts
+
 # %% ../../nbs/371_tables.ipynb #4505d595
 def _markdown_title(table: Table) -> str:
     command = f': `{table.command}`' if table.command else ''
@@ -173,13 +187,8 @@ def _markdown_title(table: Table) -> str:
 # %% ../../nbs/371_tables.ipynb #a9b8f576
 def to_markdown(table: Table) -> str:
     "Return a GitHub-flavoured table under its title."
-    frame = table.frame.map(lambda text: str(text).replace('|', '\\|'))
-    align = ['left' if text else 'right' for text in _text_columns(frame)]
-    parts = [_markdown_title(table)]
-    for heading, start, end in _block_spans(table):
-        parts += [f'*{heading}*'] * bool(heading)
-        parts.append(_markdown_rows(frame.iloc[start:end], align, table.state))
-    return '\n\n'.join(parts + table.notes) + '\n'
+    parts = [_markdown_title(table), *_markdown_blocks(table), *table.notes]
+    return '\n\n'.join(parts) + '\n'
 
 # %% ../../nbs/371_tables.ipynb #a370dd86
 def _escape_latex(text: str) -> str:
@@ -191,9 +200,8 @@ def _latex_frame(table: Table) -> pd.DataFrame:
     "Return the cells escaped, printed lines in italics."
     frame = table.frame.map(_escape_latex).reset_index(drop=True)
     frame.columns = [_escape_latex(name) for name in frame.columns]
-    for i, kind in enumerate(table.kinds):
-        if kind == 'printed':
-            frame.iloc[i, 1:] = [rf'\textit{{{x}}}' if x else x for x in frame.iloc[i, 1:]]
+    for i in (i for i, kind in enumerate(table.kinds) if kind == 'printed'):
+        frame.iloc[i, 1:] = [rf'\textit{{{x}}}' if x else x for x in frame.iloc[i, 1:]]
     return frame
 
 # %% ../../nbs/371_tables.ipynb #58084a5d
