@@ -19,6 +19,7 @@ from types import SimpleNamespace
 from unittest import mock
 
 import torch
+from torch.nn.utils import clip_grad
 from torch.optim import optimizer
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
@@ -28,7 +29,14 @@ HOST, DEVICE, ANY = 'cpu', 'cuda', 'any'  # ANY: made inside torch, which knows 
 CUDA, CPU = torch.device('cuda', 0), torch.device('cpu')
 
 WAITS = {'_local_scalar_dense', 'nonzero', 'masked_select', '_unique2', 'unique_dim', 'bincount'}
-WAITS |= {'unique_consecutive', 'equal', 'multinomial', '_linalg_check_errors', 'histc', 'is_nonzero'}
+WAITS |= {
+    'unique_consecutive',
+    'equal',
+    'multinomial',
+    '_linalg_check_errors',
+    'histc',
+    'is_nonzero',
+}
 TAKES_A_HOST_SCALAR = {'where', 'lerp', 'masked_fill', 'addcmul', 'addcdiv', 'clamp', 'pow'}
 PRODUCTS = {'mm', 'bmm', 'addmm', 'baddbmm', 'dot', 'mv', 'addmv'}
 DRAWS = {'bernoulli', 'rand', 'randn', 'randint', 'randperm', 'normal', 'uniform', 'random'}
@@ -152,7 +160,9 @@ class Operations(TorchDispatchMode):
         if name == 'copy' and away:
             return note('copy', 'copy_ between host and device')
         scalar = all(x.ndim == 0 for x in away)
-        if away and not (scalar and (torch.Tag.pointwise in func.tags or name in TAKES_A_HOST_SCALAR)):
+        if away and not (
+            scalar and (torch.Tag.pointwise in func.tags or name in TAKES_A_HOST_SCALAR)
+        ):
             note('mix', f'{name} of tensors {[tuple(x.shape) for x in given]} on {places}')
         if name in WAITS:
             note('wait', name)
@@ -289,10 +299,11 @@ class Device:
         self.graph, self.captures = graph, self.captures + 1
         try:
             yield
-        except BaseException:
+        except BaseException as error:
             self.generator_is_broken = True
             self.open_pools.add(pool)
-            raise Refused('operation failed due to a previous error during capture')
+            message = 'operation failed due to a previous error during capture'
+            raise Refused(message) from error
         else:
             self.generator_is_broken = False
         finally:
@@ -338,9 +349,8 @@ def _cuda(device: Device):
         for name, function in functions.items():
             stack.enter_context(mock.patch.object(torch.cuda, name, function))
         stack.enter_context(mock.patch.object(torch, 'autocast', Autocast))
-        stack.enter_context(
-            mock.patch.object(optimizer, '_group_tensors_by_device_and_dtype', group)
-        )
+        for module in (optimizer, clip_grad):
+            stack.enter_context(mock.patch.object(module, grouped.__name__, group))
         name, end = '_cuda_endAllocateToPool', lambda d, pool: device.open_pools.discard(pool)
         stack.enter_context(mock.patch.object(torch._C, name, end, create=True))
         yield
