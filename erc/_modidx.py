@@ -750,6 +750,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/erc', 'doc_host': '', 'git
                                  'erc.models.msve.MSVE._drawn_votes': ('msve.html#msve._drawn_votes', 'erc/models/msve.py'),
                                  'erc.models.msve.MSVE._make_voters': ('msve.html#msve._make_voters', 'erc/models/msve.py'),
                                  'erc.models.msve.MSVE._required': ('msve.html#msve._required', 'erc/models/msve.py'),
+                                 'erc.models.msve.MSVE.capture': ('msve.html#msve.capture', 'erc/models/msve.py'),
                                  'erc.models.msve.MSVE.forward': ('msve.html#msve.forward', 'erc/models/msve.py'),
                                  'erc.models.msve.MSVE.votes': ('msve.html#msve.votes', 'erc/models/msve.py'),
                                  'erc.models.msve.available_combinations': ('msve.html#available_combinations', 'erc/models/msve.py'),

@@ -72,8 +72,6 @@ def drawn_combinations(
 class MSVE(nn.Module):
     "Multimodal stochastic voting ensemble (MM-SPCL section 5.4, Algorithm 1)."
 
-    capture = False  # the step draws the combinations on the host: a graph would repeat one draw
-
     def __init__(
         self,
         dims: dict,  # feature -> D
@@ -131,8 +129,13 @@ class MSVE(nn.Module):
             logits = logits * (self.k / len(votes))
         return Out(logits, probes={'votes': torch.stack(votes, 1)})
 
+    @property
+    def capture(self) -> bool:
+        "Whether a graph may repeat a step: not if the host draws who votes."
+        return self.k == len(self.names)
+
     def _drawn_votes(self, x, step):
-        drawn = drawn_combinations(self.names, self.k, step)
+        drawn = self.names if self.capture else drawn_combinations(self.names, self.k, step)
         return self._required(self.votes(x, drawn), self.k, x).values()
 
     def _required(self, votes, number, x):
