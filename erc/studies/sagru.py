@@ -187,7 +187,32 @@ def drawn_dialogue(
     length = table.groupby('dialogue', sort=False).size()
     return (table.dialogue == (length - turns).abs().idxmin()).to_numpy()
 
+# %% ../../nbs/700_sagru.ipynb #8e52df36
+def _test_alpha(model, batches):  # (N, M), in the order of the corpus
+    order = torch.cat([batch.ids for batch in batches]).argsort()
+    return torch.cat([model(batch).probes['alpha'] for batch in batches])[order].cpu().numpy()
 
+
+def _dialogue_attention(model, batches, rows):  # (heads, T, T) float16
+    batch = next(batch for batch in batches if rows[0] in batch.ids.cpu())
+    own = torch.isin(batch.ids.cpu(), rows)  # a dialogue's rows are in the order of its turns
+    weights = model(batch).probes['attention'].cpu()[own]
+    return weights[..., : len(rows)].transpose(0, 1).numpy().astype(np.float16)
+
+# %% ../../nbs/700_sagru.ipynb #33cd1a72
+def _of_seed(model, batches, label, classes, rows):
+    probes = {}
+    if model.options['fusion'] == 'attention':
+        probes['alpha'] = quantiles_by_class(_test_alpha(model, batches), label, classes)
+    if model.attention:
+        probes['attention'] = _dialogue_attention(model, batches, rows)
+    return probes
+
+
+def _stacked_seeds(seeds: list) -> dict:  # probes of each seed -> arrays over seeds
+    return {f'{name}_by_seed': np.stack([seed[name] for seed in seeds]) for name in seeds[0]}
+
+# %% ../../nbs/700_sagru.ipynb #1b7d7013
 @torch.no_grad()
 def attention_probe(
     fit,  # an `erc.training.fit.Fit` of `erc.models.sagru.SAGRU`
@@ -201,31 +226,9 @@ def attention_probe(
     test = corpus.table.iloc[corpus.rows('test')]
     drawn = drawn_dialogue(test)
     rows = torch.from_numpy(corpus.rows('test')[drawn])
-    label, classes = test.label.to_numpy(), len(corpus.classes)
-    seeds = [_of_seed(model, batches, label, classes, rows) for model in fit.modules()]
-    who = test.speaker[drawn].factorize()[0].astype(np.int8)
-    return {f'{k}_by_seed': np.stack([seed[k] for seed in seeds]) for k in seeds[0]} | {'who': who}
-
-
-def _of_seed(model, batches, label, classes, rows):
-    probes = {}
-    if model.options['fusion'] == 'attention':
-        probes['alpha'] = quantiles_by_class(_test_alpha(model, batches), label, classes)
-    if model.attention:
-        probes['attention'] = _dialogue_attention(model, batches, rows)
-    return probes
-
-
-def _test_alpha(model, batches):  # (N, M), in the order of the corpus
-    order = torch.cat([batch.ids for batch in batches]).argsort()
-    return torch.cat([model(batch).probes['alpha'] for batch in batches])[order].cpu().numpy()
-
-
-def _dialogue_attention(model, batches, rows):  # (heads, T, T) float16
-    batch = next(batch for batch in batches if rows[0] in batch.ids.cpu())
-    own = torch.isin(batch.ids.cpu(), rows)  # a dialogue's rows are in the order of its turns
-    weights = model(batch).probes['attention'].cpu()[own]
-    return weights[..., : len(rows)].transpose(0, 1).numpy().astype(np.float16)
+    about = test.label.to_numpy(), len(corpus.classes), rows
+    seeds = [_of_seed(model, batches, *about) for model in fit.modules()]
+    return {**_stacked_seeds(seeds), 'who': test.speaker[drawn].factorize()[0].astype(np.int8)}
 
 # %% ../../nbs/700_sagru.ipynb #f72903d5
 import matplotlib.pyplot as plt
@@ -264,14 +267,19 @@ def attention_figure(
     speaker,  # (T,) number of the speaker of each turn
 ):
     "Draw the attention of every turn of one dialogue to all its turns, a panel a head."
-    panels = {f'{k}, head {i}': w for k, a in attention.items() for i, w in enumerate(a, 1)}
+    panels = _panels(attention)
     fig, axes = _panel_grid(len(attention), len(panels) // len(attention))
-    for ax, (title, weights) in zip(axes.flat, panels.items()):
-        _attention_panel(ax, weights.astype(float), speaker)
+    for ax, (title, weights) in zip(axes.flat, panels):
+        _attention_panel(ax, weights, speaker)
         ax.set_title(title, fontsize=8)
     ticks = [0, 0.05, 0.2, 0.5, 1]
     fig.colorbar(ax.collections[0], ax=axes, shrink=0.6, label='attention', ticks=ticks)
     return fig
+
+
+def _panels(attention: dict) -> list:  # (title, (T, T)) a head
+    heads = [(k, i, w) for k, a in attention.items() for i, w in enumerate(a, 1)]
+    return [(f'{name}, head {i}', weights.astype(float)) for name, i, weights in heads]
 
 
 def _panel_grid(rows, columns):
