@@ -179,7 +179,7 @@ class _Pairwise(nn.Module):
     def entered(self, z: dict) -> dict:  # modality -> (N, width)
         return {m: self.enter[m](x) for m, x in _require(z, self.modalities).items()}
 
-
+# %% ../../nbs/810_mmspcl.ipynb #b820c6b3
 def _encoder(width, heads, layers):
     return Encoder(width, heads, layers, ffn=4 * width, dropout=0.0, pre=True)
 
@@ -235,6 +235,13 @@ def bottleneck_step(
     return z1, z2, (nodes1 + nodes2) / 2 if update == 'mean' else nodes1
 
 # %% ../../nbs/810_mmspcl.ipynb #e9c1d618
+def _check_bottleneck(nodes, start, layers):
+    if not 0 <= start < layers:
+        raise ValueError(f'start={start}: with {layers} layers give 0 to {layers - 1}')
+    if nodes < 1:
+        raise ValueError(f'nodes={nodes}: a bottleneck needs at least one')
+
+# %% ../../nbs/810_mmspcl.ipynb #b8e1565a
 class BottleneckPair(nn.Module):
     "Exchange information between two modalities through a few nodes (MM-SPCL section 5.2.3)."
 
@@ -271,13 +278,6 @@ class BottleneckPair(nn.Module):
         for layer1, layer2 in layers:
             z1, z2, nodes = bottleneck_step(layer1, layer2, z1, z2, nodes, self.update)
         return z1, z2, nodes
-
-
-def _check_bottleneck(nodes, start, layers):
-    if not 0 <= start < layers:
-        raise ValueError(f'start={start}: with {layers} layers give 0 to {layers - 1}')
-    if nodes < 1:
-        raise ValueError(f'nodes={nodes}: a bottleneck needs at least one')
 
 # %% ../../nbs/810_mmspcl.ipynb #fae3ea7b
 class Bottleneck(_Pairwise):

@@ -193,6 +193,8 @@ def _scatter(axis, points, labels, names):
     frame = frame.assign(name=np.array(names)[labels]).sample(frac=1, random_state=0)
     orders = dict(hue='name', hue_order=names, style='name', style_order=names)
     look = dict(palette=palette(names), markers=dict(zip(names, MARKERS)), s=13, linewidth=0.3)
+    # thousands of points: an svg holds them as an image, and few colours keep that small
+    look |= dict(rasterized=True, antialiased=False)
     sns.scatterplot(frame, x='x', y='y', **orders, **look, ax=axis)
     axis.set_aspect('equal', 'datalim')
     axis.set_axis_off()
@@ -222,7 +224,8 @@ def tsne_figure(
     "Draw maps by sentiment and by emotion, a line a corpus, with the measures of the picture."
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(len(maps), 2, figsize=(7.2, 3.6 * len(maps)), squeeze=False)
+    size = dict(figsize=(7.2, 3.6 * len(maps)), dpi=150)  # dpi of the points in an svg
+    figure, axes = plt.subplots(len(maps), 2, **size, squeeze=False)
     for line, (title, facts) in zip(axes, maps.items()):
         for axis, by in zip(line, ('sentiment', 'emotion')):
             _map_panel(axis, title, facts, by)
