@@ -324,6 +324,15 @@ class _Scorer(_Recurrences):
         pairs = [tuple(map(self.modalities.index, pair)) for pair in self.pairs]
         return _fusion_scores(h, pairs, batch, self.smax_fc), p, shift_scores
 
+    def _scores_of_turns(self, batch):  # as `_scores`; padding takes part where it does in the code
+        if self.options['padding'] == 'masked':
+            return self._scores(batch)
+        padded = _pad_batch(batch)
+        return tuple(
+            x if x is None else padded.to_padded(x)[batch.dialogue, batch.turn]
+            for x in self._scores(padded)
+        )
+
     def _hidden(self, batch, e) -> Tensor:  # (M, N, H) -> (M, N, 2 * hidden)
         e = _lane_dropout(e, self.dropout and self.dropout + 0.15, batch, 'emotion')
         return _lane_dropout(self.linear(e).relu(), self.dropout, batch, 'hidden')
@@ -362,15 +371,6 @@ class GRUArcModel(_Scorer):
         if shift_scores is not None:
             losses = shift_loss(shift_scores, batch, self.options['first'], self.shift_weights)
         return Out(logits, losses, {'p_shift': p})
-
-    def _scores_of_turns(self, batch):  # as `_scores`; padding takes part where it does in the code
-        if self.options['padding'] == 'masked':
-            return self._scores(batch)
-        padded = _pad_batch(batch)
-        return tuple(
-            x if x is None else padded.to_padded(x)[batch.dialogue, batch.turn]
-            for x in self._scores(padded)
-        )
 
     @classmethod
     def from_released(
