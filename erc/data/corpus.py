@@ -192,7 +192,7 @@ def _check_shapes(name: str, x, has, rows: int):
         found = f'{has.dtype} {has.shape}'
         raise ValueError(f'features {name!r}: flags {found}, expected bool ({rows},)')
 
-
+# %% ../../nbs/030_corpus.ipynb #1ade66a6
 def _check_finite(name: str, x):
     if not np.isfinite(x.sum(dtype=np.float64)):
         row, column = np.argwhere(~np.isfinite(x))[0]

@@ -152,7 +152,7 @@ def _places(rows, n: int) -> Tensor:  # (n,)
     order = torch.arange(len(rows), device=rows.device)
     return rows.new_zeros(n + 1).scatter(0, rows, order)[:-1]
 
-
+# %% ../../nbs/410_gruarc.ipynb #79a1dbec
 def _blocks(h, batch: Batch) -> tuple:  # M of (b, T, H) per block, (b, T) bool per block, (N,)
     "Pad dialogues of similar length together: blocks, their real turns, and the place of each row."
     blocks, n = batch.blocks(), len(batch)
@@ -233,7 +233,7 @@ def _released_features(weights: _ReleasedWeights, context: int, sentence) -> dic
         sentence = weights['shift.classifier.weight'].shape[1] // 3
     return {**sizes, 'sentence': sentence or sizes['text']}
 
-
+# %% ../../nbs/410_gruarc.ipynb #263b0b24
 def _released_sizes(weights: _ReleasedWeights, sentence=None) -> dict:
     "Return the arguments of `GRUArcModel` that released weights fit."
     cells = {'context': 'g_cell.weight_hh', 'party': 'p_cell.weight_hh'}
@@ -249,7 +249,7 @@ def _attending_pairs(modalities: list) -> list:
     pairs = (('text', 'audio'), ('visual', 'audio'), ('text', 'visual'))
     return [pair for pair in pairs if {*pair} <= {*modalities}]
 
-
+# %% ../../nbs/410_gruarc.ipynb #f301376f
 def _modalities(sizes: dict, options: dict) -> list:
     "Return the modalities that a model has; raise ValueError where it lacks text but needs it."
     modalities = [name for name in _MODALITIES if name in sizes]

@@ -98,7 +98,7 @@ def run_units(
     steps = _torch_steps if cells[0].form == 'torch' else _paper_steps
     return torch.cat(list(steps(cells, inputs, h, U, sizes)), 1)
 
-
+# %% ../../nbs/700_sagru.ipynb #b139d514
 def _stacked(cells, name):  # (K, ...)
     return torch.stack([getattr(cell, name) for cell in cells])
 
@@ -111,7 +111,7 @@ def _paper_steps(cells, inputs, h, U, sizes):
         h = sagru_step(rz_t, n_t, h[:, : rz_t.shape[1]], U_rz, U_h)
         yield h
 
-
+# %% ../../nbs/700_sagru.ipynb #2ade0a32
 def _torch_steps(cells, inputs, h, U, sizes):
     bias = _stacked(cells, 'bias_hh')[:, None]
     for inputs_t in inputs.split(sizes, 1):
@@ -209,14 +209,14 @@ def attend_in_dialogues(
     result = torch.cat([r.flatten(0, 1) for r, _ in done]).index_select(0, back)
     return result, _packed_weights(done, back, len(batch.sizes)) if keep else None
 
-
+# %% ../../nbs/700_sagru.ipynb #68535f3d
 def _attend_in_blocks(attention, h, rows, blocks):  # -> [(b, T, width), (b, heads, T, T)]
     N = len(h)
     qkv = attention.qkv(h).index_select(0, rows.clamp(max=N - 1))
     parts = zip(qkv.split([block.numel() for block in blocks]), blocks)
     return [attention.attend(x.unflatten(0, block.shape), block < N) for x, block in parts]
 
-
+# %% ../../nbs/700_sagru.ipynb #ac384abf
 def _packed_weights(done, back, turns):  # -> (N, heads, T)
     wide = [F.pad(alpha, (0, turns - alpha.shape[-1])) for _, alpha in done]
     rows = torch.cat([alpha.transpose(1, 2).flatten(0, 1) for alpha in wide])
@@ -256,13 +256,13 @@ def _make_fusion(options: dict, sizes: dict, width: int, *projections) -> _Colum
     fusion = ADD if options['fusion'] == 'add' else ATSFusion
     return fusion(read, width, *projections)
 
-
+# %% ../../nbs/700_sagru.ipynb #a9125e30
 def _make_cells(options: dict, width: int, units: int, form: str) -> nn.ModuleList:
     "Build the recurrent units of both directions; none where attention alone follows the fusion."
     directions = 0 if options['classifier'] == 'attention' else 2
     return nn.ModuleList([SAGRUCell(width, units, form) for _ in range(directions)])
 
-
+# %% ../../nbs/700_sagru.ipynb #8274d1ca
 def _make_attention(options: dict, size: int, *shape) -> SelfAttention | None:
     "Build the self-attention; none where the recurrent units are all."
     return None if options['classifier'] == 'Bi-GRU' else SelfAttention(size, *shape)
@@ -364,7 +364,7 @@ def _cell_weights(weights, cell, direction):
 def _heads(weight):  # (heads, in, width of a head) -> (heads * width, in)
     return weight.transpose(1, 2).flatten(0, 1)
 
-
+# %% ../../nbs/700_sagru.ipynb #e8022820
 def _renamed(
     weights,  # W_a, W_t, W_s, W_F, w_F; fw_ and bw_ Wz, Wr, Wh, Uz, Ur, Uh, bz, br, bh;
     # WQ, WK, WV (heads, in, width of a head); W_out, b_out

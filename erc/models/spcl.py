@@ -45,15 +45,15 @@ def _pairs(
     present = _both_take_part(labels >= 0, prototypes.ne(0).any(-1))
     return same & another & present, ~same & present
 
-
+# %% ../../nbs/800_spcl.ipynb #d36b486a
 def _both_take_part(rows, prototypes):  # (N,), (C,) bool -> (N, N+C) bool
     return rows[:, None] & torch.cat([rows, prototypes])
 
-
+# %% ../../nbs/800_spcl.ipynb #31d53634
 def _masked_logsumexp(score: Tensor, mask: Tensor) -> Tensor:  # (N, M) each -> (N,)
     return torch.where(mask, score, _NEVER).logsumexp(-1)
 
-
+# %% ../../nbs/800_spcl.ipynb #3f06842a
 def _check_temperature(tau):
     if not tau > 0:
         raise ValueError(f'tau={tau}: the temperature must be greater than 0')
@@ -66,7 +66,7 @@ def _coupled(score, same, other):
     ratio = positive - torch.logaddexp(positive, negative) - (count + _EPS).log()
     return -torch.logaddexp(ratio, ratio.new_tensor(math.log(_EPS)))
 
-
+# %% ../../nbs/800_spcl.ipynb #6e06a2f1
 def _as_printed(score, same, other):
     "Return Eq. 7 as printed: of the prototypes, the denominator has only those of other classes."
     in_batch = torch.arange(same.shape[1], device=same.device) < len(same)
@@ -74,7 +74,7 @@ def _as_printed(score, same, other):
     count = same.sum(-1).to(score.dtype)
     return denominator - _masked_logsumexp(score, same) + count.clamp(min=1).log()
 
-
+# %% ../../nbs/800_spcl.ipynb #ed31c1ff
 def _decoupled(score, same, other):
     "Return the code's other variant: the mean score of the positives, the sum of the negatives."
     highest = torch.where(same | other, score, _NEVER).max().detach()
@@ -205,13 +205,13 @@ def _check_options(options: dict):
     choose(options['variant'], _VARIANTS, 'variant of the loss')
     _check_temperature(options['tau'])
 
-
+# %% ../../nbs/800_spcl.ipynb #31be12a2
 def _make_encoder(encoder, sizes, pooling, width, rate):
     if isinstance(encoder, str):
         return PromptEncoder(next(iter(sizes)), encoder, pooling)
     return encoder or Projection(sizes, width, rate)
 
-
+# %% ../../nbs/800_spcl.ipynb #8b7531fa
 def _options_of(part, options: dict) -> dict:
     return {name: options[name] for name in _OPTIONS[part] if name in options}
 
@@ -290,7 +290,7 @@ def _gather(encoded):  # [(Out, Batch)] -> z (N, D), ids (N,), targets {name: (N
     names = batches[0].targets
     return z, ids, {k: torch.cat([batch.targets[k] for batch in batches]) for k in names}
 
-
+# %% ../../nbs/800_spcl.ipynb #c455d9c6
 class _Epochs(_Contrast):
     "What a model measures and draws between epochs."
 

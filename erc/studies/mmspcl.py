@@ -129,7 +129,7 @@ def contrast_probe(
     probes = {f'{name}_by_seed': np.stack([seed[name] for seed in seeds]) for name in names}
     return {**probes, 'members': seeds[-1]['members']}
 
-
+# %% ../../nbs/800_spcl.ipynb #69468dff
 def _contrast_of_seed(model, labels, batches):
     predicted = torch.cat([model(batch).logits.argmax(-1) for batch in batches]).cpu().numpy()
     centres = F.normalize(model.centres.float().cpu(), dim=-1)
@@ -199,7 +199,7 @@ def _missing_modality_counts(
             counts[name] = _dialogue_confusions(corpus, predictions)
     return counts
 
-
+# %% ../../nbs/810_mmspcl.ipynb #441e1b04
 def _dialogue_confusions(corpus, predictions):  # (S, N) -> (S, dialogues, C, C)
     "Return confusion counts of each test dialogue in the smallest type that holds them."
     test = corpus.table.iloc[corpus.rows('test')]

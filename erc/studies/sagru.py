@@ -30,7 +30,7 @@ def four_classes(
     corpus = corpus.replace(classes=FOUR_CLASSES, table=corpus.table.assign(label=label))
     return validate(_rows(corpus, (label >= 0) | (others == 'kept')))
 
-
+# %% ../../nbs/397_sagru.ipynb #465b21fb
 def _rows(corpus, keep):
     "Return some rows of a corpus, (N,) bool, with their turns numbered anew."
     table = corpus.table[keep].reset_index(drop=True)
@@ -39,7 +39,7 @@ def _rows(corpus, keep):
     has = {k: v[keep] for k, v in corpus.has.items()}
     return corpus.replace(table=table, features=features, has=has)
 
-
+# %% ../../nbs/397_sagru.ipynb #00f6a888
 def _four_codes(corpus):
     "Return the new code of each class of a corpus, -1 for other classes and, last, for no label."
     missing = [name for name in FOUR_CLASSES if name not in corpus.classes]
@@ -65,7 +65,7 @@ def speaker_statistics(
     deviation = np.sqrt(_group_means((x - mean[speaker]) ** 2, speaker, has))
     return np.concatenate([mean, deviation], 1)[speaker].astype(np.float32)
 
-
+# %% ../../nbs/397_sagru.ipynb #650e731f
 def _require_feature(corpus, name):
     if name not in corpus.features:
         raise ValueError(
@@ -74,7 +74,7 @@ def _require_feature(corpus, name):
             "'speaker' to the corpus"
         )
 
-
+# %% ../../nbs/397_sagru.ipynb #30e07a81
 def _group_means(x, group, has):  # (N, D), (N,) codes, (N,) bool -> (groups, D)
     "Return the mean of each group over the rows that have the feature; 0 for a group without."
     groups = group.max() + 1
@@ -147,7 +147,7 @@ def describe_claim(
     ua = judge(better, worse, _printed_difference(a, b), basis=basis)
     return head + _describe_verdict(ua, judge(better, worse, metric='accuracy', basis=basis))
 
-
+# %% ../../nbs/397_sagru.ipynb #f9dd6fd1
 def _describe_verdict(ua, accuracy):
     size = 'the printed size lies within the interval' if ua.size == 'as printed' else ua.size
     return (
@@ -155,7 +155,7 @@ def _describe_verdict(ua, accuracy):
         f'the paper prints {ua.printed}. *{ua.call.capitalize()}*; {size}.'
     )
 
-
+# %% ../../nbs/397_sagru.ipynb #b7045c25
 def _printed_difference(a, b):  # in points of UA
     ua_a, ua_b = (float(printed(reference('sagru'), 'table1', s, 'UA(%)')) for s in (a, b))
     return round(ua_a - ua_b, 2)
@@ -253,7 +253,7 @@ def alpha_figure(
         ax.set(title=modality, xlabel='', ylabel='weight of the modality', ylim=(0, 1))
     return fig
 
-
+# %% ../../nbs/700_sagru.ipynb #c45c5527
 def _alpha_violins(ax, alpha, classes):  # (S, C, levels)
     weights = {name: alpha[:, k].ravel() for k, name in enumerate(classes)}
     medians = {name: alpha[:, k, alpha.shape[-1] // 2] for k, name in enumerate(classes)}
@@ -276,12 +276,12 @@ def attention_figure(
     fig.colorbar(ax.collections[0], ax=axes, shrink=0.6, label='attention', ticks=ticks)
     return fig
 
-
+# %% ../../nbs/700_sagru.ipynb #9e2a28e3
 def _panels(attention: dict) -> list:  # (title, (T, T)) a head
     heads = [(k, i, w) for k, a in attention.items() for i, w in enumerate(a, 1)]
     return [(f'{name}, head {i}', weights.astype(float)) for name, i, weights in heads]
 
-
+# %% ../../nbs/700_sagru.ipynb #8b6cc2e0
 def _panel_grid(rows, columns):
     size = (1 + 1.9 * columns, 0.3 + 2.1 * rows)
     options = dict(figsize=size, sharex=True, sharey=True, squeeze=False)
@@ -290,7 +290,7 @@ def _panel_grid(rows, columns):
     fig.supylabel('turn')
     return fig, axes
 
-
+# %% ../../nbs/700_sagru.ipynb #420bf3fc
 def _attention_panel(ax, weights, speaker):
     sns.heatmap(weights, cmap='Greys', norm=PowerNorm(0.5, 0, 1), square=True, cbar=False, ax=ax)
     turns = np.flatnonzero(np.r_[True, speaker[1:] != speaker[:-1]])  # the speaker changes

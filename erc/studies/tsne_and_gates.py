@@ -147,7 +147,7 @@ def _class_names(corpus: Corpus) -> dict:
 def _sizes(x, groups) -> dict:
     return dict(width=x.shape[1], utterances=len(x), dialogues=int(groups.max()) + 1)
 
-
+# %% ../../nbs/900_tsne_and_gates.ipynb #cf7ffda5
 def _anonymous(places, labels: dict) -> dict:
     "Return places and labels sorted by class and place, so that no point is a known utterance."
     order = np.lexsort((*places.T, labels['sentiment'], labels['emotion']))
@@ -217,7 +217,7 @@ def _map_panel(axis, title: str, facts: dict, by: str):
         markerscale=1.5,
     )
 
-
+# %% ../../nbs/900_tsne_and_gates.ipynb #ef5d3bbd
 def tsne_figure(
     maps: dict,  # title -> facts of `embedding_map`
 ):  # matplotlib Figure
@@ -240,7 +240,7 @@ def _measures(sums: dict) -> dict:  # 'features' and 'picture' -> `_separation_s
         shown[f'silhouette, {where}'] = separation(own, 'silhouette').text(3, 1)
     return shown
 
-
+# %% ../../nbs/900_tsne_and_gates.ipynb #3f3cc787
 def _separation_line(corpus: str, feature: str, facts: dict, by: str) -> dict:
     sums = {where: facts['sums'][f'{by} {where}'] for where in ('features', 'picture')}
     line = dict(corpus=corpus, feature=feature, by=by, utterances=str(facts['utterances']))
@@ -280,7 +280,7 @@ def _text_minus_audio(
 def _corpora_with_both(maps: dict) -> list:
     return [c for c, feature in maps if feature == 'text' and (c, 'audio') in maps]
 
-
+# %% ../../nbs/900_tsne_and_gates.ipynb #b0840762
 def text_against_audio(maps: dict) -> pd.DataFrame:
     "Compare text with audio wherever both are mapped, with a verdict on the paper's claim."
     lines = []
@@ -308,7 +308,7 @@ def map_sentence(maps: dict) -> str:
         sentences.append(f'Text minus audio: {"; ".join(both)}.')
     return ' '.join(sentences)
 
-
+# %% ../../nbs/900_tsne_and_gates.ipynb #c8456ae2
 def _silhouette_sentence(maps: dict) -> str:
     found = [separation(facts['sums']['emotion picture'], 'silhouette') for facts in maps.values()]
     low, high = min(s.mean for s in found), max(s.mean for s in found)
