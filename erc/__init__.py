@@ -43,7 +43,7 @@ def _resolve(name: str):
     globals()[name] = value
     return value
 
-
+# %% ../nbs/001_front_door.ipynb #d9afc775
 def __dir__():
     return __all__
 

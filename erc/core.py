@@ -122,7 +122,7 @@ def _nearest(name, known) -> str | None:
     found = difflib.get_close_matches(str(name).casefold(), by_lower_case, 1)
     return by_lower_case[found[0]] if found else None
 
-
+# %% ../nbs/000_core.ipynb #b881756d
 def choose(
     name: str,
     known,  # valid names

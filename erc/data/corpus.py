@@ -70,13 +70,17 @@ class Corpus:
 
     def digest(self) -> str:
         "Return the SHA-256 of task, classes, table, features and flags, which records store."
-        hashed = hashlib.sha256(repr((self.task, self.classes)).encode())
-        hashed.update(self.table.to_csv(index=False, lineterminator='\n').encode())
-        for name in sorted(self.features):
-            hashed.update(repr((name, self.features[name].shape)).encode())
-            hashed.update(np.ascontiguousarray(self.features[name]).data)
-            hashed.update(np.ascontiguousarray(self.has[name]).data)
-        return hashed.hexdigest()
+        return _digest(self)
+
+# %% ../../nbs/030_corpus.ipynb #804364d8
+def _digest(corpus: Corpus) -> str:
+    hashed = hashlib.sha256(repr((corpus.task, corpus.classes)).encode())
+    hashed.update(corpus.table.to_csv(index=False, lineterminator='\n').encode())
+    for name in sorted(corpus.features):
+        hashed.update(repr((name, corpus.features[name].shape)).encode())
+        hashed.update(np.ascontiguousarray(corpus.features[name]).data)
+        hashed.update(np.ascontiguousarray(corpus.has[name]).data)
+    return hashed.hexdigest()
 
 # %% ../../nbs/030_corpus.ipynb #23342eee
 def _missing_columns(table) -> list:
@@ -188,7 +192,7 @@ def _check_shapes(name: str, x, has, rows: int):
         found = f'{has.dtype} {has.shape}'
         raise ValueError(f'features {name!r}: flags {found}, expected bool ({rows},)')
 
-
+# %% ../../nbs/030_corpus.ipynb #1ade66a6
 def _check_finite(name: str, x):
     if not np.isfinite(x.sum(dtype=np.float64)):
         row, column = np.argwhere(~np.isfinite(x))[0]
@@ -259,7 +263,7 @@ def dev_dialogues(
 def _absent(files, root) -> list:
     return [file for file in files if not (Path(root) / file).exists()]
 
-
+# %% ../../nbs/030_corpus.ipynb #9b0e5b1b
 @dataclass(frozen=True)
 class Source:
     "The files of a corpus, its licence, and the function that loads it."

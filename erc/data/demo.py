@@ -141,13 +141,13 @@ class _Turn(NamedTuple):
     label: int
     planted: str  # kind of line
 
-
+# %% ../../nbs/020_demo.ipynb #a6a16e5c
 def _next_turn(rng, speaker: str, own, before, is_first: bool) -> _Turn:
     emotion, kind = _emotion_and_kind(rng, own, before, is_first)
     turned = None if is_first else bool(_POSITIVE[emotion] != _POSITIVE[before])
     return _Turn(speaker, _line(rng, emotion, kind, turned), emotion, kind)
 
-
+# %% ../../nbs/020_demo.ipynb #a480b696
 def _cast(rng, speakers: list) -> list:
     size = 2 if rng.random() < 0.7 else 3
     return list(rng.choice(speakers, size, replace=False))
@@ -199,7 +199,7 @@ def _speaker_effects(speakers, size: int, scale: float, key) -> tuple:  # x_s (N
         effects[name] = rng.uniform(0.7, 1.3), rng.normal(size=size) * scale
     return tuple(map(np.stack, zip(*speakers.map(effects))))
 
-
+# %% ../../nbs/020_demo.ipynb #67136f9a
 def _emotion_directions(rng, size: int, arousal: float, valence: float) -> np.ndarray:  # (C, size)
     u = rng.normal(size=(2 + len(DEMO_CLASSES), size)) / size**0.5
     return arousal * _AROUSAL[:, None] * u[0] + valence * _VALENCE[:, None] * u[1] + u[2:]

@@ -90,7 +90,7 @@ _ACTION_UNIT_SIZE = 105
 def _is_vector(value) -> bool:
     return np.shape(value) == (_ACTION_UNIT_SIZE,)
 
-
+# %% ../../nbs/031_meld.ipynb #f94061c9
 def _action_units(path, split: str, ids: list) -> tuple:  # features, flags
     vectors = safe_unpickle(path)
     if not isinstance(vectors, dict) or not all(map(_is_vector, vectors.values())):

@@ -163,7 +163,7 @@ def _check_options(max_len, past, extra):
             'and there is none; give extra=0'
         )
 
-
+# %% ../../nbs/052_prompts.ipynb #00db380c
 def _questions(table, lengths, generator, max_len, past, extra):
     "Yield the first turn of the context, the present turn, the turn asked about, 1 if extra."
     label, train = table.label.to_numpy(), table.split.iloc[0] == 'train'
@@ -183,7 +183,7 @@ def _dialogues(table):
     for start, stop in zip(starts, [*starts[1:], len(table)]):
         yield start, table.iloc[start:stop]
 
-
+# %% ../../nbs/052_prompts.ipynb #b5a825cf
 def build_prompts(
     table,  # rows of a corpus table; the rows of a dialogue are contiguous
     tokenizer,  # of a masked-language model, or a `WordTokenizer`

@@ -42,7 +42,7 @@ def _wheel_path() -> Path | None:
 
     return Path(get_model_path())
 
-
+# %% ../../nbs/050_sentence_encoders.ipynb #14f633ca
 def _local_path(name: str, tried: list) -> Path | None:
     "Return the first local folder with a config.json; append each other place to `tried`."
     folders = [name]
@@ -120,7 +120,7 @@ def _vocabulary(texts) -> dict:
     tokens = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', *sorted(words)]
     return {token: i for i, token in enumerate(tokens)}
 
-
+# %% ../../nbs/050_sentence_encoders.ipynb #471b6f2c
 def _save_tokenizer(folder, vocabulary: dict, length: int):
     "Save BERT's tokenizer of a vocabulary; transformers 4 reads the vocabulary from a file."
     from transformers import BertTokenizer, __version__
@@ -282,7 +282,7 @@ def _pad(ids, fill: int):
     padded[mask == 1] = np.concatenate(ids)
     return padded, mask
 
-
+# %% ../../nbs/050_sentence_encoders.ipynb #67dc5373
 def _encode_batch(tokenizer, model, ids, pooling: str) -> np.ndarray:
     "Run the encoder on one batch of token ids: float32 (B, D)."
     import torch

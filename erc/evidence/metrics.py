@@ -22,7 +22,7 @@ def _check_rows(y, p, groups=None):
     if groups is not None and len(groups) != len(y):
         raise ValueError(f'groups has {len(groups)} rows, y has {len(y)}')
 
-
+# %% ../../nbs/100_metrics.ipynb #559769d6
 def _check_classes(classes, **codes):
     "Raise ValueError for a code outside 0..classes-1."
     for name, values in codes.items():
@@ -160,7 +160,7 @@ def _check_form(name, class_name, classes):
     if class_name and not classes:
         raise ValueError(f"metric '{name}:{class_name}' needs the names of the classes")
 
-
+# %% ../../nbs/100_metrics.ipynb #f5520fd7
 def metric(
     name: str,  # a key of `METRICS`, with a class for those per class: 'class_f1:happy'
     classes=(),  # names of the classes, for the second form
@@ -180,7 +180,7 @@ def _products(y, p):
     y = np.broadcast_to(y, p.shape)
     return np.stack([np.ones_like(p), y, p, y * y, p * p, y * p], -1)
 
-
+# %% ../../nbs/100_metrics.ipynb #a91313ad
 def moments(
     y,  # (N,) true values; NaN marks a row without label
     p,  # (N,) or (..., N) predicted values

@@ -119,7 +119,7 @@ def _emotion_shifts(before, now):
     "Return where the emotion differs, (N,) bool; codes (N,), -1 without label."
     return (before >= 0) & (now >= 0) & (before != now)
 
-
+# %% ../../nbs/101_shifts.ipynb #bdaa187b
 def _polarity_shifts(before, now, polarity, direction):
     "Return where the polarity changes sides, (N,) bool; polarity is -1, 0 or +1 by class code."
     largest = max(before.max(initial=-1), now.max(initial=-1))
@@ -190,7 +190,7 @@ def _as_codes(emotions, first_label):
     codes = np.array([names.index(e) for e in emotions], int)
     return codes, names, names.index(first_label) if named else None
 
-
+# %% ../../nbs/101_shifts.ipynb #848623c5
 def _turns(emotions, speakers):
     "Return emotions and speaker codes as arrays (T,); raise ValueError unless they fit."
     emotions, speakers = np.array(list(emotions)), np.array(list(speakers))

@@ -83,7 +83,7 @@ def emotion_arcs(
     gates = zip(by_step(batch, 1 - p[:, None], 0), by_step(batch, drop, 1))
     return torch.cat([*_arc_steps(_arc_products(cells, s, batch), e, gates)], 1)
 
-
+# %% ../../nbs/405_arc.ipynb #b0fafdaa
 def _arc_steps(product: Products, e, gates):  # yields (M, n, H)
     for keep, mask in gates:
         if len(keep) < e.shape[1]:  # dialogues have ended

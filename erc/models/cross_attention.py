@@ -194,7 +194,7 @@ def _common_shape(x: dict):  # B, T
             raise ValueError(f'{m!r} has shape {tuple(v.shape)}, the others {(*shape, "...")}')
     return shape
 
-
+# %% ../../nbs/605_cross_attention.ipynb #aaef19bb
 def _hide_padding(rows, lengths):  # (B, T), B * T where there is no turn
     B, T = rows.shape
     if lengths is None or len(lengths) != B:

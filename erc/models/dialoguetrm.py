@@ -177,6 +177,59 @@ def _check_head(head: str, classes: int):
         raise ValueError(f"a {head} head does not fit labels that are {labels}: use head='auto'")
 
 # %% ../../nbs/510_dialoguetrm.ipynb #74cd7f82
+def _text_encoder(o: dict, names) -> TextEncoder | None:
+    "Build the encoder of a model that reads token ids."
+    return TextEncoder(o['encoder'], o['pooling']) if o['encoder'] and 'text' in names else None
+
+
+def _input_layer(width: int, size: int, encoder: TextEncoder | None) -> nn.Module:
+    "Build the map of a modality to the width of the model; none for an encoder of that width."
+    size = encoder.size if encoder else size
+    return nn.Identity() if encoder and size == width else nn.Linear(size, width)
+
+
+def _input_layers(width: int, names, sizes: dict, encoder: TextEncoder | None) -> nn.ModuleDict:
+    "Build the maps of all modalities; the encoder belongs to the text."
+    encoders = {'text': encoder}
+    return nn.ModuleDict({m: _input_layer(width, sizes[m], encoders.get(m)) for m in names})
+
+
+def _transformer(o: dict, m: str) -> Encoder:
+    "Build a modality's transformer over turns; of no layer where it is left bare."
+    layers = 0 if m in o['bare'] else o['layers']
+    return Encoder(o['width'], o['heads'], layers, o['ffn'], o['dropout'], place=m)
+
+# %% ../../nbs/510_dialoguetrm.ipynb #4f703895
+def _discriminator(o: dict, classes: int, fusion) -> Discriminator:
+    "Build what reads the fused representation."
+    fused = fusion.size if fusion else o['width']
+    return Discriminator(fused, o['width'], classes, o['bias'])
+
+
+def _fusion(o: dict, names) -> nn.Module | None:
+    "Build the fusion of two modalities or more."
+    if len(names) == 1:
+        return None
+    shape = dict(heads=o['fusion_heads'], layers=o['fusion_layers'], ffn=o['ffn'])
+    own = o['fusion_options']
+    return make_fusion(o['fusion'], o['width'], names, own, dropout=o['dropout'], **shape)
+
+# %% ../../nbs/510_dialoguetrm.ipynb #a6ae9bd3
+def _in_band(batch: Batch, K: int):
+    "Return attention over a turn and the K turns before it."
+    return within_dialogues(batch, band_mask(len(batch.sizes), K, batch.ids.device))
+
+
+def _in_window(transformer: Encoder, x, batch: Batch, o: dict):  # (N, width), both
+    "Run a transformer over the window of each turn (Eq. 2 and 4)."
+    if o['window'] == 'strict':
+        return _strict_pass(transformer, x, batch, o['K'])
+    if o['window'] == 'chunks':
+        chunks = _chunk_blocks(batch, o['unmasked_chunks'])
+        return transformer(x, partial(within_dialogues(batch), blocks=chunks), batch=batch)
+    return transformer(x, _in_band(batch, o['K']), batch=batch)
+
+# %% ../../nbs/510_dialoguetrm.ipynb #b70cb3b0
 class DialogueTRM(nn.Module):
     """Give each modality the context it prefers, then fuse (DialogueTRM section 4).
 
@@ -195,40 +248,11 @@ class DialogueTRM(nn.Module):
         o = self.options = _resolve_options(preset, options)
         self.names = _present(sizes)
         _check_head(o['head'], classes)
-        self.encoder = self._text_encoder()
-        self.inputs = nn.ModuleDict({m: self._input(m, sizes[m]) for m in self.names})
-        self.intra = nn.ModuleDict({m: self._transformer(m) for m in self.names})
-        self.fusion = self._fusion()
-        self.discriminator = self._discriminator(classes)
-
-    def _text_encoder(self) -> TextEncoder | None:
-        o = self.options
-        if o['encoder'] and 'text' in self.names:
-            return TextEncoder(o['encoder'], o['pooling'])
-        return None
-
-    def _input(self, m, size) -> nn.Module:
-        width, encoded = self.options['width'], self.encoder is not None and m == 'text'
-        size = self.encoder.size if encoded else size
-        return nn.Identity() if encoded and size == width else nn.Linear(size, width)
-
-    def _transformer(self, m) -> Encoder:
-        o = self.options
-        layers = 0 if m in o['bare'] else o['layers']
-        return Encoder(o['width'], o['heads'], layers, o['ffn'], o['dropout'], place=m)
-
-    def _fusion(self) -> nn.Module | None:
-        if len(self.names) == 1:
-            return None
-        o = self.options
-        shape = dict(heads=o['fusion_heads'], layers=o['fusion_layers'], ffn=o['ffn'])
-        own = o['fusion_options']
-        return make_fusion(o['fusion'], o['width'], self.names, own, dropout=o['dropout'], **shape)
-
-    def _discriminator(self, classes) -> Discriminator:
-        width = self.options['width']
-        fused = self.fusion.size if self.fusion else width
-        return Discriminator(fused, width, classes, self.options['bias'])
+        self.encoder = _text_encoder(o, self.names)
+        self.inputs = _input_layers(o['width'], self.names, sizes, self.encoder)
+        self.intra = nn.ModuleDict({m: _transformer(o, m) for m in self.names})
+        self.fusion = _fusion(o, self.names)
+        self.discriminator = _discriminator(o, classes, self.fusion)
 
     def forward(self, batch: Batch) -> Out:
         _check_batch(batch, self.discriminator.regression, self.names)
@@ -245,24 +269,14 @@ class DialogueTRM(nn.Module):
 
     def represent(self, m: str, x, batch: Batch):  # (N, width), both
         "Return a modality's representations, in its window or turn by turn (Eq. 2, 4, 5)."
-        o, transformer = self.options, self.intra[m]
-        if m not in o['dependent']:
-            return transformer(x, None, batch=batch)
-        if o['window'] == 'strict':
-            return _strict_pass(transformer, x, batch, o['K'])
-        if o['window'] == 'chunks':
-            chunks = _chunk_blocks(batch, o['unmasked_chunks'])
-            return transformer(x, partial(within_dialogues(batch), blocks=chunks), batch=batch)
-        return transformer(x, self._band(batch), batch=batch)
+        if m not in self.options['dependent']:
+            return self.intra[m](x, None, batch=batch)
+        return _in_window(self.intra[m], x, batch, self.options)
 
     def fuse(self, representations: dict, batch: Batch):  # (N, size)
         "Fuse the modalities of each turn; `mult` alone attends to other turns as well."
         if self.fusion is None:
             return representations[self.names[0]]
-        within = self._band(batch) if self.options['fusion'] == 'mult' else None
+        over_turns = self.options['fusion'] == 'mult'
+        within = _in_band(batch, self.options['K']) if over_turns else None
         return self.fusion(representations, batch, within)
-
-    def _band(self, batch):
-        return within_dialogues(
-            batch, band_mask(len(batch.sizes), self.options['K'], batch.ids.device)
-        )

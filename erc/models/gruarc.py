@@ -152,7 +152,7 @@ def _places(rows, n: int) -> Tensor:  # (n,)
     order = torch.arange(len(rows), device=rows.device)
     return rows.new_zeros(n + 1).scatter(0, rows, order)[:-1]
 
-
+# %% ../../nbs/410_gruarc.ipynb #79a1dbec
 def _blocks(h, batch: Batch) -> tuple:  # M of (b, T, H) per block, (b, T) bool per block, (N,)
     "Pad dialogues of similar length together: blocks, their real turns, and the place of each row."
     blocks, n = batch.blocks(), len(batch)
@@ -233,7 +233,7 @@ def _released_features(weights: _ReleasedWeights, context: int, sentence) -> dic
         sentence = weights['shift.classifier.weight'].shape[1] // 3
     return {**sizes, 'sentence': sentence or sizes['text']}
 
-
+# %% ../../nbs/410_gruarc.ipynb #263b0b24
 def _released_sizes(weights: _ReleasedWeights, sentence=None) -> dict:
     "Return the arguments of `GRUArcModel` that released weights fit."
     cells = {'context': 'g_cell.weight_hh', 'party': 'p_cell.weight_hh'}
@@ -249,7 +249,7 @@ def _attending_pairs(modalities: list) -> list:
     pairs = (('text', 'audio'), ('visual', 'audio'), ('text', 'visual'))
     return [pair for pair in pairs if {*pair} <= {*modalities}]
 
-
+# %% ../../nbs/410_gruarc.ipynb #f301376f
 def _modalities(sizes: dict, options: dict) -> list:
     "Return the modalities that a model has; raise ValueError where it lacks text but needs it."
     modalities = [name for name in _MODALITIES if name in sizes]
@@ -324,6 +324,15 @@ class _Scorer(_Recurrences):
         pairs = [tuple(map(self.modalities.index, pair)) for pair in self.pairs]
         return _fusion_scores(h, pairs, batch, self.smax_fc), p, shift_scores
 
+    def _scores_of_turns(self, batch):  # as `_scores`; padding takes part where it does in the code
+        if self.options['padding'] == 'masked':
+            return self._scores(batch)
+        padded = _pad_batch(batch)
+        return tuple(
+            x if x is None else padded.to_padded(x)[batch.dialogue, batch.turn]
+            for x in self._scores(padded)
+        )
+
     def _hidden(self, batch, e) -> Tensor:  # (M, N, H) -> (M, N, 2 * hidden)
         e = _lane_dropout(e, self.dropout and self.dropout + 0.15, batch, 'emotion')
         return _lane_dropout(self.linear(e).relu(), self.dropout, batch, 'hidden')
@@ -362,15 +371,6 @@ class GRUArcModel(_Scorer):
         if shift_scores is not None:
             losses = shift_loss(shift_scores, batch, self.options['first'], self.shift_weights)
         return Out(logits, losses, {'p_shift': p})
-
-    def _scores_of_turns(self, batch):  # as `_scores`; padding takes part where it does in the code
-        if self.options['padding'] == 'masked':
-            return self._scores(batch)
-        padded = _pad_batch(batch)
-        return tuple(
-            x if x is None else padded.to_padded(x)[batch.dialogue, batch.turn]
-            for x in self._scores(padded)
-        )
 
     @classmethod
     def from_released(

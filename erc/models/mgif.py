@@ -59,11 +59,36 @@ def _modality_pairs(modalities) -> list:  # of (first, second)
     "Return all pairs of modalities in the paper's order: ua, uv, av."
     return list(combinations(_in_order(modalities), 2))
 
-# %% ../../nbs/500_mgif.ipynb #140a4f9f
+# %% ../../nbs/500_mgif.ipynb #c629c80d
 _PARTS = '', 'representation', 'prototype'
 
 
-class MGIF(nn.Module):
+class _Gates(nn.Module):
+    "The vectors that the second stage reads: what the gates of all pairs let through (Eq. 12 to 14)."
+
+    def __init__(self, width: int, modalities, share_maps: bool, without: str, bias: bool):
+        super().__init__()
+        self.names = _in_order(modalities)
+        self.without = choose(without, _PARTS, 'part to leave out')
+        self.gates = self._gates(width, bias, share_maps)
+
+    def _gates(self, width, bias, share_maps):
+        "Return a gate for each pair of modalities; none without the prototype dependency."
+        maps = {m: nn.Linear(width, width, bias) for m in self.names} if share_maps else {}
+        gates = nn.ModuleDict()
+        for a, b in _modality_pairs(self.names) if self.without != 'prototype' else ():
+            gates[f'{a}_{b}'] = Gate(width, bias, (maps[a], maps[b]) if maps else None)
+        return gates
+
+    def sequence(self, r: dict):  # modality -> (N, d), to (N, vectors, d)
+        "Return the vectors that the transformer reads, without e_cls."
+        if self.without == 'prototype':
+            return torch.stack([r[m] for m in self.names], -2)
+        gated = [gate(*(r[m] for m in pair.split('_'))) for pair, gate in self.gates.items()]
+        return torch.stack([h for both in gated for h in both], -2)
+
+# %% ../../nbs/500_mgif.ipynb #140a4f9f
+class MGIF(_Gates):
     "Multi-grained interactive fusion (DialogueTRM Eq. 12 to 16)."
 
     def __init__(
@@ -80,10 +105,7 @@ class MGIF(nn.Module):
         without='',  # part to leave out: 'representation' or 'prototype'
         bias=False,  # of the gates
     ):
-        super().__init__()
-        self.names = _in_order(modalities)
-        self.without = choose(without, _PARTS, 'part to leave out')
-        self.gates = self._gates(width, bias, share_maps)
+        super().__init__(width, modalities, share_maps, without, bias)
         vectors = 2 * len(self.gates) or len(self.names)
         if without == 'representation':
             self.size = vectors * width
@@ -96,21 +118,6 @@ class MGIF(nn.Module):
         self.e_cls = nn.Parameter(0.02 * torch.randn(width))
         learned = 0.02 * torch.randn(1 + vectors, width) if positions else None
         self.positions = nn.Parameter(learned) if positions else None
-
-    def _gates(self, width, bias, share_maps):
-        "Return a gate for each pair of modalities; none without the prototype dependency."
-        maps = {m: nn.Linear(width, width, bias) for m in self.names} if share_maps else {}
-        gates = nn.ModuleDict()
-        for a, b in _modality_pairs(self.names) if self.without != 'prototype' else ():
-            gates[f'{a}_{b}'] = Gate(width, bias, (maps[a], maps[b]) if maps else None)
-        return gates
-
-    def sequence(self, r: dict):  # modality -> (N, d), to (N, vectors, d)
-        "Return the vectors that the transformer reads, without e_cls."
-        if self.without == 'prototype':
-            return torch.stack([r[m] for m in self.names], -2)
-        gated = [gate(*(r[m] for m in pair.split('_'))) for pair, gate in self.gates.items()]
-        return torch.stack([h for both in gated for h in both], -2)
 
     def forward(self, r: dict, batch=None, attention=None):  # modality -> (N, d), to (N, size)
         M = self.sequence(r)

@@ -45,7 +45,7 @@ def modality_letters(
         raise ValueError('no modality was given')
     return {letter: by_letter[letter] for letter in _LETTERS if letter in by_letter}
 
-
+# %% ../../nbs/810_mmspcl.ipynb #f344aa1f
 def join_modalities(
     z: dict,  # modality -> (N, D)
     letters='',  # modalities to take; default: all
@@ -70,7 +70,7 @@ def modalities_of(
     others = {name: x for name, x in features.items() if name != 'context'}
     return {**others, 'text': joined}
 
-
+# %% ../../nbs/810_mmspcl.ipynb #36fef665
 def _require(
     x: dict,  # feature or modality -> (N, D)
     names,  # that the model reads
@@ -110,7 +110,7 @@ def split_heads(
         )
     return F.pad(x, (0, -width % K)).unflatten(-1, (-1, K))
 
-
+# %% ../../nbs/810_mmspcl.ipynb #e2ae44e3
 def head_similarities(
     base: Tensor,  # (..., D_b)
     other: Tensor,  # (..., D_o)
@@ -138,12 +138,12 @@ def prune_heads(
     kept = _kept_heads(score).to(other.dtype)
     return other * _mask(kept, K, other.shape[-1]), kept.mean(-1)
 
-
+# %% ../../nbs/810_mmspcl.ipynb #f9c171f9
 def _mask(kept, K, width):  # (..., heads) -> (..., width)
     mask = kept.repeat_interleave(K, -1)
     return F.pad(mask, (0, width - mask.shape[-1]), value=1.0)
 
-
+# %% ../../nbs/810_mmspcl.ipynb #a7915fbb
 def _kept_heads(score):  # (..., heads of base, heads) -> (..., heads) bool
     heads = torch.arange(score.shape[-1], device=score.device)
     selected = score.argmax(-1)  # the first of equals
@@ -179,11 +179,11 @@ class _Pairwise(nn.Module):
     def entered(self, z: dict) -> dict:  # modality -> (N, width)
         return {m: self.enter[m](x) for m, x in _require(z, self.modalities).items()}
 
-
+# %% ../../nbs/810_mmspcl.ipynb #b820c6b3
 def _encoder(width, heads, layers):
     return Encoder(width, heads, layers, ffn=4 * width, dropout=0.0, pre=True)
 
-
+# %% ../../nbs/810_mmspcl.ipynb #f5d0bcd8
 class CrossModal(_Pairwise):
     "Fuse by attention of every modality to every other (MM-SPCL section 5.2.2)."
 
@@ -235,6 +235,13 @@ def bottleneck_step(
     return z1, z2, (nodes1 + nodes2) / 2 if update == 'mean' else nodes1
 
 # %% ../../nbs/810_mmspcl.ipynb #e9c1d618
+def _check_bottleneck(nodes, start, layers):
+    if not 0 <= start < layers:
+        raise ValueError(f'start={start}: with {layers} layers give 0 to {layers - 1}')
+    if nodes < 1:
+        raise ValueError(f'nodes={nodes}: a bottleneck needs at least one')
+
+# %% ../../nbs/810_mmspcl.ipynb #b8e1565a
 class BottleneckPair(nn.Module):
     "Exchange information between two modalities through a few nodes (MM-SPCL section 5.2.3)."
 
@@ -271,13 +278,6 @@ class BottleneckPair(nn.Module):
         for layer1, layer2 in layers:
             z1, z2, nodes = bottleneck_step(layer1, layer2, z1, z2, nodes, self.update)
         return z1, z2, nodes
-
-
-def _check_bottleneck(nodes, start, layers):
-    if not 0 <= start < layers:
-        raise ValueError(f'start={start}: with {layers} layers give 0 to {layers - 1}')
-    if nodes < 1:
-        raise ValueError(f'nodes={nodes}: a bottleneck needs at least one')
 
 # %% ../../nbs/810_mmspcl.ipynb #fae3ea7b
 class Bottleneck(_Pairwise):

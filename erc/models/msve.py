@@ -68,26 +68,14 @@ def drawn_combinations(
     order = np.random.default_rng([54, int(step)]).permutation(len(names))
     return tuple(names[i] for i in sorted(order[:k]))
 
-# %% ../../nbs/820_msve.ipynb #e8e8182a
-class MSVE(nn.Module):
-    "Multimodal stochastic voting ensemble (MM-SPCL section 5.4, Algorithm 1)."
+# %% ../../nbs/820_msve.ipynb #21836edc
+class _Voters(nn.Module):
+    "The networks of all possible combinations."
 
-    def __init__(
-        self,
-        dims: dict,  # feature -> D
-        classes: int,
-        combinations=FINAL_COMBINATIONS,  # or a key of `ABLATION`; the possible ones are used
-        k=2,  # combinations that vote in a training step; None or 'all': "without dropout"
-        *,
-        hidden=HIDDEN,  # see `voter`
-        vote='sum',  # 'mean': at inference, the sum times k over the number of votes
-    ):
+    def __init__(self, dims: dict, classes: int, combinations, hidden: dict):
         super().__init__()
-        self.features, dims = tuple(dims), modalities_of(dims)
         self.modalities = modality_letters(dims)
         self.names = available_combinations(combinations, dims)
-        self.vote = choose(vote, ('sum', 'mean'), 'way to vote')
-        self.k = self._checked_k(len(self.names) if k in (None, 'all') else k)
         for name in hidden:
             choose(name, ALL_COMBINATIONS, 'combination in `hidden`')
         self.voters = nn.ModuleDict(self._make_voters(dims, classes, hidden))
@@ -96,15 +84,6 @@ class MSVE(nn.Module):
         for name in self.names:
             width = sum(dims[self.modalities[letter]] for letter in name)
             yield name, voter(width, classes, hidden.get(name, ()))
-
-    def _checked_k(self, k):
-        n = len(self.names)
-        if not isinstance(k, int) or not 1 <= k <= n:
-            raise ValueError(
-                f'k={k} of {n} combinations ({", ".join(self.names)}) cannot be drawn: '
-                f'choose a whole number from 1 to {n}, or None for all'
-            )
-        return k
 
     def votes(
         self,
@@ -118,6 +97,36 @@ class MSVE(nn.Module):
             for c in names or self.names
             if set(c) <= set(letters)
         }
+
+# %% ../../nbs/820_msve.ipynb #e8e8182a
+def _checked_k(k, names) -> int:
+    "Return the number of combinations that vote; raise ValueError for one that cannot be drawn."
+    n = len(names)
+    if not isinstance(k, int) or not 1 <= k <= n:
+        raise ValueError(
+            f'k={k} of {n} combinations ({", ".join(names)}) cannot be drawn: '
+            f'choose a whole number from 1 to {n}, or None for all'
+        )
+    return k
+
+# %% ../../nbs/820_msve.ipynb #c23b2d71
+class MSVE(_Voters):
+    "Multimodal stochastic voting ensemble (MM-SPCL section 5.4, Algorithm 1)."
+
+    def __init__(
+        self,
+        dims: dict,  # feature -> D
+        classes: int,
+        combinations=FINAL_COMBINATIONS,  # or a key of `ABLATION`; the possible ones are used
+        k=2,  # combinations that vote in a training step; None or 'all': "without dropout"
+        *,
+        hidden=HIDDEN,  # see `voter`
+        vote='sum',  # 'mean': at inference, the sum times k over the number of votes
+    ):
+        super().__init__(modalities_of(dims), classes, combinations, hidden)
+        self.features = tuple(dims)
+        self.vote = choose(vote, ('sum', 'mean'), 'way to vote')
+        self.k = _checked_k(len(self.names) if k in (None, 'all') else k, self.names)
 
     def forward(self, batch: Batch) -> Out:
         x = modalities_of({m: batch.features[m] for m in self.features if m in batch.features})

@@ -19,7 +19,7 @@ def _inputs(batch: Batch, names) -> Tensor:
     "Return features side by side, (N, sum of D)."
     return torch.cat([batch.features[name] for name in names], -1)
 
-
+# %% ../../nbs/250_recurrent.ipynb #8c9b7e26
 class DialogueRNNClassifier(nn.Module):
     "DialogueRNN (Majumder et al. 2019, without attention over emotion states) and a linear layer."
 
@@ -56,7 +56,7 @@ def _run(unit: GRULanes, h: Tensor, sizes) -> Tensor:
         states.append(h)
     return torch.cat(states, 1)
 
-
+# %% ../../nbs/250_recurrent.ipynb #a5b90404
 class ContextGRU(nn.Module):
     "A bidirectional GRU over the conversation and a linear layer (after BC-LSTM)."
 

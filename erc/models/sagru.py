@@ -48,7 +48,7 @@ class _Columns(nn.Module):
         u = u.relu() if self.activation else u
         return drop(u) if drop else u
 
-
+# %% ../../nbs/700_sagru.ipynb #93fc2874
 class ATSFusion(_Columns):
     "Average the modalities with attention weights (SA-GRU Eq. 1 to 4)."
 
@@ -66,7 +66,7 @@ class ATSFusion(_Columns):
         alpha = self.w_F(self.W_F(u).tanh())[..., 0].softmax(-1)
         return (alpha[..., None] * u).sum(-2), alpha
 
-
+# %% ../../nbs/700_sagru.ipynb #bf363736
 class ADD(_Columns):
     "Sum the modalities (SA-GRU section 3.3, S2)."
 
@@ -98,7 +98,7 @@ def run_units(
     steps = _torch_steps if cells[0].form == 'torch' else _paper_steps
     return torch.cat(list(steps(cells, inputs, h, U, sizes)), 1)
 
-
+# %% ../../nbs/700_sagru.ipynb #b139d514
 def _stacked(cells, name):  # (K, ...)
     return torch.stack([getattr(cell, name) for cell in cells])
 
@@ -111,7 +111,7 @@ def _paper_steps(cells, inputs, h, U, sizes):
         h = sagru_step(rz_t, n_t, h[:, : rz_t.shape[1]], U_rz, U_h)
         yield h
 
-
+# %% ../../nbs/700_sagru.ipynb #2ade0a32
 def _torch_steps(cells, inputs, h, U, sizes):
     bias = _stacked(cells, 'bias_hh')[:, None]
     for inputs_t in inputs.split(sizes, 1):
@@ -209,14 +209,14 @@ def attend_in_dialogues(
     result = torch.cat([r.flatten(0, 1) for r, _ in done]).index_select(0, back)
     return result, _packed_weights(done, back, len(batch.sizes)) if keep else None
 
-
+# %% ../../nbs/700_sagru.ipynb #68535f3d
 def _attend_in_blocks(attention, h, rows, blocks):  # -> [(b, T, width), (b, heads, T, T)]
     N = len(h)
     qkv = attention.qkv(h).index_select(0, rows.clamp(max=N - 1))
     parts = zip(qkv.split([block.numel() for block in blocks]), blocks)
     return [attention.attend(x.unflatten(0, block.shape), block < N) for x, block in parts]
 
-
+# %% ../../nbs/700_sagru.ipynb #ac384abf
 def _packed_weights(done, back, turns):  # -> (N, heads, T)
     wide = [F.pad(alpha, (0, turns - alpha.shape[-1])) for _, alpha in done]
     rows = torch.cat([alpha.transpose(1, 2).flatten(0, 1) for alpha in wide])
@@ -250,6 +250,24 @@ def _options_of(preset: str, options: dict, available) -> dict:
     return chosen
 
 # %% ../../nbs/700_sagru.ipynb #b784a501
+def _make_fusion(options: dict, sizes: dict, width: int, *projections) -> _Columns:
+    "Build the fusion of the modalities that a system reads."
+    read = {m: sizes[m] for m in options['modalities']}
+    fusion = ADD if options['fusion'] == 'add' else ATSFusion
+    return fusion(read, width, *projections)
+
+# %% ../../nbs/700_sagru.ipynb #a9125e30
+def _make_cells(options: dict, width: int, units: int, form: str) -> nn.ModuleList:
+    "Build the recurrent units of both directions; none where attention alone follows the fusion."
+    directions = 0 if options['classifier'] == 'attention' else 2
+    return nn.ModuleList([SAGRUCell(width, units, form) for _ in range(directions)])
+
+# %% ../../nbs/700_sagru.ipynb #8274d1ca
+def _make_attention(options: dict, size: int, *shape) -> SelfAttention | None:
+    "Build the self-attention; none where the recurrent units are all."
+    return None if options['classifier'] == 'Bi-GRU' else SelfAttention(size, *shape)
+
+# %% ../../nbs/700_sagru.ipynb #cd2b06e0
 class SAGRU(nn.Module):
     "ATS-Fusion and SA-GRU, and the systems they are compared with (SA-GRU sections 2 and 3.3)."
 
@@ -271,22 +289,11 @@ class SAGRU(nn.Module):
     ):
         super().__init__()
         self.options, self.rate = _options_of(preset, options, sizes), dropout
-        self.fusion = self._make_fusion(sizes, width, bias, activation)
-        self.cells = self._make_cells(width, units, form)
+        self.fusion = _make_fusion(self.options, sizes, width, bias, activation)
+        self.cells = _make_cells(self.options, width, units, form)
         last = 2 * units if self.cells else width
-        self.attention = None
-        if self.options['classifier'] != 'Bi-GRU':
-            self.attention, last = SelfAttention(last, width, heads, scaled), width
-        self.out = nn.Linear(last, classes)
-
-    def _make_fusion(self, sizes, width, bias, activation):
-        read = {m: sizes[m] for m in self.options['modalities']}
-        fusion = ADD if self.options['fusion'] == 'add' else ATSFusion
-        return fusion(read, width, bias, activation)
-
-    def _make_cells(self, width, units, form):
-        directions = 0 if self.options['classifier'] == 'attention' else 2
-        return nn.ModuleList([SAGRUCell(width, units, form) for _ in range(directions)])
+        self.attention = _make_attention(self.options, last, width, heads, scaled)
+        self.out = nn.Linear(width if self.attention else last, classes)
 
     def forward(self, batch: Batch) -> Out:
         h, alpha = self.fusion(batch.features, partial(self._drop, batch, 'columns'))
@@ -327,6 +334,37 @@ class SAGRU(nn.Module):
 _PROJECTIONS = {'audio': 'W_a', 'text': 'W_t', 'speaker': 'W_s'}
 
 
+def _sizes_of(weights):
+    "Return the arguments of a model that has the sizes of these weights."
+    return dict(
+        sizes={m: weights[k].shape[1] for m, k in _PROJECTIONS.items() if k in weights},
+        classes=len(weights['b_out']),
+        width=len(weights['W_a']),
+        units=len(weights.get('fw_Uz', [0])),
+        heads=len(weights.get('WQ', [0])),
+    )
+
+# %% ../../nbs/700_sagru.ipynb #32671042
+def _fusion_weights(weights, options):
+    own = {f'fusion.W.{m}.weight': weights[_PROJECTIONS[m]] for m in options['modalities']}
+    if options['fusion'] == 'attention':
+        own['fusion.W_F.weight'] = weights['W_F']
+        own['fusion.w_F.weight'] = weights['w_F'].reshape(1, -1)
+    return own
+
+
+def _cell_weights(weights, cell, direction):
+    symbols = {'weight_ih': 'W', 'weight_hh': 'U', 'bias_ih': 'b'}
+    return {
+        f'{cell}.{name}': torch.cat([weights[f'{direction}_{symbol}{gate}'] for gate in 'rzh'])
+        for name, symbol in symbols.items()
+    }
+
+# %% ../../nbs/700_sagru.ipynb #26401702
+def _heads(weight):  # (heads, in, width of a head) -> (heads * width, in)
+    return weight.transpose(1, 2).flatten(0, 1)
+
+# %% ../../nbs/700_sagru.ipynb #e8022820
 def _renamed(
     weights,  # W_a, W_t, W_s, W_F, w_F; fw_ and bw_ Wz, Wr, Wh, Uz, Ur, Uh, bz, br, bh;
     # WQ, WK, WV (heads, in, width of a head); W_out, b_out
@@ -340,34 +378,3 @@ def _renamed(
     if options['classifier'] != 'Bi-GRU':
         own['attention.qkv.weight'] = torch.cat([_heads(weights[k]) for k in ('WQ', 'WK', 'WV')])
     return own
-
-
-def _fusion_weights(weights, options):
-    own = {f'fusion.W.{m}.weight': weights[_PROJECTIONS[m]] for m in options['modalities']}
-    if options['fusion'] == 'attention':
-        own['fusion.W_F.weight'] = weights['W_F']
-        own['fusion.w_F.weight'] = weights['w_F'].reshape(1, -1)
-    return own
-
-
-def _heads(weight):  # (heads, in, width of a head) -> (heads * width, in)
-    return weight.transpose(1, 2).flatten(0, 1)
-
-
-def _sizes_of(weights):
-    "Return the arguments of a model that has the sizes of these weights."
-    return dict(
-        sizes={m: weights[k].shape[1] for m, k in _PROJECTIONS.items() if k in weights},
-        classes=len(weights['b_out']),
-        width=len(weights['W_a']),
-        units=len(weights.get('fw_Uz', [0])),
-        heads=len(weights.get('WQ', [0])),
-    )
-
-
-def _cell_weights(weights, cell, direction):
-    symbols = {'weight_ih': 'W', 'weight_hh': 'U', 'bias_ih': 'b'}
-    return {
-        f'{cell}.{name}': torch.cat([weights[f'{direction}_{symbol}{gate}'] for gate in 'rzh'])
-        for name, symbol in symbols.items()
-    }

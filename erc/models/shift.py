@@ -133,7 +133,7 @@ def select_features(
     "Return features by name; raise ValueError for one that the batch lacks."
     return [batch.features[choose(f, batch.features, 'feature of the batch')] for f in names]
 
-
+# %% ../../nbs/400_shift.ipynb #d098c03f
 def _pairs_of_turns(batch: Batch, names) -> tuple:  # previous and current, (N, D) each
     "Pair each turn with the feature `previous`, or else with the turn before."
     current = torch.cat(select_features(batch, names), -1)

@@ -45,15 +45,15 @@ def _pairs(
     present = _both_take_part(labels >= 0, prototypes.ne(0).any(-1))
     return same & another & present, ~same & present
 
-
+# %% ../../nbs/800_spcl.ipynb #d36b486a
 def _both_take_part(rows, prototypes):  # (N,), (C,) bool -> (N, N+C) bool
     return rows[:, None] & torch.cat([rows, prototypes])
 
-
+# %% ../../nbs/800_spcl.ipynb #31d53634
 def _masked_logsumexp(score: Tensor, mask: Tensor) -> Tensor:  # (N, M) each -> (N,)
     return torch.where(mask, score, _NEVER).logsumexp(-1)
 
-
+# %% ../../nbs/800_spcl.ipynb #3f06842a
 def _check_temperature(tau):
     if not tau > 0:
         raise ValueError(f'tau={tau}: the temperature must be greater than 0')
@@ -66,7 +66,7 @@ def _coupled(score, same, other):
     ratio = positive - torch.logaddexp(positive, negative) - (count + _EPS).log()
     return -torch.logaddexp(ratio, ratio.new_full((), math.log(_EPS)))
 
-
+# %% ../../nbs/800_spcl.ipynb #6e06a2f1
 def _as_printed(score, same, other):
     "Return Eq. 7 as printed: of the prototypes, the denominator has only those of other classes."
     in_batch = torch.arange(same.shape[1], device=same.device) < len(same)
@@ -74,7 +74,7 @@ def _as_printed(score, same, other):
     count = same.sum(-1).to(score.dtype)
     return denominator - _masked_logsumexp(score, same) + count.clamp(min=1).log()
 
-
+# %% ../../nbs/800_spcl.ipynb #ed31c1ff
 def _decoupled(score, same, other):
     "Return the code's other variant: the mean score of the positives, the sum of the negatives."
     highest = torch.where(same | other, score, _NEVER).max().detach()
@@ -205,19 +205,19 @@ def _check_options(options: dict):
     choose(options['variant'], _VARIANTS, 'variant of the loss')
     _check_temperature(options['tau'])
 
-
+# %% ../../nbs/800_spcl.ipynb #31be12a2
 def _make_encoder(encoder, sizes, pooling, width, rate):
     if isinstance(encoder, str):
         return PromptEncoder(next(iter(sizes)), encoder, pooling)
     return encoder or Projection(sizes, width, rate)
 
-
+# %% ../../nbs/800_spcl.ipynb #8b7531fa
 def _options_of(part, options: dict) -> dict:
     return {name: options[name] for name in _OPTIONS[part] if name in options}
 
 # %% ../../nbs/800_spcl.ipynb #ef3a412e
-class _Contrastive(nn.Module):
-    "An encoder, the loss that shapes its vectors, and a linear predictor that reads them."
+class _Parts(nn.Module):
+    "An encoder, queues of its vectors, centres, and a linear predictor."
 
     def __init__(
         self,
@@ -257,6 +257,10 @@ class _Contrastive(nn.Module):
             return self.g(self.encoder(batch, keep))
         return self.g(self.encoder(batch))
 
+# %% ../../nbs/800_spcl.ipynb #d1f6a803
+class _Contrast(_Parts):
+    "The loss that shapes the vectors of an encoder."
+
     def contrast(self, z: Tensor, labels: Tensor, batch: Batch) -> dict:  # name -> scalar
         "Return the loss that shapes the vectors, and enter them into the queues."
         if self.loss == 'ce':
@@ -278,7 +282,7 @@ class _Contrastive(nn.Module):
             draws = keyed_integers(batch, 'leave', classes, length + len(z))
         self.queues.push(z, labels, draws)
 
-# %% ../../nbs/800_spcl.ipynb #86905dae
+# %% ../../nbs/800_spcl.ipynb #a025bf8b
 def _gather(encoded):  # [(Out, Batch)] -> z (N, D), ids (N,), targets {name: (N,)}
     outs, batches = zip(*encoded)
     z = torch.cat([out.probes['z'] for out in outs])
@@ -286,30 +290,9 @@ def _gather(encoded):  # [(Out, Batch)] -> z (N, D), ids (N,), targets {name: (N
     names = batches[0].targets
     return z, ids, {k: torch.cat([batch.targets[k] for batch in batches]) for k in names}
 
-
-class SPCL(_Contrastive):
-    "Supervised prototypical contrastive learning, and what it is compared with (MM-SPCL section 4)."
-
-    def forward(self, batch: Batch) -> Out:
-        if batch.seed is None:
-            z = self.vectors(batch)
-            return Out(self.predictor(z), probes={'z': z})
-        return self._training_step(batch)
-
-    def _training_step(self, batch):
-        keep, labels = self.curriculum.keep[batch.ids], batch.targets[self.target]
-        participants = torch.where(keep, labels, -1)
-        z = self.vectors(batch, keep)
-        logits = self.predictor(z if self.loss == 'ce' else z.detach())
-        logits = logits_of_participants(logits, labels, participants)
-        return Out(logits, self.contrast(z, participants, batch), {'z': z})
-
-    def predict(self, out: Out) -> Tensor:  # (N,)
-        "Return the class with the nearest centre; with cross entropy, that of the highest logit."
-        if self.loss == 'ce':
-            return out.logits.argmax(-1)
-        near = similarity(out.probes['z'], self.centres)
-        return torch.where(self.centres.ne(0).any(-1), near, -1).argmax(-1)
+# %% ../../nbs/800_spcl.ipynb #c455d9c6
+class _Epochs(_Contrast):
+    "What a model measures and draws between epochs."
 
     @torch.no_grad()
     def measure(
@@ -335,3 +318,28 @@ class SPCL(_Contrastive):
     def on_epoch_end(self, encode):
         "Measure the rows under the new weights; a hook of the training loop."
         self.measure(encode)
+
+# %% ../../nbs/800_spcl.ipynb #a982df2a
+class SPCL(_Epochs):
+    "Supervised prototypical contrastive learning, and what it is compared with (MM-SPCL section 4)."
+
+    def forward(self, batch: Batch) -> Out:
+        if batch.seed is None:
+            z = self.vectors(batch)
+            return Out(self.predictor(z), probes={'z': z})
+        return self._training_step(batch)
+
+    def _training_step(self, batch):
+        keep, labels = self.curriculum.keep[batch.ids], batch.targets[self.target]
+        participants = torch.where(keep, labels, -1)
+        z = self.vectors(batch, keep)
+        logits = self.predictor(z if self.loss == 'ce' else z.detach())
+        logits = logits_of_participants(logits, labels, participants)
+        return Out(logits, self.contrast(z, participants, batch), {'z': z})
+
+    def predict(self, out: Out) -> Tensor:  # (N,)
+        "Return the class with the nearest centre; with cross entropy, that of the highest logit."
+        if self.loss == 'ce':
+            return out.logits.argmax(-1)
+        near = similarity(out.probes['z'], self.centres)
+        return torch.where(self.centres.ne(0).any(-1), near, -1).argmax(-1)

@@ -19,11 +19,11 @@ from .cells import dropout, dropout_mask
 def _split_heads(x, heads):
     return x.unflatten(-1, (heads, -1)).transpose(-3, -2)  # (..., T, D) -> (..., heads, T, d)
 
-
+# %% ../../nbs/210_attention.ipynb #1ee905e4
 def _merge_heads(x):
     return x.transpose(-3, -2).flatten(-2)  # (..., heads, T, d) -> (..., T, D)
 
-
+# %% ../../nbs/210_attention.ipynb #16263ec8
 def attention_weights(
     q: Tensor,  # (..., Q, D) queries
     k: Tensor,  # (..., T, D) keys

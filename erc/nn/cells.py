@@ -137,7 +137,7 @@ def _seeds_first(x, dim, info):
     "Return a tensor inside `vmap` with its batch dimension in front."
     return x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
 
-
+# %% ../../nbs/200_cells.ipynb #5ab00d5c
 class _LateGradient(torch.autograd.Function):
     "Return rows unchanged; backward, give the weight the gradient from `products.inputs`."
 

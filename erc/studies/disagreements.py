@@ -59,7 +59,7 @@ def pick_turns(
         return picked
     return pd.concat([_neighbourhood(compared, turn) for turn in picked[: most // 2].itertuples()])
 
-
+# %% ../../nbs/399_disagreements.ipynb #61502345
 def _neighbourhood(compared, centre, width=2):
     near = (compared.turn - centre.turn).abs() <= width
     return compared[(compared.dialogue == centre.dialogue) & near]

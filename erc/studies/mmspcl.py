@@ -16,6 +16,33 @@ from ..evidence.intervals import paired
 from ..nn.encoders import pad_rows
 
 # %% ../../nbs/398_mmspcl.ipynb #f1670bc9
+def _separate_questions(table, present):  # (N,) turn in which each prompt's context ends
+    "Make each extra question a dialogue of its own."
+    question = table.dialogue + ':' + present.astype(str) + ' asks ' + table.turn.astype(str)
+    dialogue = table.dialogue.where(table.extra == 0, question)
+    return table.assign(dialogue=dialogue, turn=dialogue.groupby(dialogue, sort=False).cumcount())
+
+# %% ../../nbs/398_mmspcl.ipynb #59b9ceff
+def _rows_of_prompts(corpus, prompts):
+    "Return the corpus with one row a prompt."
+    rows = prompts.row.to_numpy()
+    table = corpus.table.iloc[rows].reset_index(drop=True)
+    table = table.assign(prompt=prompts.text, extra=prompts.extra)
+    table = _separate_questions(table, corpus.table.turn.to_numpy()[prompts['at']])
+    features = {k: v[rows] for k, v in corpus.features.items()}
+    has = {k: v[rows] for k, v in corpus.has.items()}
+    return validate(corpus.replace(table=table, features=features, has=has))
+
+# %% ../../nbs/398_mmspcl.ipynb #3fad8231
+def _with_token_ids(corpus, ids, encoder):
+    "Return the corpus with token ids as `erc.nn.encoders.TextEncoder` reads them."
+    files = encoder_identity(encoder_path(encoder))
+    made = dict(encoder=encoder, files=files, pooling='', column='prompt')
+    encoders = {**corpus.provenance.get('encoders', {}), 'prompt': made}
+    corpus = corpus.with_features(prompt=pad_rows([np.array(tokens) + 1 for tokens in ids]))
+    return corpus.replace(provenance={**corpus.provenance, 'encoders': encoders})
+
+# %% ../../nbs/398_mmspcl.ipynb #7fea3a48
 _WORD_TOKENS = (
     '<s>',
     '<pad>',
@@ -46,33 +73,6 @@ def load_prompts(
     )
     corpus = _rows_of_prompts(corpus, prompts)
     return _with_token_ids(corpus, prompts.ids, tokens) if tokens else corpus
-
-
-def _rows_of_prompts(corpus, prompts):
-    "Return the corpus with one row a prompt."
-    rows = prompts.row.to_numpy()
-    table = corpus.table.iloc[rows].reset_index(drop=True)
-    table = table.assign(prompt=prompts.text, extra=prompts.extra)
-    table = _separate_questions(table, corpus.table.turn.to_numpy()[prompts['at']])
-    features = {k: v[rows] for k, v in corpus.features.items()}
-    has = {k: v[rows] for k, v in corpus.has.items()}
-    return validate(corpus.replace(table=table, features=features, has=has))
-
-
-def _separate_questions(table, present):  # (N,) turn in which each prompt's context ends
-    "Make each extra question a dialogue of its own."
-    question = table.dialogue + ':' + present.astype(str) + ' asks ' + table.turn.astype(str)
-    dialogue = table.dialogue.where(table.extra == 0, question)
-    return table.assign(dialogue=dialogue, turn=dialogue.groupby(dialogue, sort=False).cumcount())
-
-
-def _with_token_ids(corpus, ids, encoder):
-    "Return the corpus with token ids as `erc.nn.encoders.TextEncoder` reads them."
-    files = encoder_identity(encoder_path(encoder))
-    made = dict(encoder=encoder, files=files, pooling='', column='prompt')
-    encoders = {**corpus.provenance.get('encoders', {}), 'prompt': made}
-    corpus = corpus.with_features(prompt=pad_rows([np.array(tokens) + 1 for tokens in ids]))
-    return corpus.replace(provenance={**corpus.provenance, 'encoders': encoders})
 
 # %% ../../nbs/398_mmspcl.ipynb #007b823f
 def load_fused(
@@ -129,7 +129,7 @@ def contrast_probe(
     probes = {f'{name}_by_seed': np.stack([seed[name] for seed in seeds]) for name in names}
     return {**probes, 'members': seeds[-1]['members']}
 
-
+# %% ../../nbs/800_spcl.ipynb #69468dff
 def _contrast_of_seed(model, labels, batches):
     predicted = torch.cat([model(batch).logits.argmax(-1) for batch in batches]).cpu().numpy()
     centres = F.normalize(model.centres.float().cpu(), dim=-1)
@@ -199,7 +199,7 @@ def _missing_modality_counts(
             counts[name] = _dialogue_confusions(corpus, predictions)
     return counts
 
-
+# %% ../../nbs/810_mmspcl.ipynb #441e1b04
 def _dialogue_confusions(corpus, predictions):  # (S, N) -> (S, dialogues, C, C)
     "Return confusion counts of each test dialogue in the smallest type that holds them."
     test = corpus.table.iloc[corpus.rows('test')]

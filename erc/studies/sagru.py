@@ -30,7 +30,7 @@ def four_classes(
     corpus = corpus.replace(classes=FOUR_CLASSES, table=corpus.table.assign(label=label))
     return validate(_rows(corpus, (label >= 0) | (others == 'kept')))
 
-
+# %% ../../nbs/397_sagru.ipynb #465b21fb
 def _rows(corpus, keep):
     "Return some rows of a corpus, (N,) bool, with their turns numbered anew."
     table = corpus.table[keep].reset_index(drop=True)
@@ -39,7 +39,7 @@ def _rows(corpus, keep):
     has = {k: v[keep] for k, v in corpus.has.items()}
     return corpus.replace(table=table, features=features, has=has)
 
-
+# %% ../../nbs/397_sagru.ipynb #00f6a888
 def _four_codes(corpus):
     "Return the new code of each class of a corpus, -1 for other classes and, last, for no label."
     missing = [name for name in FOUR_CLASSES if name not in corpus.classes]
@@ -65,7 +65,7 @@ def speaker_statistics(
     deviation = np.sqrt(_group_means((x - mean[speaker]) ** 2, speaker, has))
     return np.concatenate([mean, deviation], 1)[speaker].astype(np.float32)
 
-
+# %% ../../nbs/397_sagru.ipynb #650e731f
 def _require_feature(corpus, name):
     if name not in corpus.features:
         raise ValueError(
@@ -74,7 +74,7 @@ def _require_feature(corpus, name):
             "'speaker' to the corpus"
         )
 
-
+# %% ../../nbs/397_sagru.ipynb #30e07a81
 def _group_means(x, group, has):  # (N, D), (N,) codes, (N,) bool -> (groups, D)
     "Return the mean of each group over the rows that have the feature; 0 for a group without."
     groups = group.max() + 1
@@ -147,7 +147,7 @@ def describe_claim(
     ua = judge(better, worse, _printed_difference(a, b), basis=basis)
     return head + _describe_verdict(ua, judge(better, worse, metric='accuracy', basis=basis))
 
-
+# %% ../../nbs/397_sagru.ipynb #f9dd6fd1
 def _describe_verdict(ua, accuracy):
     size = 'the printed size lies within the interval' if ua.size == 'as printed' else ua.size
     return (
@@ -155,7 +155,7 @@ def _describe_verdict(ua, accuracy):
         f'the paper prints {ua.printed}. *{ua.call.capitalize()}*; {size}.'
     )
 
-
+# %% ../../nbs/397_sagru.ipynb #b7045c25
 def _printed_difference(a, b):  # in points of UA
     ua_a, ua_b = (float(printed(reference('sagru'), 'table1', s, 'UA(%)')) for s in (a, b))
     return round(ua_a - ua_b, 2)
@@ -187,7 +187,32 @@ def drawn_dialogue(
     length = table.groupby('dialogue', sort=False).size()
     return (table.dialogue == (length - turns).abs().idxmin()).to_numpy()
 
+# %% ../../nbs/700_sagru.ipynb #8e52df36
+def _test_alpha(model, batches):  # (N, M), in the order of the corpus
+    order = torch.cat([batch.ids for batch in batches]).argsort()
+    return torch.cat([model(batch).probes['alpha'] for batch in batches])[order].cpu().numpy()
 
+
+def _dialogue_attention(model, batches, rows):  # (heads, T, T) float16
+    batch = next(batch for batch in batches if rows[0] in batch.ids.cpu())
+    own = torch.isin(batch.ids.cpu(), rows)  # a dialogue's rows are in the order of its turns
+    weights = model(batch).probes['attention'].cpu()[own]
+    return weights[..., : len(rows)].transpose(0, 1).numpy().astype(np.float16)
+
+# %% ../../nbs/700_sagru.ipynb #33cd1a72
+def _of_seed(model, batches, label, classes, rows):
+    probes = {}
+    if model.options['fusion'] == 'attention':
+        probes['alpha'] = quantiles_by_class(_test_alpha(model, batches), label, classes)
+    if model.attention:
+        probes['attention'] = _dialogue_attention(model, batches, rows)
+    return probes
+
+
+def _stacked_seeds(seeds: list) -> dict:  # probes of each seed -> arrays over seeds
+    return {f'{name}_by_seed': np.stack([seed[name] for seed in seeds]) for name in seeds[0]}
+
+# %% ../../nbs/700_sagru.ipynb #1b7d7013
 @torch.no_grad()
 def attention_probe(
     fit,  # an `erc.training.fit.Fit` of `erc.models.sagru.SAGRU`
@@ -201,31 +226,9 @@ def attention_probe(
     test = corpus.table.iloc[corpus.rows('test')]
     drawn = drawn_dialogue(test)
     rows = torch.from_numpy(corpus.rows('test')[drawn])
-    label, classes = test.label.to_numpy(), len(corpus.classes)
-    seeds = [_of_seed(model, batches, label, classes, rows) for model in fit.modules()]
-    who = test.speaker[drawn].factorize()[0].astype(np.int8)
-    return {f'{k}_by_seed': np.stack([seed[k] for seed in seeds]) for k in seeds[0]} | {'who': who}
-
-
-def _of_seed(model, batches, label, classes, rows):
-    probes = {}
-    if model.options['fusion'] == 'attention':
-        probes['alpha'] = quantiles_by_class(_test_alpha(model, batches), label, classes)
-    if model.attention:
-        probes['attention'] = _dialogue_attention(model, batches, rows)
-    return probes
-
-
-def _test_alpha(model, batches):  # (N, M), in the order of the corpus
-    order = torch.cat([batch.ids for batch in batches]).argsort()
-    return torch.cat([model(batch).probes['alpha'] for batch in batches])[order].cpu().numpy()
-
-
-def _dialogue_attention(model, batches, rows):  # (heads, T, T) float16
-    batch = next(batch for batch in batches if rows[0] in batch.ids.cpu())
-    own = torch.isin(batch.ids.cpu(), rows)  # a dialogue's rows are in the order of its turns
-    weights = model(batch).probes['attention'].cpu()[own]
-    return weights[..., : len(rows)].transpose(0, 1).numpy().astype(np.float16)
+    about = test.label.to_numpy(), len(corpus.classes), rows
+    seeds = [_of_seed(model, batches, *about) for model in fit.modules()]
+    return {**_stacked_seeds(seeds), 'who': test.speaker[drawn].factorize()[0].astype(np.int8)}
 
 # %% ../../nbs/700_sagru.ipynb #f72903d5
 import matplotlib.pyplot as plt
@@ -250,7 +253,7 @@ def alpha_figure(
         ax.set(title=modality, xlabel='', ylabel='weight of the modality', ylim=(0, 1))
     return fig
 
-
+# %% ../../nbs/700_sagru.ipynb #c45c5527
 def _alpha_violins(ax, alpha, classes):  # (S, C, levels)
     weights = {name: alpha[:, k].ravel() for k, name in enumerate(classes)}
     medians = {name: alpha[:, k, alpha.shape[-1] // 2] for k, name in enumerate(classes)}
@@ -264,16 +267,21 @@ def attention_figure(
     speaker,  # (T,) number of the speaker of each turn
 ):
     "Draw the attention of every turn of one dialogue to all its turns, a panel a head."
-    panels = {f'{k}, head {i}': w for k, a in attention.items() for i, w in enumerate(a, 1)}
+    panels = _panels(attention)
     fig, axes = _panel_grid(len(attention), len(panels) // len(attention))
-    for ax, (title, weights) in zip(axes.flat, panels.items()):
-        _attention_panel(ax, weights.astype(float), speaker)
+    for ax, (title, weights) in zip(axes.flat, panels):
+        _attention_panel(ax, weights, speaker)
         ax.set_title(title, fontsize=8)
     ticks = [0, 0.05, 0.2, 0.5, 1]
     fig.colorbar(ax.collections[0], ax=axes, shrink=0.6, label='attention', ticks=ticks)
     return fig
 
+# %% ../../nbs/700_sagru.ipynb #9e2a28e3
+def _panels(attention: dict) -> list:  # (title, (T, T)) a head
+    heads = [(k, i, w) for k, a in attention.items() for i, w in enumerate(a, 1)]
+    return [(f'{name}, head {i}', weights.astype(float)) for name, i, weights in heads]
 
+# %% ../../nbs/700_sagru.ipynb #8b6cc2e0
 def _panel_grid(rows, columns):
     size = (1 + 1.9 * columns, 0.3 + 2.1 * rows)
     options = dict(figsize=size, sharex=True, sharey=True, squeeze=False)
@@ -282,7 +290,7 @@ def _panel_grid(rows, columns):
     fig.supylabel('turn')
     return fig, axes
 
-
+# %% ../../nbs/700_sagru.ipynb #420bf3fc
 def _attention_panel(ax, weights, speaker):
     sns.heatmap(weights, cmap='Greys', norm=PowerNorm(0.5, 0, 1), square=True, cbar=False, ax=ax)
     turns = np.flatnonzero(np.r_[True, speaker[1:] != speaker[:-1]])  # the speaker changes

@@ -135,7 +135,7 @@ def corpus_statistics(
     flags = {rule: shift_flags(turns, rule, corpus.classes) for rule in _COUNTED_RULES}
     return {part: _turn_counts(turns, flags, rows) for part, rows in _parts(turns).items()}
 
-
+# %% ../../nbs/394_shapes.ipynb #8608f49c
 def _turn_counts(turns: pd.DataFrame, flags: dict, rows) -> dict:
     follows = (turns.groupby('dialogue', sort=False).cumcount() > 0).to_numpy()
     return {
@@ -152,7 +152,7 @@ def pair_statistics(pairs: Corpus) -> dict:  # part -> counts and shares
     "Count pairs, shifts and defects; part 'train' includes dev."
     return {part: _pair_counts(pairs.table[rows]) for part, rows in _parts(pairs.table).items()}
 
-
+# %% ../../nbs/394_shapes.ipynb #61491dce
 def _pair_counts(table: pd.DataFrame) -> dict:
     shift, empty = (table.label == 0).to_numpy(), (table.previous == '').to_numpy()
     labels = table.groupby(['previous', 'text']).label.nunique()

@@ -147,7 +147,7 @@ def _class_names(corpus: Corpus) -> dict:
 def _sizes(x, groups) -> dict:
     return dict(width=x.shape[1], utterances=len(x), dialogues=int(groups.max()) + 1)
 
-
+# %% ../../nbs/900_tsne_and_gates.ipynb #cf7ffda5
 def _anonymous(places, labels: dict) -> dict:
     "Return places and labels sorted by class and place, so that no point is a known utterance."
     order = np.lexsort((*places.T, labels['sentiment'], labels['emotion']))
@@ -193,6 +193,8 @@ def _scatter(axis, points, labels, names):
     frame = frame.assign(name=np.array(names)[labels]).sample(frac=1, random_state=0)
     orders = dict(hue='name', hue_order=names, style='name', style_order=names)
     look = dict(palette=palette(names), markers=dict(zip(names, MARKERS)), s=13, linewidth=0.3)
+    # thousands of points: an svg holds them as an image, and few colours keep that small
+    look |= dict(rasterized=True, antialiased=False)
     sns.scatterplot(frame, x='x', y='y', **orders, **look, ax=axis)
     axis.set_aspect('equal', 'datalim')
     axis.set_axis_off()
@@ -215,14 +217,15 @@ def _map_panel(axis, title: str, facts: dict, by: str):
         markerscale=1.5,
     )
 
-
+# %% ../../nbs/900_tsne_and_gates.ipynb #ef5d3bbd
 def tsne_figure(
     maps: dict,  # title -> facts of `embedding_map`
 ):  # matplotlib Figure
     "Draw maps by sentiment and by emotion, a line a corpus, with the measures of the picture."
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(len(maps), 2, figsize=(7.2, 3.6 * len(maps)), squeeze=False)
+    size = dict(figsize=(7.2, 3.6 * len(maps)), dpi=150)  # dpi of the points in an svg
+    figure, axes = plt.subplots(len(maps), 2, **size, squeeze=False)
     for line, (title, facts) in zip(axes, maps.items()):
         for axis, by in zip(line, ('sentiment', 'emotion')):
             _map_panel(axis, title, facts, by)
@@ -237,7 +240,7 @@ def _measures(sums: dict) -> dict:  # 'features' and 'picture' -> `_separation_s
         shown[f'silhouette, {where}'] = separation(own, 'silhouette').text(3, 1)
     return shown
 
-
+# %% ../../nbs/900_tsne_and_gates.ipynb #3f3cc787
 def _separation_line(corpus: str, feature: str, facts: dict, by: str) -> dict:
     sums = {where: facts['sums'][f'{by} {where}'] for where in ('features', 'picture')}
     line = dict(corpus=corpus, feature=feature, by=by, utterances=str(facts['utterances']))
@@ -277,7 +280,7 @@ def _text_minus_audio(
 def _corpora_with_both(maps: dict) -> list:
     return [c for c, feature in maps if feature == 'text' and (c, 'audio') in maps]
 
-
+# %% ../../nbs/900_tsne_and_gates.ipynb #b0840762
 def text_against_audio(maps: dict) -> pd.DataFrame:
     "Compare text with audio wherever both are mapped, with a verdict on the paper's claim."
     lines = []
@@ -305,7 +308,7 @@ def map_sentence(maps: dict) -> str:
         sentences.append(f'Text minus audio: {"; ".join(both)}.')
     return ' '.join(sentences)
 
-
+# %% ../../nbs/900_tsne_and_gates.ipynb #c8456ae2
 def _silhouette_sentence(maps: dict) -> str:
     found = [separation(facts['sums']['emotion picture'], 'silhouette') for facts in maps.values()]
     low, high = min(s.mean for s in found), max(s.mean for s in found)
