@@ -62,22 +62,27 @@ def _data_digest(data: str, corpus: str, **args) -> str:
     return resolve(data)(corpus, **args).digest()
 
 
+def _encoder_changed(system: System, record: Record) -> str:
+    "Return whose encoder has other files now, or ''."
+    try:
+        now = encoder_identity(encoder_path(system.encoder)) if record.encoders else ''
+    except ValueError:
+        return ''
+    changed = [feature for feature, made in record.encoders.items() if made['files'] != now]
+    return f'the encoder of {changed[0]} changed' if changed else ''
+
+
 def _data_changed(system: System, record: Record) -> str:
     "Return what changed of a record's data, or ''; what is not at hand counts as unchanged."
-    for feature, made in record.encoders.items():
-        try:
-            now = encoder_identity(encoder_path(system.encoder))
-        except ValueError:
-            continue
-        if made['files'] != now:
-            return f'the encoder of {feature} changed'
+    if changed := _encoder_changed(system, record):
+        return changed
     try:
         now = _data_digest(system.data, record.key.corpus, **system.data_args)
     except FileNotFoundError:
         return ''
     return '' if now == record.data_digest else 'the corpus changed'
 
-
+# %% ../../nbs/356_stale.ipynb #ad41590b
 def stale(
     record: Record,
     data=False,  # compare corpus and encoder too, where they are at hand
@@ -94,10 +99,9 @@ def _why_missing(record: Record | None, seeds: int | None) -> str:
     if record is None:
         return 'absent'
     system = find_system(record.key.system_id)
-    want = seeds or system.seeds
-    if system.kind == 'model' and len(record.seeds) < want:
-        return _data_changed(system, record) or f'{len(record.seeds)} of {want} seeds'
-    return _data_changed(system, record)
+    want = (seeds or system.seeds) if system.kind == 'model' else 0
+    few = f'{len(record.seeds)} of {want} seeds' if len(record.seeds) < want else ''
+    return _data_changed(system, record) or few
 
 # %% ../../nbs/356_stale.ipynb #3c51f76b
 def missing_runs(
