@@ -30,15 +30,20 @@ _HOMES = {
 }
 __all__ = list(_HOMES)
 
+# %% ../nbs/001_front_door.ipynb #b554020c
+def _unknown(name: str) -> AttributeError:
+    "Return the error for a name that the front door lacks, with the nearest one."
+    import difflib
+
+    near = difflib.get_close_matches(name, _HOMES, 1)
+    hint = f'; did you mean {near[0]!r}?' if near else ''
+    return AttributeError(f'module {__name__!r} has no attribute {name!r}{hint}')
+
 
 def _resolve(name: str):
     "Import a name of the front door when it is first used."
     if name not in _HOMES:
-        import difflib
-
-        near = difflib.get_close_matches(name, _HOMES, 1)
-        hint = f'; did you mean {near[0]!r}?' if near else ''
-        raise AttributeError(f'module {__name__!r} has no attribute {name!r}{hint}')
+        raise _unknown(name)
     value = getattr(importlib.import_module(f'erc.{_HOMES[name]}'), name)
     globals()[name] = value
     return value

@@ -10,6 +10,7 @@ import socket
 import pytest
 
 import erc.report.ledger as L
+import erc.report.summary as S
 from erc.core import results_home, root
 from erc.report.artefacts import STATES, artefacts
 from erc.report.audits import AUDITS
@@ -62,7 +63,7 @@ def test_a_deleted_record_turns_into_not_run_and_nothing_else_changes(home, foun
     columns = ['better', 'worse', 'mean', 'low', 'high', 'p', 'ours']
     assert x.drop(index=touched)[columns].equals(y.drop(index=touched)[columns])
     ledgers = [
-        L.Ledger(h, r, [], {}, t, s.reset_index())
+        S.Ledger(h, r, [], {}, t, s.reset_index())
         for h, r, t, s in ((home, found, x, a), (other, after, y, b))
     ]
     table = next(i for i in hit if i[1].startswith('table'))
@@ -147,7 +148,7 @@ def test_a_folder_without_records_has_a_page(tmp_path):
 def test_summary_of_the_readme_is_that_of_the_report():
     "Both are written by `erc report`, so one of them cannot be left behind."
     readme, report = ((root() / n).read_text() for n in ('README.md', 'results/REPORT.md'))
-    block = readme.partition(L._MARKS[0])[2].partition(L._MARKS[1])[0].strip()
+    block = readme.partition(S._MARKS[0])[2].partition(S._MARKS[1])[0].strip()
     assert block and block.replace('(results/', '(') in report, 'run `erc report`'
     linked = [
         p for p in re.findall(r'\]\((results/[^)]*)\)', readme) if not p.endswith('report.html')
@@ -157,12 +158,12 @@ def test_summary_of_the_readme_is_that_of_the_report():
 
 def test_fill_keeps_the_rest(tmp_path):
     path = tmp_path / 'a.md'
-    path.write_text(f'above\n{L._MARKS[0]}\nold\n{L._MARKS[1]}\nbelow\n')
-    assert L.fill_summary(path, 'new') and L.fill_summary(path, 'newer')
-    assert path.read_text() == f'above\n{L._MARKS[0]}\n\nnewer\n\n{L._MARKS[1]}\nbelow\n'
+    path.write_text(f'above\n{S._MARKS[0]}\nold\n{S._MARKS[1]}\nbelow\n')
+    assert S.fill_summary(path, 'new') and S.fill_summary(path, 'newer')
+    assert path.read_text() == f'above\n{S._MARKS[0]}\n\nnewer\n\n{S._MARKS[1]}\nbelow\n'
     path.write_text('no marks\n')
-    assert not L.fill_summary(path, 'new') and path.read_text() == 'no marks\n'
-    assert not L.fill_summary(tmp_path / 'absent.md', 'x')
+    assert not S.fill_summary(path, 'new') and path.read_text() == 'no marks\n'
+    assert not S.fill_summary(tmp_path / 'absent.md', 'x')
 
 
 # ---- ledger, notebooks and artefacts.csv cover each other

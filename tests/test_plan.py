@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from erc.cli import _convert_step
 from erc.data.registry import converted
+from erc.data_commands import _convert_step
 from erc.runs.keys import RunKey
 from erc.runs.plan import _ran_on, fill_estimates, plan_runs, recorded_seconds
 from erc.runs.recipes import wanted_runs

@@ -27,6 +27,12 @@ BENCHES = {  # three modalities each; the second has MELD's batch of 100 dialogu
 }
 
 
+def _sizes_of(system: System, given) -> dict:  # feature -> D
+    "Return the sizes of what a system reads, and of what else was given one."
+    known = {**SIZES, **(given or {})}
+    return {f: known[f] for f in dict.fromkeys([*system.features, *(given or {})])}
+
+# %% ../../nbs/359_bench.ipynb #d3c20a2e
 def bench_training(
     system: str,  # 'paper/name'
     seeds=(1, 5, 20),  # numbers of seeds to try
@@ -37,8 +43,7 @@ def bench_training(
 ) -> pd.DataFrame:  # a line for each number of seeds
     "Measure a training step of a system on random dialogues."
     found = find_system(system)
-    features = dict.fromkeys([*found.features, *(sizes or {})])
-    sizes = {f: {**SIZES, **(sizes or {})}[f] for f in features}
+    sizes = _sizes_of(found, sizes)
     make = partial(resolve(found.model), sizes=sizes, classes=classes, **found.args)
     batch = toy_dialogues(sizes, found.target, shape or SHAPES[found.unit], classes)
     return training_costs(make, batch, found.target, seeds, check_device(device))
@@ -52,6 +57,12 @@ def _fine_tuned(system) -> System:
     return found
 
 
+def _first_point(system: System) -> dict:
+    "Return the first point of the grid of a system's last variant."
+    settings = settings_of(system, list(system.variants)[-1])
+    return grid(settings['hyperparameters'])[0]
+
+# %% ../../nbs/359_bench.ipynb #e03b1c5d
 def bench_encoder(
     system='dialoguetrm/U_ft',  # one whose encoder is fine-tuned
     corpus='iemocap6',
@@ -61,8 +72,7 @@ def bench_encoder(
     "Measure how fast a system's encoder is fine-tuned on the texts of a corpus."
     found = _fine_tuned(system)
     ready, _ = prepare(found, corpus, device)
-    settings = settings_of(found, list(found.variants)[-1])
-    point = grid(settings['hyperparameters'])[0]
+    point = _first_point(found)
     train, make = split_batches(found, ready, point)[0], model_maker(found, ready)
     speed = fine_tuning_speed(make, train, found.target, point, device, steps)
     return pd.DataFrame([{'system': found.id, 'corpus': corpus, **speed}])

@@ -15,60 +15,60 @@ from .recipes import find_system, load_recipe, papers
 from .records import Record, find_record, read_records, record_files
 
 # %% ../../nbs/358_browse.ipynb #61417a3a
+_SYSTEM_COLUMNS = ('label', 'kind', 'variants', 'corpora', 'features', 'model', 'notebook')
+
+
+def _in_words(value) -> str:
+    return value if isinstance(value, str) else ', '.join(value)
+
+
 def systems(
     paper='',  # all papers if empty
 ) -> pd.DataFrame:  # indexed by 'paper/system'
     "Return every system of the recipes: label, kind, variants, corpora, features, model, notebook."
-    rows = {}
-    for recipe in map(load_recipe, [paper] if paper else papers()):
-        for s in recipe.systems.values():
-            rows[s.id] = dict(
-                label=s.label,
-                kind=s.kind,
-                variants=', '.join(s.variants),
-                corpora=', '.join(s.corpora),
-                features=', '.join(s.features),
-                model=s.model,
-                notebook=s.notebook,
-            )
+    recipes = [load_recipe(p) for p in ([paper] if paper else papers())]
+    rows = {
+        s.id: {k: _in_words(getattr(s, k)) for k in _SYSTEM_COLUMNS}
+        for recipe in recipes
+        for s in recipe.systems.values()
+    }
     return pd.DataFrame.from_dict(rows, orient='index').rename_axis('system')
 
 # %% ../../nbs/358_browse.ipynb #fded6537
+def _remedy(key: RunKey) -> str:
+    "Return how a run comes by a record, or what is wrong with its key."
+    try:
+        find_system(key.system_id)
+    except ValueError as e:
+        return str(e)
+    return f'run it with `erc run {key}`'
+
+
 def record(
     key,  # 'paper/system:variant@corpus', or a RunKey
     home=None,  # folder that holds `records/`; the project's `results/` if None
 ) -> Record:
     "Return the record of a run; raise ValueError with the nearest keys, or the command that runs it."
     key = RunKey.parse(key)
-    found = find_record(key, home)
-    if found:
+    if found := find_record(key, home):
         return found
     known = [str(RunKey.from_path(p)) for p in record_files(home)]
-    near = difflib.get_close_matches(str(key), known, 3, 0.8)
-    try:
-        find_system(key.system_id)
-        remedy = f'run it with `erc run {key}`'
-    except ValueError as e:
-        remedy = str(e)
-    nearest = f' The nearest records: {", ".join(near)}.' if near else ''
-    raise ValueError(f'there is no record of {key}; {remedy}.{nearest}')
+    near = ', '.join(difflib.get_close_matches(str(key), known, 3, 0.8))
+    nearest = f' The nearest records: {near}.' if near else ''
+    raise ValueError(f'there is no record of {key}; {_remedy(key)}.{nearest}')
 
-# %% ../../nbs/358_browse.ipynb #56c8b004
+# %% ../../nbs/358_browse.ipynb #bb90c9a8
+def _record_row(r: Record) -> dict:
+    scored = {'metric': '', 'test': None}
+    if r.test:
+        scored = {'metric': r.metric, 'test': 100 * sum(r.test) / len(r.test)}
+    return {**vars(r.key), **scored, 'seeds': len(r.seeds), 'folds': len(r.folds)}
+
+
 def records(
     home=None,
 ) -> pd.DataFrame:  # indexed by key
     "Return every record: its key's parts, metric, mean test score over seeds in percent, seeds, folds, seconds."
-    rows = {}
-    for key, r in read_records(home)[0].items():
-        rows[str(key)] = dict(
-            paper=key.paper,
-            system=key.system,
-            variant=key.variant,
-            corpus=key.corpus,
-            metric=r.metric if r.test else '',
-            test=100 * sum(r.test) / len(r.test) if r.test else None,
-            seeds=len(r.seeds),
-            folds=len(r.folds),
-            seconds=r.seconds,
-        )
+    found = read_records(home)[0]
+    rows = {str(key): {**_record_row(r), 'seconds': r.seconds} for key, r in found.items()}
     return pd.DataFrame.from_dict(rows, orient='index').rename_axis('key')

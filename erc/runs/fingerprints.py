@@ -29,15 +29,14 @@ def toy_batch(system: System, classes=2):
     from erc.data.batches import from_padded
 
     rng = np.random.default_rng(0)
-    features = {
-        f: torch.from_numpy(rng.standard_normal((3, 5, system.toy))) for f in system.features
-    }
+    size = 3, 5, system.toy
+    features = {f: torch.from_numpy(rng.standard_normal(size)) for f in system.features}
     speakers = rng.integers(0, 2, (3, 5))
     targets = {system.target: rng.integers(0, classes, (3, 5))}
     targets |= {k: rng.integers(0, 2, (3, 5)) for k in system.targets}
     return from_padded(features, speakers, [5, 3, 1], targets)
 
-
+# %% ../../nbs/354_fingerprints.ipynb #c7d80753
 def _take(system: System) -> list[float]:
     "Compute a fingerprint, to nine digits, on one thread: the tensors are small."
     import torch
@@ -74,7 +73,7 @@ def _cache_key(system: System) -> str:
     what = [system.model, system.args, system.features, system.target, system.targets, system.toy]
     return digest([what, _sources_digest(system.model.partition(':')[0])])
 
-
+# %% ../../nbs/354_fingerprints.ipynb #77037ab0
 def _cache_file() -> Path:
     return cache_home() / 'fingerprints.json'
 
@@ -86,7 +85,7 @@ def _read_cache() -> dict:
     except (OSError, ValueError):
         return {}
 
-# %% ../../nbs/354_fingerprints.ipynb #67e1f953
+
 def _keep(taken: dict):
     "Add fingerprints to the cache; a cache that cannot be written is left as it is."
     try:
@@ -96,22 +95,19 @@ def _keep(taken: dict):
     except OSError:
         return
 
-
+# %% ../../nbs/354_fingerprints.ipynb #619b4644
 def _take_missing(missing: dict, progress: bool) -> dict:  # cache key -> three losses
     "Take fingerprints of systems by cache key and keep them; an interruption keeps what was taken."
-    taken = {}
-    bar = tqdm(
-        missing.items(), 'fingerprints', disable=None if progress and len(missing) > 3 else True
-    )
+    taken, hidden = {}, None if progress and len(missing) > 3 else True
     try:
-        for key, system in bar:
+        for key, system in tqdm(missing.items(), 'fingerprints', disable=hidden):
             taken[key] = _take(system)
     finally:
         if taken:
             _keep(taken)
     return taken
 
-
+# %% ../../nbs/354_fingerprints.ipynb #cad31683
 def fingerprints(
     systems,  # any systems
     progress=True,  # show a bar where some have to be taken

@@ -63,22 +63,27 @@ def _data_digest(data: str, corpus: str, **args) -> str:
     return resolve(data)(corpus, **args).digest()
 
 
+def _encoder_changed(system: System, record: Record) -> str:
+    "Return whose encoder has other files now, or ''."
+    try:
+        now = encoder_identity(encoder_path(system.encoder)) if record.encoders else ''
+    except ValueError:
+        return ''
+    changed = [feature for feature, made in record.encoders.items() if made['files'] != now]
+    return f'the encoder of {changed[0]} changed' if changed else ''
+
+
 def _data_changed(system: System, record: Record) -> str:
     "Return what changed of a record's data, or ''; what is not at hand counts as unchanged."
-    for feature, made in record.encoders.items():
-        try:
-            now = encoder_identity(encoder_path(system.encoder))
-        except ValueError:
-            continue
-        if made['files'] != now:
-            return f'the encoder of {feature} changed'
+    if changed := _encoder_changed(system, record):
+        return changed
     try:
         now = _data_digest(system.data, record.key.corpus, **system.data_args)
     except FileNotFoundError:
         return ''
     return '' if now == record.data_digest else 'the corpus changed'
 
-
+# %% ../../nbs/356_stale.ipynb #ad41590b
 def stale(
     record: Record,
     data=False,  # compare corpus and encoder too, where they are at hand
