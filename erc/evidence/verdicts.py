@@ -15,34 +15,24 @@ from scipy.special import bdtr, ndtr, stdtrit
 from erc.evidence.intervals import (
     Interval,
     _as_metric,
-    _counts_of_pair,
-    _degrees_of_freedom,
+    _folds_of_pair,
+    _pooled,
     _resampled,
-    _variance_of_mean,
+    _Sample,
+    _seeds_by_fold,
+    _slots,
+    _standard_error,
 )
 
 # %% ../../nbs/120_verdicts.ipynb #d9b06ebc
-def _repeat_seeds(counts, seeds):
-    "Return counts of `seeds` seeds; fewer ones are repeated in turn."
-    return np.resize(counts, (seeds, *counts.shape[1:]))
-
-
 def _swapped(a, b, metric, resamples, rng):
     "Return differences of means (R,) when the systems' dialogues change sides at random."
-    a, b = (_repeat_seeds(x, max(len(a), len(b))) for x in (a, b))
+    slots = _slots(a, b)
+    a, b = _pooled(a, slots), _pooled(b, slots)
     side = rng.integers(0, 2, (resamples, a.shape[1])).astype(np.float32)
     sides = np.concatenate([side, 1 - side], 1)
     scores = [_resampled(np.concatenate(x, 1), metric, sides) for x in ([a, b], [b, a])]
-    return (scores[0] - scores[1]).mean(1)
-
-# %% ../../nbs/120_verdicts.ipynb #c97ca07d
-def _signed_seeds(scores, resamples, rng):
-    "Return deviations of a mean over seeds (R,) when each seed's deviation has a random sign."
-    seeds = len(scores)
-    if seeds == 1:
-        return 0.0
-    signs = rng.choice([-1, 1], (resamples, seeds))
-    return math.sqrt(seeds / (seeds - 1)) * (signs * (scores - scores.mean())).mean(1)
+    return _Sample((scores[0] - scores[1]).mean(1), a.shape[1])
 
 
 def _students_tails(null, df):
@@ -52,17 +42,13 @@ def _students_tails(null, df):
         return null
     return np.maximum(null, sd * stdtrit(df, ndtr(np.minimum(null / sd, 8))))
 
-# %% ../../nbs/120_verdicts.ipynb #6b62e07f
+# %% ../../nbs/120_verdicts.ipynb #c97ca07d
 def _null(a, b, metric, resamples, rng):
     "Return differences under the null hypothesis (R,), and their degrees of freedom."
-    scores_a, scores_b = metric(a.sum(1)), metric(b.sum(1))
     swapped = _swapped(a, b, metric, resamples, rng)
-    null = (
-        swapped + _signed_seeds(scores_a, resamples, rng) + _signed_seeds(scores_b, resamples, rng)
-    )
-    due_to_dialogues = np.nanvar(swapped), max(a.shape[1] - 1, 1)
-    variances = due_to_dialogues, _variance_of_mean(scores_a), _variance_of_mean(scores_b)
-    return null[~np.isnan(null)], _degrees_of_freedom(variances)
+    error = _standard_error([swapped], _seeds_by_fold(a, metric) + _seeds_by_fold(b, metric))
+    null = swapped.deviations + error.seeds * rng.standard_normal(resamples)
+    return null[~np.isnan(null)], error.df
 
 
 def _p_value(null, df, difference):
@@ -72,18 +58,19 @@ def _p_value(null, df, difference):
     as_large = _students_tails(null, df) >= abs(difference) - 1e-12
     return float((1 + as_large.sum()) / (1 + len(null)))
 
-# %% ../../nbs/120_verdicts.ipynb #cdf0e723
+# %% ../../nbs/120_verdicts.ipynb #6b62e07f
 def randomised(
-    conf_a,  # (S_a, D, ...) counts of one system
+    conf_a,  # (S_a, D, ...) counts of one system; a list: folds
     conf_b,  # (S_b, D, ...) counts of the other, on the same dialogues in the same order
     metric,  # a name of `erc.evidence.metrics.metric`, or a function of summed counts
     resamples=2000,  # R
     seed=0,  # of the randomisation
 ) -> float:  # two-sided p in 0..1; NaN where nothing was scored
     "Return p of a difference by approximate randomisation over dialogues and seeds."
-    a, b = _counts_of_pair(conf_a, conf_b)
+    a, b = _folds_of_pair(conf_a, conf_b)
     metric = _as_metric(metric)
-    difference = metric(a.sum(1)).mean() - metric(b.sum(1)).mean()
+    means = [metric(_pooled(folds, _slots(folds)).sum(1)).mean() for folds in (a, b)]
+    difference = means[0] - means[1]
     if math.isnan(difference):
         return math.nan
     null, df = _null(a, b, metric, resamples, np.random.default_rng(seed))
