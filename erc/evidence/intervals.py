@@ -175,20 +175,28 @@ class _Seeds:
         squares = (_centred(self.influence) ** 2).sum()
         return dialogues * squares / ((dialogues - 1) * (seeds - 1) * seeds)
 
+    @property
+    def one_run(self):
+        "What to add to the variance over dialogues if there were one run."
+        return len(self.scores) * self.variance - self.interaction
+
 # %% ../../nbs/110_intervals.ipynb #81b21c27
+def _seeds_of(fold, others, dialogues, metric):
+    "Return the `_Seeds` of a fold, given the summed mean counts of the others and D in all."
+    totals = fold.sum(1) + others
+    scores = metric(totals)
+    influence = (1 - 1 / dialogues) * (scores[:, None] - metric(totals[:, None] - fold))
+    return _Seeds(scores, np.nan_to_num(influence))  # NaN: no other dialogue counts
+
+
 def _seeds_by_fold(folds, metric):
     "Return the `_Seeds` of each fold of a system."
     means = [fold.sum(1).mean(0) for fold in folds]
-    few = 1 - 1 / sum(fold.shape[1] for fold in folds)
-    groups = []
-    for f, fold in enumerate(folds):
-        totals = fold.sum(1) + sum(mean for i, mean in enumerate(means) if i != f)
-        scores = metric(totals)
-        influence = few * (scores[:, None] - metric(totals[:, None] - fold))
-        groups.append(_Seeds(scores, np.nan_to_num(influence)))  # NaN: no other dialogue counts
-    return groups
+    others = [sum(means[:f] + means[f + 1 :]) for f in range(len(folds))]
+    dialogues = sum(fold.shape[1] for fold in folds)
+    return [_seeds_of(fold, rest, dialogues, metric) for fold, rest in zip(folds, others)]
 
-
+# %% ../../nbs/110_intervals.ipynb #60c347a8
 def _seed_variance(groups):
     "Return the variance due to seeds alone, and [(variance, degrees of freedom), ...] by fold."
     parts = [(g.variance, len(g.scores) - 1) for g in groups if len(g.scores) > 1]
@@ -210,16 +218,19 @@ class _Sample:
     def variance(self):
         return np.nanvar(self.deviations) if np.isfinite(self.deviations).any() else math.nan
 
+    @property
+    def part(self):
+        "Variance and its degrees of freedom."
+        return self.variance, max(self.dialogues - 1, 1)
+
 
 def _standard_error(samples, groups):
     "Return the `StandardError` of a sum of scores."
     over_dialogues = float(sum(s.variance for s in samples))
-    alone, by_fold = _seed_variance(groups)
-    parts = [(s.variance, max(s.dialogues - 1, 1)) for s in samples] + by_fold
-    df = _degrees_of_freedom(parts, over_dialogues + alone)
-    runs = sum(len(g.scores) * g.variance - g.interaction for g in groups)
-    one_run = math.sqrt(max(over_dialogues + runs, 0))
-    return StandardError(math.sqrt(over_dialogues), math.sqrt(alone), df, one_run)
+    alone, parts = _seed_variance(groups)
+    df = _degrees_of_freedom([s.part for s in samples] + parts, over_dialogues + alone)
+    one_run = max(over_dialogues + sum(g.one_run for g in groups), 0)
+    return StandardError(*map(math.sqrt, (over_dialogues, alone)), df, math.sqrt(one_run))
 
 # %% ../../nbs/110_intervals.ipynb #b50754ca
 def _stretch(df):
@@ -289,10 +300,21 @@ def _sample(terms, resamples, seed):
     return _Sample(few * sum(term.deviations(weights) for term in terms), dialogues), rng
 
 # %% ../../nbs/110_intervals.ipynb #1138cacb
-def _seed_numbers(terms):
-    "Return the number of seeds, or one for each system where they differ."
-    numbers = tuple(min(map(len, term.folds)) for term in terms)
-    return numbers[0] if len(set(numbers)) == 1 else numbers
+def _samples(tests, resamples, seed):
+    "Return the `_Sample` of each test set, and a generator for what is drawn next."
+    samples, rngs = zip(*(_sample(test, resamples, seed + i) for i, test in enumerate(tests)))
+    return samples, rngs[0]
+
+
+def _about(tests, terms):
+    "Return the fields of an `Interval` that say what it rests on."
+    seeds = tuple(min(map(len, term.folds)) for term in terms)
+    return {
+        'seeds': seeds[0] if len(set(seeds)) == 1 else seeds,
+        'dialogues': sum(fold.shape[1] for test in tests for fold in test[0].folds),
+        'signed': len(terms) > 1,
+        'folds': max(len(term.folds) for term in terms),
+    }
 
 
 def _interval_of(
@@ -302,16 +324,13 @@ def _interval_of(
     groups=None,  # list of _Seeds; default: those of all terms, drawn independently
 ) -> Interval:
     "Return the sum of signed scores with its interval; NaN where nothing was scored."
-    terms = [term for test in tests for term in test]
-    mean, folds = float(sum(term.mean for term in terms)), max(len(term.folds) for term in terms)
-    drawn = [_sample(test, resamples, seed + i) for i, test in enumerate(tests)]
-    samples = [sample for sample, _ in drawn]
-    about = (_seed_numbers(terms), sum(s.dialogues for s in samples), len(terms) > 1, folds)
-    if not np.isfinite(sum(s.deviations for s in samples)).any():
-        return Interval(*(math.nan,) * 3, *about)
-    groups = [g for term in terms for g in term.seeds] if groups is None else groups
-    error = _standard_error(samples, groups)
-    return Interval(mean, *_ends(mean, samples, error, drawn[0][1]), *about, error)
+    terms = sum(tests, [])
+    mean, about = float(sum(term.mean for term in terms)), _about(tests, terms)
+    if math.isnan(mean):
+        return Interval(mean, mean, mean, **about)
+    samples, rng = _samples(tests, resamples, seed)
+    error = _standard_error(samples, groups or sum((term.seeds for term in terms), []))
+    return Interval(mean, *_ends(mean, samples, error, rng), **about, error=error)
 
 # %% ../../nbs/110_intervals.ipynb #83ef9c13
 def interval(
@@ -338,7 +357,7 @@ def _check_same_dialogues(a, b, name, other):
             f'{other} has shape {shown[1]}, {name} {shown[0]}: all but the seeds must agree'
         )
 
-
+# %% ../../nbs/110_intervals.ipynb #a4e60bad
 def _check_same_truth(a, b, name, other):
     "Raise ValueError if confusion counts of two systems differ in their true classes."
     for one, two in zip(a, b):
@@ -392,7 +411,7 @@ def _check_contrast(terms, tests):
     if len(tests) != len(terms):
         raise ValueError(f'tests has {len(tests)} names, terms has {len(terms)}: one each')
 
-
+# %% ../../nbs/110_intervals.ipynb #0ce04524
 def _terms_by_test(terms, tests):
     "Return lists of _Term, one for each test set in order of first appearance."
     found = {}
@@ -418,21 +437,28 @@ def contrast(
     return _interval_of(_terms_by_test(terms, tests), resamples, seed)
 
 # %% ../../nbs/110_intervals.ipynb #1cb2b253
+def _score_by_fold(folds, metric):
+    "Return the mean over seeds of each fold's score, (F,)."
+    return np.array([metric(fold.sum(1)).mean() for fold in folds])
+
+
+def _students_interval(values):
+    "Return mean, low and high of Student's t interval of numbers (N,)."
+    half = stdtrit(len(values) - 1, _TAILS[1]) * values.std(ddof=1) / math.sqrt(len(values))
+    return [float(values.mean() + x) for x in (0, -half, half)]
+
+# %% ../../nbs/110_intervals.ipynb #6a5f4422
 def interval_by_fold(
     conf_a,  # list of (S_f, D_f, C, C) counts, one a fold
     conf_b=None,  # of another system: the interval is that of the difference
     metric='weighted_f1',  # a name of `erc.evidence.metrics.metric`, or a function of counts
 ) -> tuple[Interval, np.ndarray]:  # fractions; and the effect in each fold, (F,)
     "Return the mean over folds of a score or a difference, with Student's t interval over folds."
-    metric, a = _as_metric(metric), _as_folds(conf_a, 'conf_a')
-    effects = np.array([metric(fold.sum(1)).mean() for fold in a])
-    if conf_b is not None:
-        a, b = _folds_of_pair(conf_a, conf_b)
-        effects = effects - [metric(fold.sum(1)).mean() for fold in b]
-    if len(effects) < 2:
+    metric = _as_metric(metric)
+    systems = [_as_folds(conf_a, 'conf_a')] if conf_b is None else _folds_of_pair(conf_a, conf_b)
+    if len(systems[0]) < 2:
         raise ValueError('an interval over folds needs two folds or more')
-    error = effects.std(ddof=1) / math.sqrt(len(effects))
-    half = stdtrit(len(effects) - 1, _TAILS[1]) * error
-    about = (min(map(len, a)), sum(fold.shape[1] for fold in a), conf_b is not None, len(a))
-    mean = effects.mean()
-    return Interval(*map(float, (mean, mean - half, mean + half)), *about), effects
+    scores = [_score_by_fold(folds, metric) for folds in systems]
+    effects = scores[0] - sum(scores[1:])
+    terms = [_Term(1, folds, metric) for folds in systems]
+    return Interval(*_students_interval(effects), **_about([terms], terms)), effects
