@@ -20,8 +20,8 @@ def _runs(curves):
 def _late_gain(curve):
     "Return the best score in the last quarter of a budget less the best one before."
     start = len(curve) - len(curve) // 4
-    best = [np.nanmax(part, initial=-np.inf) for part in (curve[start:], curve[:start])]
-    return best[0] - best[1]
+    early, late = (np.fmax.reduce(part, initial=0) for part in (curve[:start], curve[start:]))
+    return late - early
 
 # %% ../../nbs/118_gate.ipynb #166c7107
 def still_rising(

@@ -32,7 +32,8 @@ _LEVEL = 0.05  # of a family
 def _power_of_ratio(ratio, df, family):
     "Return the power at an effect of so many standard errors."
     df = np.minimum(df, 1e5)  # beyond, Student's t is normal
-    return 1 - nctdtr(df, ratio, stdtrit(df, 1 - _LEVEL / 2 / family))
+    missed = nctdtr(df, ratio, stdtrit(df, 1 - _LEVEL / 2 / family))
+    return 1 - np.nan_to_num(missed)  # scipy returns NaN where it underflows
 
 # %% ../../nbs/115_power.ipynb #b47e2443
 def power(
@@ -54,7 +55,7 @@ def minimal_detectable_effect(
     "Return the smallest effect that the rule confirms with the wanted power."
     if not error.total > 0:
         return float('nan')
-    largest = 20 * stdtrit(error.df, 1 - _LEVEL / 2 / family) + 10
+    largest = 2 * stdtrit(error.df, 1 - _LEVEL / 2 / family) + 5
     ratio = brentq(lambda x: _power_of_ratio(x, error.df, family) - wanted, 0, largest)
     return float(ratio * error.total)
 
