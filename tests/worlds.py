@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 from scipy import stats
+from scipy.special import ndtr
 
 from erc.evidence.metrics import weighted_f1
 
@@ -46,3 +47,47 @@ def truth(dialogues, seed_sd=0.02, gain=0.0, worlds=60):
         counts, _ = world(g, many, 60, seed_sd, gain=gain, turns=turns)
         scores.append(weighted_f1(counts.sum(1)).mean())
     return np.mean(scores)
+
+
+def dialogues_of(g, dialogues, turns=None, C=4):
+    """Return dialogue, class, difficulty and shared noise of each utterance, (N,) each.
+
+    As `utterances`, with a mixture of classes of its own in each dialogue: overdispersed counts."""
+    T = g.integers(*(turns or turns_of(dialogues)), dialogues)
+    d = np.repeat(np.arange(dialogues), T)
+    mixtures = g.dirichlet(6 * np.array([0.45, 0.3, 0.15, 0.1]), dialogues).cumsum(1)
+    y = (g.random(len(d))[:, None] > mixtures[d, : C - 1]).sum(1)
+    base = 0.65 + g.normal(0, 0.08, dialogues)[d] + np.array([0.1, 0, -0.1, -0.15])[y]
+    return d, y, base, g.normal(size=len(d))
+
+
+def folds_of(g, same, seeds=(2, 2), seed_sd=0.02, gain=0.0, own_sd=0.04, C=4):
+    """Return counts by fold, (S_f, D_f, C, C) each, of a system tested once on each dialogue.
+
+    `seeds` is the number of runs of each fold; dialogues take turns among folds. `own_sd` is what
+    the system makes of single dialogues, `seed_sd` the luck of each run."""
+    d, y, base, noise = same
+    dialogues = d[-1] + 1
+    level = base + gain + g.normal(0, own_sd, dialogues)[d]
+    folds = []
+    for f, S in enumerate(seeds):
+        rows = d % len(seeds) == f
+        own = g.normal(size=(S, rows.sum()))
+        u = ndtr(math.sqrt(0.6) * noise[rows] + math.sqrt(0.4) * own)
+        right = u < np.clip(level[rows] + g.normal(0, seed_sd, (S, 1)), 0.01, 0.99)
+        p = np.where(right, y[rows], (y[rows] + g.integers(1, C, own.shape)) % C)
+        D = len(range(f, dialogues, len(seeds)))
+        cell = ((np.arange(S)[:, None] * D + d[rows] // len(seeds)) * C + y[rows]) * C + p
+        folds.append(np.bincount(cell.ravel(), minlength=S * D * C * C).reshape(S, D, C, C))
+    return folds
+
+
+def true_score(turns, worlds=10, **options):
+    "Return weighted F1 of a system on endlessly many dialogues of that kind, with many seeds."
+    scores = []
+    for i in range(worlds):
+        g = np.random.default_rng([98, i])
+        same = dialogues_of(g, 2000, turns)
+        folds = folds_of(g, same, [40], **options)
+        scores.append(weighted_f1(folds[0].sum(1)).mean())
+    return float(np.mean(scores))
