@@ -57,12 +57,12 @@ def main(version: _Version = False, debug: _Debug = False):
     if debug:
         os.environ['ERC_DEBUG'] = '1'
 
-# %% ../nbs/999_cli.ipynb #44c442f2
+# %% ../nbs/999_cli.ipynb #72a7cebb
 def _names(text: str) -> list[str]:
     "Split names at commas."
     return [name.strip() for name in text.split(',') if name.strip()]
 
-# %% ../nbs/999_cli.ipynb #233206d6
+# %% ../nbs/999_cli.ipynb #1aa1000d
 _Encoder = Annotated[str, typer.Option(help='minilm, a folder, or a name on the hub.')]
 _Pooling = Annotated[str, typer.Option(help='mean or cls')]
 
@@ -131,7 +131,7 @@ def _run_plan(plan, seeds, device: str, home, quiet: bool):
     if failed:
         raise RuntimeError('\n'.join([f'{len(failed)} of {len(plan)} runs failed:', *failed]))
 
-# %% ../nbs/999_cli.ipynb #f8e5cce0
+# %% ../nbs/999_cli.ipynb #f7ab27ee
 _Target = Annotated[
     str,
     typer.Argument(help="'all', a paper, a system 'paper/name', or 'paper/name:variant@corpus'."),
@@ -151,7 +151,7 @@ _Recipe = Annotated[
 ]
 _DryRun = Annotated[bool, typer.Option('--dry-run', help='Print the plan only.')]
 
-# %% ../nbs/999_cli.ipynb #f3e99bad
+# %% ../nbs/999_cli.ipynb #79bb8ecd
 @app.command()
 def run(
     target: _Target,
@@ -228,7 +228,7 @@ def _print_outcome(manifest: dict) -> bool:
         typer.echo(format_result(notebook), err=True)
     return bool(failed)
 
-# %% ../nbs/999_cli.ipynb #f1c274f3
+# %% ../nbs/999_cli.ipynb #732d23c2
 @app.command()
 def reproduce(
     profile: _Profile = 'demo',
@@ -249,7 +249,7 @@ def reproduce(
     if failed:
         raise typer.Exit(1)
 
-# %% ../nbs/999_cli.ipynb #9ea9577c
+# %% ../nbs/999_cli.ipynb #5127ab53
 def _write_ledger(home):
     "Write the ledger of a folder of results."
     from erc.core import results_home
@@ -303,7 +303,7 @@ def _training_costs(system: str, seeds: list, device: str, options: dict):
     table = pd.concat(tables, ignore_index=True)
     return table[['system', *table.columns.drop('system')]]
 
-# %% ../nbs/999_cli.ipynb #ae3ac546
+# %% ../nbs/999_cli.ipynb #34605958
 _What = Annotated[
     str, typer.Argument(help="'training', or 'encoder': pairs a second of a fine-tuned one.")
 ]
@@ -322,7 +322,7 @@ _Sizes = Annotated[str, typer.Option(help='Sizes of features, such as text=768,a
 _Classes = Annotated[int | None, typer.Option(min=2)]
 _Texts = Annotated[str, typer.Option(help='Whose texts an encoder is fine-tuned on.')]
 
-# %% ../nbs/999_cli.ipynb #449277a0
+# %% ../nbs/999_cli.ipynb #33f5e645
 @app.command()
 def bench(
     what: _What = 'training',

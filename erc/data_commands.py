@@ -93,8 +93,20 @@ def _check_all(names, root, strict: bool):
 
 def _corpora_here(root) -> list[str]:
     from erc.data.checks import listing
+    from erc.data.registry import converted
 
-    return [r.corpus for r in listing(root).itertuples() if r.here != 'no']
+    here = [r.corpus for r in listing(root).itertuples() if r.here != 'no']
+    return here + converted(root)
+
+
+def _leaks(names, broken, root) -> list:
+    "Return a warning for each feature that knows the labels, of the corpora that can be read."
+    from erc.data.leaks import leak_warnings
+    from erc.data.registry import load_corpus
+
+    unread = {sentence.split(':')[0] for sentence in broken}
+    corpora = (load_corpus(name, root=root) for name in names if name not in unread)
+    return [f'warning: {sentence}' for corpus in corpora for sentence in leak_warnings(corpus)]
 
 # %% ../nbs/998_data_commands.ipynb #3f186d8b
 _Corpus = Annotated[str | None, typer.Argument(help='A corpus; default: all that are here.')]
@@ -102,12 +114,12 @@ _Corpus = Annotated[str | None, typer.Argument(help='A corpus; default: all that
 
 @data.command('check')
 def data_check(corpus: _Corpus = None, root: Root = None, json: Json = False):
-    "Verify counts, splits and alignment against what is documented."
+    "Verify counts, splits and alignment; warn of features that know the labels."
     names = [corpus] if corpus else _corpora_here(root)
     facts, broken = _check_all(names, root, strict=bool(corpus))
     wrong = int(facts.ok.eq(False).fillna(False).sum())
     show(facts, True) if json else print_facts(facts, wrong)
-    for sentence in broken:
+    for sentence in broken + _leaks(names, broken, root):
         typer.echo(f'erc: {sentence}', err=True)
     if wrong or broken:
         raise typer.Exit(1)

@@ -29,7 +29,7 @@ def test_a_wrong_count_is_seen(data, monkeypatch):
 def test_listing(data, tmp_path):
     here, away = listing(root=data).set_index('corpus'), listing(root=tmp_path).set_index('corpus')
     assert list(here.index) == list(CORPORA) and set(here['here']) == {'yes'}
-    assert (here.loc['meld', 'dialogues'], here.loc['mosei', 'utterances']) == (1432, 22846)
+    assert (here.loc['meld', 'dialogues'], here.loc['mosei_released', 'utterances']) == (1432, 22846)
     assert (
         'signed agreement' in here.loc['iemocap6', 'lacks']
         and 'visual' in here.loc['iemocap6', 'lacks']
@@ -53,7 +53,7 @@ def test_a_damaged_corpus_is_listed_beside_the_others(data, tmp_path):
     (root / 'mosi/mosi_features.npz').write_bytes(b'PK')
     t = listing(root=root).set_index('corpus')
     assert t['here'].to_dict() == {
-        n: 'damaged' if n in ('meld', 'mosi') else 'yes' for n in CORPORA
+        n: 'damaged' if n.split('_')[0] in ('meld', 'mosi') else 'yes' for n in CORPORA
     }
     assert (
         'dev_sent_emo.csv' in t.loc['meld', 'missing']

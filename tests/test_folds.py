@@ -8,7 +8,7 @@ from erc.data.corpus import Corpus, validate
 from erc.data.folds import _clip_groups, folds, with_fold
 from erc.data.registry import load_corpus
 
-CORPORA = ('demo', 'meld', 'iemocap6', 'iemocap4', 'iemocap_vad', 'mosi', 'mosei')
+CORPORA = ('demo', 'meld', 'iemocap6', 'iemocap4', 'iemocap_vad', 'mosi', 'mosi_within', 'mosei')
 
 
 def load(name, request):

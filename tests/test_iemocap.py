@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from corpus_files import linked
 
-from erc.data.iemocap import IEMOCAP, IEMOCAP4, IEMOCAP6, _all_turns
+from erc.data.iemocap import IEMOCAP, IEMOCAP4, IEMOCAP6, _all_turns, vote_shares
 from erc.data.registry import load_corpus
 
 TABLE = IEMOCAP['iemocap6'].joined[0]
@@ -92,3 +92,27 @@ def test_a_wrong_cell_of_iemocap_is_named(data, tmp_path, name, column):
         )
         with pytest.raises(ValueError, match=r'iemocap_utterances\.csv(, row 7)?: ' + message):
             load_corpus(name, root=root)
+
+
+def test_agreement_is_the_share_of_votes_for_the_label(data, tmp_path):
+    votes = pd.read_csv(data / 'iemocap_text/iemocap_votes.csv').set_index('utterance_id')
+    six, four = (load_corpus(name, root=data) for name in ('iemocap6', 'iemocap4'))
+    short = {'happy': 'hap', 'frustrated': 'fru', 'excited': 'exc'}
+    for corpus in (six, four):
+        rows = corpus.table.iloc[::97]
+        for row in rows.itertuples():
+            name = corpus.classes[row.label]
+            share = votes.loc[row.id, short.get(name, name[:3])]
+            if corpus is four and name == 'happy':
+                share += votes.loc[row.id, 'exc']
+            assert abs(row.agreement - share) < 1e-3
+    shares = vote_shares(six, root=data)
+    assert shares.shape == (len(six), 6) and shares.sum(1).max() < 1.001
+    picked = shares[np.arange(len(six)), six.table['label']]
+    assert np.allclose(picked, six.table['agreement'], atol=1e-4)
+    bare = load_corpus('iemocap6', root=linked(data, tmp_path, 'iemocap_text/iemocap_votes'))
+    assert bare.table['agreement'].isna().all()
+    with pytest.raises(FileNotFoundError, match='iemocap_votes'):
+        vote_shares(bare, root=tmp_path)
+    with pytest.raises(ValueError, match='corpus of votes'):
+        vote_shares(load_corpus('demo'))

@@ -221,19 +221,19 @@ def test_get_from_our_layout(tmp_path, data):
 
 def test_get_from_repository_layout_and_a_wrong_byte(tmp_path, data):
     mirror, home = tmp_path / 'mirror', tmp_path / 'home'
-    for p in pins('mosei'):
+    for p in pins('mosei_released'):
         if p.public:
             to = mirror / p.repo / p.path
             to.parent.mkdir(parents=True, exist_ok=True)
             to.write_bytes((data / p.rel).read_bytes())
-    assert sorted(download_corpus('mosei', from_dir=mirror, root=home).values()) == [
+    assert sorted(download_corpus('mosei_released', from_dir=mirror, root=home).values()) == [
         'copied',
         'copied',
         'not in the mirror',
     ]
     to.write_bytes(changed(to.read_bytes()))
     with pytest.raises(ValueError, match=f'{to.name}.*git blob sha1 .*refused'):
-        download_corpus('mosei', from_dir=mirror, root=tmp_path / 'other')
+        download_corpus('mosei_released', from_dir=mirror, root=tmp_path / 'other')
     assert not (tmp_path / 'other' / p.rel).exists() and not list(
         (tmp_path / 'other').rglob(f'*{to.name}*')
     )

@@ -38,7 +38,7 @@ def _counts(corpus: Corpus) -> dict:  # (split, fact) -> number
     "Count a corpus; train includes the dialogues that were cut from it for dev."
     table, split = corpus.table, corpus.table['split']
     counts = _split_counts(table, 'all', ())
-    if not CORPORA[corpus.name].own_dev:
+    if not corpus.provenance.get('own_dev', False):
         counts['dev', 'dialogues'] = table.loc[split == 'dev', 'dialogue'].nunique()
         split = split.replace('dev', 'train')
     for name in split.unique():
@@ -129,14 +129,14 @@ _SECOND_SOURCES = {  # corpus -> fact, files, function from corpus and folder to
         ['iemocap_audio/y_egemaps.npy'],
         _agrees_with_ratings,
     ),
-    'mosei': (
+    'mosei_released': (
         'rows as in mosei_videos.csv',
         ['shift_pairs/mosei_videos.csv'],
         _agrees_with_videos,
     ),
-    'mosi': (
+    'mosi_released': (
         'rows as in the public csv files',
-        CORPORA['mosi'].public,
+        CORPORA['mosi_released'].public,
         _agrees_with_public_files,
     ),
 }
@@ -172,7 +172,7 @@ def _compare(stated, found: dict) -> pd.DataFrame:
 
 # %% ../../nbs/042_checks.ipynb #7c876cff
 def check(
-    name: str,  # a key of CORPORA
+    name: str,  # a key of CORPORA, or a converted corpus, of which nothing is stated
     root=None,  # folder of corpora; default: `data_home()`
 ) -> pd.DataFrame:  # split, fact, expected, source, found, ok
     """Compare counts, splits and alignment of a corpus with what is stated.

@@ -53,8 +53,8 @@ def _clip_groups(table) -> pd.Series:  # indexed by dialogue: its group's first 
 
 # %% ../../nbs/035_folds.ipynb #3fd91806
 FOLDS = 5
-_FOLDS = {'mosi': 3, 'mosi_within': 3}  # corpora with too few dialogues for five
-_TEST_IS_FOLD = ('mosi',)
+_FOLDS = dict.fromkeys(('mosi', 'mosi_within', 'mosi_released'), 3)  # too few videos for five
+_TEST_IS_FOLD = tuple(_FOLDS)
 
 
 def _dealt(table, count: int) -> pd.Series:  # indexed by dialogue: fold number from 0

@@ -33,7 +33,7 @@ _DEMO = Source(
 )
 
 # %% ../../nbs/040_registry.ipynb #e8026e1e
-CORPORA = {'demo': _DEMO, 'meld': MELD, **IEMOCAP, 'mosi': MOSI, 'mosei': MOSEI}
+CORPORA = {'demo': _DEMO, 'meld': MELD, **IEMOCAP, **MOSI, **MOSEI}
 
 # %% ../../nbs/040_registry.ipynb #e79d03d9
 def converted(
@@ -54,7 +54,7 @@ def load_corpus(
     """Load a corpus by name and validate it.
 
     The result has a table of N utterances in dialogue order, float32 features (N, D) and flags (N,)
-    that mark missing modalities; `provenance` names its files and licence. IEMOCAP, MOSI and MOSEI
+    that mark missing modalities; `provenance` names its files and licence. IEMOCAP and MOSI
     have no official dev split: a tenth of their training dialogues is set aside, the same in every
     run. Raises ValueError for an unknown name (with the nearest one) or a damaged file,
     FileNotFoundError for a missing file (with the command that downloads it)."""

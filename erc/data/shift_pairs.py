@@ -21,7 +21,7 @@ from .sources import pins
 
 # %% ../../nbs/041_shift_pairs.ipynb #31ef817a
 PAIR_SETS = {  # corpus -> name of its set of pairs
-    'mosei': 'mosei',
+    'mosei_released': 'mosei',
     'iemocap4_shapes': 'iemocap4',
     'iemocap6': 'iemocap6',
 }

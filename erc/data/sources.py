@@ -100,6 +100,7 @@ _IEMOCAP = ['iemocap_text/', 'iemocap_audio/']
 _SHAPES = 'Exploration-Lab/Shapes-of-Emotion/data/IEMOCAP'
 _BC_LSTM = 'declare-lab/conv-emotion/bc-LSTM-pytorch'
 _MULTILOGUE = 'amanshenoy/multilogue-net/data'
+_MOSEI_TASKS = ('emotions', 'happy', 'sad', 'anger', 'surprise', 'disgust', 'fear')
 
 DOWNLOADS = {  # name -> prefixes of paths in the folder of corpora, or of repo/path
     'meld': [
@@ -108,7 +109,8 @@ DOWNLOADS = {  # name -> prefixes of paths in the folder of corpora, or of repo/
     ],
     'iemocap': _IEMOCAP,
     'mosi': ['mosi/'],
-    'mosei': ['shift_pairs/MOSEI/', 'shift_pairs/mosei_videos'],
+    'mosei': ['mosei/'],
+    'mosei_released': ['shift_pairs/MOSEI/', 'shift_pairs/mosei_videos'],
     'shift_pairs': ['shift_pairs/'],
     'emorynlp': ['emorynlp/'],
     'iemocap_features': [f'{_SHAPES}/six_class/IEMOCAP_features'],
@@ -121,6 +123,8 @@ DOWNLOADS = {  # name -> prefixes of paths in the folder of corpora, or of repo/
     'iemocap_multiemo': ['TaoShi1998/MultiEMO/Data/IEMOCAP/'],
     'meld_multiemo': ['TaoShi1998/MultiEMO/Data/MELD/'],
     **dict.fromkeys(('iemocap6', 'iemocap4', 'iemocap4_shapes', 'iemocap_vad'), _IEMOCAP),
+    **dict.fromkeys(('mosi_within', 'mosi_released'), ['mosi/']),
+    **{f'mosei_{name}': ['mosei/'] for name in _MOSEI_TASKS},
 }
 
 # %% ../../nbs/011_sources.ipynb #cfbe2776

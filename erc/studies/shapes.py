@@ -185,19 +185,26 @@ def _number_and_share(facts: dict, reading: str) -> tuple:  # of one part; the s
     return facts['utterances'], 100 * facts['shift'][reading]['of_all']
 
 # %% ../../nbs/394_shapes.ipynb #08ba720d
+def _which_labels(key: str, reading: str) -> str:
+    corpus = key.partition('@')[2]
+    if reading == 'pairs' and corpus[-1:].isdigit():
+        return f', {corpus[-1]} labels'
+    return {'mosei': ', official labels', 'mosei_released': ', released labels'}.get(corpus, '')
+
+
 def _table1_line(
     key: str,  # 'pair_counts:fixed@released_mosei'
     reading: str,  # a key of `_WORDING`
     record,  # key -> Record or None
 ) -> list:  # wording, # train, # test, shift % train, shift % test; None without a record
     "Return one way of counting as a line of Table 1."
-    labels = f', {key[-1]} labels' if reading == 'pairs' and key[-1].isdigit() else ''
+    wording = _WORDING[reading] + _which_labels(key, reading)
     counted = record(key)
     if counted is None:
-        return [_WORDING[reading] + labels] + [None] * 4
+        return [wording] + [None] * 4
     parts = [_number_and_share(counted.facts[part], reading) for part in ('train', 'test')]
     numbers, shares = zip(*parts)
-    return [_WORDING[reading] + labels, *numbers, *shares]
+    return [wording, *numbers, *shares]
 
 # %% ../../nbs/394_shapes.ipynb #6323533d
 _COLUMNS = {  # ours -> the paper's
