@@ -11,7 +11,7 @@ import itertools
 from ..core import choose
 
 # %% ../../nbs/349_grids.ipynb #bc2dd45a
-NOT_INHERITED = ('printed',)  # keys of a system that are its own
+NOT_INHERITED = ('as_printed',)  # keys of a system that are its own
 
 
 def _overlay(base: dict, own: dict) -> dict:

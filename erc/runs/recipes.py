@@ -51,7 +51,7 @@ class System:
     decisions: str = ''  # (fit, corpus, batches) -> {name: (truth (N,), decided (S, N))} on test
     vectorise: bool = True  # False: one seed at a time
     cross: bool = True  # test every dialogue once
-    printed: bool = False  # also run with the settings as printed: a table's own full system
+    as_printed: bool = False  # also run with the settings as printed: a table's own full system
     seeds: int = 5  # on the paper's split; `CROSS_SEEDS` on other folds
     watch: bool = True  # keep test curves for the report on selection
     demo: bool = True  # take part in a demonstration
@@ -149,7 +149,7 @@ def _read_system(paper: str, name: str, keys: dict) -> System:
     _checked(System, keys, f'system {paper}/{name}')
     choose(keys.get('kind', 'model'), ['model', 'baseline', 'facts'], f'kind of {name}')
     system = System(paper=paper, name=name, **keys)
-    if not system.printed:
+    if not system.as_printed:
         system.variants = {k: v for k, v in system.variants.items() if k != 'paper'}
     return system
 
