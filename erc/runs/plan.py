@@ -190,7 +190,7 @@ def _matching(target: str, variants: list, corpora: list) -> list[RunKey]:
     keys = [k for k in keys if k.corpus in corpora or not corpora]
     return [k for k in keys if k.variant in variants or not variants]
 
-
+# %% ../../nbs/357_plan.ipynb #b04352c5
 def _named_runs(target: str, variant: str, corpora) -> list[RunKey]:
     "Return the runs that a target names, in these variants and on these corpora where it leaves them open."
     if target == 'all':
