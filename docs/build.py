@@ -27,7 +27,7 @@ SHELF = {  # first digit of a notebook -> heading
 }
 PACKAGES = {
     'data': 'Corpora, features, batches',
-    'evidence': 'Metrics, intervals, verdicts',
+    'evidence': 'Metrics, intervals, power, verdicts',
     'nn': 'Blocks that models share',
     'models': 'Models and baselines',
     'training': 'Settings, engine, fitting, search',
