@@ -36,7 +36,9 @@ def test_the_record_is_what_the_votes_say(data, monkeypatch, name):
     record = find_record(f'ledger/agreement:fixed@{name}')
     assert record.facts == agreement_audit(corpus)
     unanimous = np.flatnonzero(slices(corpus)['unanimous'])
-    confusion = annotator_confusion(vote_shares(corpus)[unanimous], corpus.table['label'][unanimous])
+    confusion = annotator_confusion(
+        vote_shares(corpus)[unanimous], corpus.table['label'][unanimous]
+    )
     assert score_of('accuracy', list(corpus.classes))(confusion) == 1
 
 

@@ -29,7 +29,10 @@ def test_a_wrong_count_is_seen(data, monkeypatch):
 def test_listing(data, tmp_path):
     here, away = listing(root=data).set_index('corpus'), listing(root=tmp_path).set_index('corpus')
     assert list(here.index) == list(CORPORA) and set(here['here']) == {'yes'}
-    assert (here.loc['meld', 'dialogues'], here.loc['mosei_released', 'utterances']) == (1432, 22846)
+    assert (here.loc['meld', 'dialogues'], here.loc['mosei_released', 'utterances']) == (
+        1432,
+        22846,
+    )
     assert (
         'signed agreement' in here.loc['iemocap6', 'lacks']
         and 'visual' in here.loc['iemocap6', 'lacks']

@@ -7,15 +7,15 @@ import pytest
 from erc.data.corpus import Corpus, validate
 from erc.data.features import encode
 from erc.data.leaks import label_leaks, leak_warnings
-from erc.data.mosi import KNOWS_LABELS
+from erc.data.mosi import _KNOWS_LABELS
 from erc.data.registry import load_corpus
 
 
 def test_the_vectors_of_mosi_know_its_labels(data):
     leaks = label_leaks(load_corpus('mosi_released', root=data))
-    assert set(leaks.index[leaks['knows_labels']]) == set(KNOWS_LABELS)
+    assert set(leaks.index[leaks['knows_labels']]) == set(_KNOWS_LABELS)
     assert leaks.loc['text', 'gap'] > 20 and leaks.loc['visual', 'gap'] > 30
-    assert (leaks.loc[[*KNOWS_LABELS], 'gap'] > 8 * leaks.loc[[*KNOWS_LABELS], 'error']).all()
+    assert (leaks.loc[[*_KNOWS_LABELS], 'gap'] > 8 * leaks.loc[[*_KNOWS_LABELS], 'error']).all()
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from corpus_files import linked
 
-from erc.data.mosei import EMOTIONS, MOSEI
+from erc.data.mosei import _EMOTIONS, MOSEI
 from erc.data.registry import load_corpus
 from erc.data.unpickle import safe_unpickle
 
@@ -34,16 +34,16 @@ def test_mosei_has_the_official_labels_in_the_order_of_time(data, segments):
 
 
 def test_emotions_of_mosei_are_six_tasks(data, segments):
-    corpora = {name: load_corpus(f'mosei_{name}', root=data) for name in ('emotions', *EMOTIONS)}
+    corpora = {name: load_corpus(f'mosei_{name}', root=data) for name in ('emotions', *_EMOTIONS)}
     table = corpora['emotions'].table
-    for name in EMOTIONS:
+    for name in _EMOTIONS:
         binary = corpora[name]
         assert binary.classes == ('absent', 'present')
         assert binary.table['label'].sum() == (segments[name] > 0).sum()
         assert np.array_equal(binary.table['label'], table[name])
     classes = corpora['emotions'].classes
-    assert classes == ('none', *EMOTIONS)
-    nothing = (table[list(EMOTIONS)] == 0).all(axis=1)
+    assert classes == ('none', *_EMOTIONS)
+    nothing = (table[list(_EMOTIONS)] == 0).all(axis=1)
     assert np.array_equal(table['label'] == 0, nothing)
     present = table[~nothing]
     assert all(present[classes[code]].loc[i] == 1 for i, code in present['label'].items())

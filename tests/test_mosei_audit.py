@@ -8,9 +8,9 @@ from erc.data.registry import load_corpus
 from erc.report.mosei_audit import (
     _agreement,
     _concordance,
+    _match_segments,
     audit_frame,
     audit_sentence,
-    match_segments,
     shift_frame,
     what_it_does,
 )
@@ -53,7 +53,7 @@ def test_right_labels_are_not_accused():
 
 def test_the_real_pairs(data):
     released, official = (load_corpus(n, root=data) for n in ('mosei_released', 'mosei'))
-    rows = match_segments(released, official, root=data)
+    rows = _match_segments(released, official, root=data)
     record = find_record('ledger/mosei_labels:fixed@mosei_released')
     assert _agreement(rows) == record.facts['labels'], 'the record is not of these files'
     text = record.facts['text']
@@ -62,7 +62,9 @@ def test_the_real_pairs(data):
     assert text['area, official'] - text['area, released'] > 0.08
     words = [set(t.lower().split()) for t in rows['text'][:50]]
     segments = official.table.set_index(['dialogue', 'segment'])['text']
-    theirs = [set(segments[key].lower().split()) for key in zip(rows['video_id'], rows['segment'])][:50]
+    theirs = [set(segments[key].lower().split()) for key in zip(rows['video_id'], rows['segment'])][
+        :50
+    ]
     assert np.mean([len(a & b) / len(a | b) for a, b in zip(words, theirs)]) > 0.5
 
 
@@ -79,4 +81,4 @@ def test_a_map_of_other_rows_is_refused(data):
     released = load_corpus('mosei_released', root=data)
     fewer = released.replace(table=released.table.iloc[:-1])
     with pytest.raises(ValueError, match='not those of the released pairs'):
-        match_segments(fewer, load_corpus('mosei', root=data), root=data)
+        _match_segments(fewer, load_corpus('mosei', root=data), root=data)

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from corpus_files import linked
 
-from erc.data.mosi import KNOWS_LABELS, MOSI
+from erc.data.mosi import _KNOWS_LABELS, MOSI
 from erc.data.registry import load_corpus
 
 JOINED = MOSI['mosi'].joined
@@ -41,7 +41,7 @@ def test_features_that_know_labels_stay_with_videos_whose_labels_they_do_not_kno
     names = ('mosi', 'mosi_within', 'mosi_released')
     mosi, within, released = (load_corpus(name, root=data) for name in names)
     assert set(mosi.features) == {'audio'}
-    assert set(KNOWS_LABELS) == set(released.features) - {'audio'}
+    assert set(_KNOWS_LABELS) == set(released.features) - {'audio'}
     assert mosi.table.equals(released.table)
     tested = released.table[released.table['split'] == 'test'].reset_index(drop=True)
     assert within.table.drop(columns='split').equals(tested.drop(columns='split'))

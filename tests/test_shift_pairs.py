@@ -25,9 +25,9 @@ def test_shift_pairs_are_the_released_ones(data, name, train, test):
         assert Counter(map(tuple, released)) == Counter(
             mine[['previous', 'text', 'label']].itertuples(index=False, name=None)
         )
-    c = load_corpus({'iemocap4': 'iemocap4_shapes'}.get(name, name), root=data).table.set_index(
-        ['dialogue', 'turn']
-    )
+    c = load_corpus(
+        {'iemocap4': 'iemocap4_shapes', 'mosei': 'mosei_released'}.get(name, name), root=data
+    ).table.set_index(['dialogue', 'turn'])
     here = c.loc[pd.MultiIndex.from_frame(p[['dialogue', 'turn']])]
     assert (here['text'].to_numpy() == p['text'].to_numpy()).all() and (
         here['split'].to_numpy() == p['split'].to_numpy()

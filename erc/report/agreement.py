@@ -12,7 +12,7 @@ import pandas as pd
 from ..data.corpus import Corpus
 from ..data.iemocap import vote_shares
 from ..evidence.intervals import interval
-from ..evidence.shifts import agreement_slices
+from ..evidence.shifts import _agreement_slices
 from ..runs.records import score_of
 
 # %% ../../nbs/385_agreement.ipynb #0ce3ff96
@@ -39,7 +39,7 @@ def _ceilings(votes, labels, classes) -> dict:  # metric -> score
 
 def _part(corpus: Corpus, votes, rows) -> dict:
     table, labels = corpus.table.iloc[rows], corpus.table['label'].to_numpy()[rows]
-    shares = {name: float(flags.mean()) for name, flags in agreement_slices(table).items()}
+    shares = {name: float(flags.mean()) for name, flags in _agreement_slices(table).items()}
     ceilings = _ceilings(votes[rows], labels, corpus.classes)
     mean = float(table['agreement'].mean())
     return {'turns': len(table), 'agreement': mean, 'shares': shares, 'ceilings': ceilings}
