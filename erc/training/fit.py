@@ -199,6 +199,7 @@ def _advance(training: _Training, stopped, bar):
 # %% ../../nbs/330_fit.ipynb #8909f2cd
 def _finish(training: _Training):
     "Restore the selected weights."
+    training.steps.finish()
     training.engine.restore(training.best)
     training.finished = True
     training.save(now=True)
@@ -208,7 +209,7 @@ def _run(training: _Training, dev: list, score, bar):
     "Train to the end, from wherever an interrupted call stopped, and leave the selected weights."
     _resume(training, bar)
     if training.finished:
-        return
+        return training.steps.finish()
     while training.epoch < training.steps.settings.epochs:
         _train_epoch(training)
         _warn_if_not_finite(training)
