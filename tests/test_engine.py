@@ -201,9 +201,7 @@ class FakeCuda:
         graph.replay = lambda: self.train_on(steps, batch)
 
 
-REFUSED = (
-    'cannot be captured, it runs uncaptured: operation not permitted when stream is capturing$'
-)
+REFUSED = 'training steps cannot be captured, they run uncaptured: operation not permitted when stream is capturing$'
 
 
 @pytest.mark.parametrize('refuses', [(), (3,)])

@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from pretend_device import DEVICE, Graph, Refused, place, pretended_device
 from torch import nn
-from toy_training import SETTINGS, Net, train
+from toy_training import DEV, SETTINGS, Net, train
 
 from erc.core import resolve
 from erc.data.batches import from_padded
@@ -121,7 +122,7 @@ def test_a_refused_step_runs_uncaptured_and_breaks_nothing(seeds):
     with pretended_device() as device, pytest.warns(UserWarning, match='wait: _local_scalar_dense'):
         fitted = train(Reads, seeds, LONGER, device='cuda', seeds_per_group=2)
         torch.randn(3, device='cuda')
-    assert not device.open_pools
+    assert not device.open_pools and fitted.engines[0].replayed is None
     np.testing.assert_allclose(fitted.losses, train(Reads, seeds, LONGER).losses, rtol=1e-5)
 
 
@@ -144,6 +145,39 @@ def test_a_number_that_a_graph_froze_shows():
     with pretended_device():
         captured = train(Frozen, (0,), LONGER, device='cuda')
     assert not np.allclose(captured.losses, train(Frozen, (0,), LONGER).losses, rtol=1e-5)
+
+
+class Wrong(Net):
+    "A model whose class depends on a number that is read on the host when it predicts."
+
+    def predict(self, out):
+        return out.logits.argmax(-1) + int(out.logits.sum() > 1e9)
+
+
+def test_predictions_that_cannot_be_captured_are_computed():
+    with pretended_device(), pytest.warns(UserWarning, match='^predictions cannot be captured'):
+        fitted = train(Wrong, (0,), LONGER, device='cuda')
+    np.testing.assert_array_equal(fitted.dev, train(Net, (0,), LONGER).dev)
+
+
+def watched(device) -> list:
+    "Predict two batches of the same rows after each epoch of a training."
+    other = replace(DEV[0], features={'text': -DEV[0].features['text']})
+    given, seen = [b.to(device) for b in (DEV[0], other)], []
+
+    def watch(engine, epoch):
+        seen.extend(engine.predict(b).cpu() for b in given)
+
+    train(Net, (0,), LONGER, device=device, watch=watch)
+    return seen
+
+
+def test_replayed_predictions_are_of_their_own_batch_and_epoch():
+    with pretended_device() as device:
+        replayed = watched('cuda')
+    assert device.captures == 5 + 2 + 2, 'steps, dev, and what is watched'
+    assert len({tuple(x[0].tolist()) for x in replayed}) > 2
+    assert all(torch.equal(a, b) for a, b in zip(replayed, watched('cpu'), strict=True))
 
 
 # ---- all systems of all recipes
@@ -215,7 +249,8 @@ def test_captured_training_equals_that_on_a_cpu(system):
         warnings.simplefilter('error')
         captured = train_toy(system, make, batch, 'cuda', dtype='float64')
     plain = train_toy(system, make, batch, dtype='float64')
-    assert device.captures == 1 and np.isfinite(plain.losses).all()
+    assert device.captures == 2, 'the step, and the predictions of dev'
+    assert np.isfinite(plain.losses).all()
     np.testing.assert_allclose(captured.losses, plain.losses, atol=1e-9)
     np.testing.assert_array_equal(captured.dev, plain.dev)
 
@@ -230,7 +265,7 @@ def test_captured_stacks_equal_seeds_on_a_cpu(system):
     args = system, maker(system), toy_batch(system, features)
     with pretended_device() as device:
         captured = train_toy(*args, 'cuda', seeds=(0, 1), dtype='float64')
-    assert device.captures == 1
+    assert device.captures == 2
     plain = train_toy(*args, seeds=(0, 1), dtype='float64')
     np.testing.assert_allclose(captured.losses, plain.losses, atol=1e-9)
 

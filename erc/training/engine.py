@@ -43,7 +43,9 @@ def _predict(model, batch):
 
 # %% ../../nbs/310_engine.ipynb #a9384adf
 class _Engine:
-    "Copy and restore the tensors of a group of seeds."
+    "Copy and restore the tensors of a group of seeds, and predict."
+
+    replayed = None  # predictions that are captured, as long as a GPU trains
 
     @property
     def tensors(self) -> dict:
@@ -70,6 +72,11 @@ class _Engine:
         "Take over the tensors of a snapshot."
         for k, v in self.tensors.items():
             v.copy_(snapshot[k])
+
+    @torch.no_grad()
+    def predict(self, batch):  # -> (S, N)
+        "Return each seed's prediction for each row."
+        return self.replayed(batch) if self.replayed else self.compute(batch)
 
     def _loss(self, out, batch, criterion):
         return criterion(out, batch) + sum(out.losses.values())
@@ -101,8 +108,8 @@ class Single(_Engine):
         return self._loss(out, batch, criterion)[None]
 
     @torch.no_grad()
-    def predict(self, batch):  # -> (1, N)
-        "Return the prediction for each row."
+    def compute(self, batch):  # -> (1, N)
+        "Compute the prediction for each row."
         self.model.eval()
         return _predict(self.model, batch)[None]
 
@@ -154,8 +161,8 @@ class Stack(_Engine):
         return torch.vmap(one)(self.params, self.buffers, self.seeds)
 
     @torch.no_grad()
-    def predict(self, batch):  # -> (S, N)
-        "Return each seed's prediction for each row."
+    def compute(self, batch):  # -> (S, N)
+        "Compute each seed's prediction for each row."
 
         def one(tensors):
             return functional_call(
@@ -292,6 +299,10 @@ class Steps:
         self.opt.step()
         self.total += loss.detach()
 
+    def finish(self):
+        "Let go of what only training needs."
+        self.engine.replayed = None
+
     def state(self) -> dict:  # name -> the tensor itself, not a copy
         "Return everything that a step changes."
         moments = {
@@ -322,6 +333,11 @@ def _cause(error: RuntimeError) -> BaseException:
         return error
     return error.__context__ or error
 
+# %% ../../nbs/310_engine.ipynb #fe39789f
+def _warn_uncaptured(what: str, cause: BaseException):
+    why = str(cause).splitlines()[0]
+    warnings.warn(f'{what} cannot be captured, they run uncaptured: {why}', stacklevel=7)
+
 # %% ../../nbs/310_engine.ipynb #47dc28a2
 def _end_broken_capture(stream, pool, x: torch.Tensor):  # any tensor on the stream's device
     "Leave random generator and allocator as they were before a capture that failed."
@@ -333,6 +349,39 @@ def _end_broken_capture(stream, pool, x: torch.Tensor):  # any tensor on the str
         x.clone()
 
 # %% ../../nbs/310_engine.ipynb #75eaf614
+class _Predictions:
+    "An engine's predictions of batches that come again, replayed; computed where that fails."
+
+    def __init__(self, engine, stream, pool):
+        self.engine, self.stream, self.pool = engine, stream, pool
+        self.seen, self.graphs = set(), {}  # tensors of a batch; to graph, result and batch
+
+    def __call__(self, batch: Batch):  # -> (S, N)
+        tensors = []
+        map_batch(batch, lambda x: tensors.append(id(x)) or x)
+        key = tuple(tensors)
+        if key not in self.graphs and (key not in self.seen or not self._capture(key, batch)):
+            self.seen.add(key)
+            return self.engine.compute(batch)
+        graph, result, _ = self.graphs[key]
+        graph.replay()
+        return result.clone()
+
+    def _capture(self, key, batch: Batch) -> bool:
+        graph = torch.cuda.CUDAGraph()
+        self.stream.wait_stream(torch.cuda.current_stream(self.stream.device))
+        try:
+            with torch.cuda.graph(graph, self.pool, self.stream):
+                result = self.engine.compute(batch)
+        except RuntimeError as error:
+            _end_broken_capture(self.stream, self.pool, self.engine.seeds)
+            self.engine.replayed = None
+            _warn_uncaptured('predictions', _cause(error))
+            return False
+        self.graphs[key] = graph, result, batch
+        return True
+
+# %% ../../nbs/310_engine.ipynb #32dc14ef
 class Captured(Steps):
     "Train on CUDA by replaying a graph for each layout of a batch; uncaptured where that fails."
 
@@ -343,6 +392,7 @@ class Captured(Steps):
         self.graphs = {}  # layout -> graph; None where steps cannot be captured
         self.stream = torch.cuda.Stream(engine.seeds.device)
         self.pool = torch.cuda.graph_pool_handle()
+        engine.replayed = _Predictions(engine, self.stream, torch.cuda.graph_pool_handle())
 
     def run(self, b: int):
         "Train on batch `b`; raise OutOfMemoryError where memory does not suffice."
@@ -372,10 +422,7 @@ class Captured(Steps):
         _end_broken_capture(self.stream, self.pool, self.step)
         if isinstance(cause, torch.OutOfMemoryError):
             raise cause
-        why = str(cause).splitlines()[0]
-        warnings.warn(
-            f'the training step cannot be captured, it runs uncaptured: {why}', stacklevel=6
-        )
+        _warn_uncaptured('training steps', cause)
 
     def capture(self, batch: Batch):
         "Return the graph of a step on one batch; nothing is changed."

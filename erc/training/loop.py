@@ -192,6 +192,7 @@ def _advance(training: Training, stopped, bar):
 # %% ../../nbs/328_loop.ipynb #10ba32f2
 def _finish(training: Training):
     "Restore the selected weights."
+    training.steps.finish()
     training.engine.restore(training.best)
     training.finished = True
     training.save(now=True)
@@ -201,7 +202,7 @@ def run_training(training: Training, dev: list, score, bar):
     "Train to the end, from wherever an interrupted call stopped, and leave the selected weights."
     _resume(training, bar)
     if training.finished:
-        return
+        return training.steps.finish()
     while training.epoch < training.steps.settings.epochs:
         _train_epoch(training)
         _warn_if_not_finite(training)
