@@ -289,6 +289,9 @@ def run(
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Seeds of trained systems; default: the recipe's.")
     ] = None,
+    folds: Annotated[
+        str, typer.Option(help="Names with commas, such as 'paper,session1'; default: all.")
+    ] = '',
     device: Device = 'cpu',
     home: Home = None,
     recipe: Recipe = None,
@@ -308,15 +311,16 @@ def run(
         seeds=seeds,
         home=home,
         device=device,
+        folds=_names(folds),
     )
     if missing:
-        plan = fill_estimates(plan, seeds=seeds, device=device)
+        plan = fill_estimates(plan, seeds=seeds, device=device, folds=_names(folds))
     if json:
         _show(plan.reset_index(), True)
     elif not quiet:
         _print_plan(target, plan)
     if not dry_run and len(plan):
-        _run_plan(plan, seeds, device, home, quiet)
+        _run_plan(plan, seeds, _names(folds), device, home, quiet)
 
 # %% ../nbs/999_cli.ipynb #412ff271
 def _print_plan(target: str, plan):
@@ -327,31 +331,36 @@ def _print_plan(target: str, plan):
     _show(plan.reset_index().assign(seconds=[f'{s:.0f}' if s == s else '?' for s in plan.seconds]))
     total = f'about {known.sum():.0f} s ({known.sum() / 60:.0f} min) for {len(known)} of them'
     typer.echo(
-        f'\n{len(plan)} runs' + (f', {total}' if len(known) else ', none of which ran before')
+        f'\n{len(plan)} runs' + (f', {total}' if len(known) else ', none of which is on record')
     )
 
 # %% ../nbs/999_cli.ipynb #a62e3ce6
-def _run_one(key: str, seeds, options: dict):
-    "Run one system and print its score."
+def _run_one(key: str, seeds, folds: list, options: dict):
+    "Run one system, on some folds or on all, and print its score."
+    from erc.runs.keys import RunKey
+    from erc.runs.plan import folds_of
     from erc.runs.recipes import find_system
     from erc.runs.run import run_system
 
     system = find_system(key.partition(':')[0])
-    record = run_system(system, key, seeds=range(seeds or system.seeds), **options)
+    own = folds_of(RunKey.parse(key), folds) or None
+    record = run_system(system, key, seeds=range(seeds or system.seeds), folds=own, **options)
     score = (
         f'{record.metric} {record.interval()}, {len(record.seeds)} seeds'
         if record.test
         else 'counted'
+        if 'paper' in record.folds
+        else ', '.join(record.folds)
     )
     typer.echo(f'{key}: {score}, {record.seconds:.0f} s')
 
 # %% ../nbs/999_cli.ipynb #2da00f78
-def _run_plan(plan, seeds, device: str, home, quiet: bool):
+def _run_plan(plan, seeds, folds: list, device: str, home, quiet: bool):
     "Run what a plan lists; a run that fails is named, the others go on, and RuntimeError ends the command."
     failed, options = [], dict(device=device, home=home, progress=not quiet)
     for key in plan.index:
         try:
-            _run_one(key, seeds, options)
+            _run_one(key, seeds, folds, options)
         except Exception as e:
             if os.environ.get('ERC_DEBUG'):
                 raise
