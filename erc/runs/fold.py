@@ -113,7 +113,7 @@ class Trained:
 def _fit_options(job: Job, corpus: Corpus, seed: int, hyperparameters: dict) -> dict:
     "Return what `fit` is told besides model, batches and score."
     labels = corpus.table.label.to_numpy()[corpus.rows('train')]
-    name = f'{seed}-{digest(hyperparameters)}.safetensors'
+    name = f'{seed}-{digest([hyperparameters, job.system.watch])}.safetensors'
     return dict(
         seeds=[seed],
         settings=hyperparameters,
@@ -153,9 +153,10 @@ def _search(job: Job, settings: dict, begin=None) -> Search:
     def dev_of(point):
         return train_seed(job, 0, point, begin).dev
 
-    quiet = replace(job.system, watch=False)
-    job = replace(job, system=quiet)
-    return search(settings['hyperparameters'], dev_of, **settings.get('search', {}))
+    options = settings.get('search', {})
+    watch = job.system.watch and not options  # without them the best run is the final one
+    job = replace(job, system=replace(job.system, watch=watch))
+    return search(settings['hyperparameters'], dev_of, **options)
 
 # %% ../../nbs/355_fold.ipynb #8dd53174
 def _same_split(pairs: Corpus, corpus: Corpus) -> Corpus:
