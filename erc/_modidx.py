@@ -1602,6 +1602,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/erc', 'doc_host': '', 'git
                                'erc.runs.fold.Job.data': ('fold.html#job.data', 'erc/runs/fold.py'),
                                'erc.runs.fold.Trained': ('fold.html#trained', 'erc/runs/fold.py'),
                                'erc.runs.fold.Trained.dev': ('fold.html#trained.dev', 'erc/runs/fold.py'),
+                               'erc.runs.fold.Trained.failed': ('fold.html#trained.failed', 'erc/runs/fold.py'),
                                'erc.runs.fold._Pretraining': ('fold.html#_pretraining', 'erc/runs/fold.py'),
                                'erc.runs.fold._Pretraining.begin': ('fold.html#_pretraining.begin', 'erc/runs/fold.py'),
                                'erc.runs.fold._SameSplit': ('fold.html#_samesplit', 'erc/runs/fold.py'),

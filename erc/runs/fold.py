@@ -109,6 +109,11 @@ class Trained:
         "The best dev score; -1 if the loss was never finite."
         return float(np.nanmax(self.fit.dev, initial=-1))
 
+    @property
+    def failed(self) -> bool:
+        "Whether the loss was never finite; a correlation below 0 is a score."
+        return bool(np.isnan(self.fit.dev).all())
+
 # %% ../../nbs/355_fold.ipynb #6a063b2c
 def _fit_options(job: Job, corpus: Corpus, seed: int, hyperparameters: dict) -> dict:
     "Return what `fit` is told besides model, batches and score."
@@ -281,7 +286,7 @@ def _run_model(job: Job, settings: dict, seeds: list, facts: dict) -> Iterator[F
         about |= {'pretrained': before.hyperparameters, 'tried_before': before.tried}
     for seed in seeds:
         trained = train_seed(job, seed, found.point, before.begin(seed))
-        if trained.dev < 0:
+        if trained.failed:
             warnings.warn(
                 f'{job.system.id}: seed {seed} never had a finite loss with {found.point}: '
                 'the record leaves it out',
