@@ -93,6 +93,16 @@ label = "b"
         settings_of(b, 'paper')
 
 
+@pytest.mark.parametrize('paper', papers())
+def test_a_demonstration_searches_for_nothing(paper):
+    recipe = load_recipe(paper)
+    small = recipe.demo.get('settings', {})
+    for system in recipe.systems.values():
+        for variant in system.variants if system.demo and system.kind == 'model' else ():
+            whole = settings_of(system, variant)['hyperparameters']
+            assert len(grid({**whole, **small})) == 1, system.id
+
+
 def test_inputs_are_standardised_but_for_tokens():
     for system in trained_systems():
         tokens = [f for f in system.features if f not in system.standardised]
