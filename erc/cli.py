@@ -57,7 +57,7 @@ def main(version: _Version = False, debug: _Debug = False):
     if debug:
         os.environ['ERC_DEBUG'] = '1'
 
-# %% ../nbs/999_cli.ipynb #72a7cebb
+# %% ../nbs/999_cli.ipynb #87e8ecd3
 def _names(text: str) -> list[str]:
     "Split names at commas."
     return [name.strip() for name in text.split(',') if name.strip()]
@@ -99,31 +99,36 @@ def _plan(target: str, missing: bool, **options):
     from erc.runs.plan import fill_estimates, plan_runs
 
     plan = plan_runs(target, only_missing=missing, **options)
-    timing = {k: options[k] for k in ('seeds', 'device')}
+    timing = {k: options[k] for k in ('seeds', 'device', 'folds')}
     return fill_estimates(plan, **timing) if missing else plan
 
 # %% ../nbs/999_cli.ipynb #a62e3ce6
-def _run_one(key: str, seeds, options: dict):
-    "Run one system and print its score."
+def _run_one(key: str, seeds, folds: list, options: dict):
+    "Run one system, on some folds or on all, and print its score."
+    from erc.runs.keys import RunKey
+    from erc.runs.plan import folds_of
     from erc.runs.recipes import find_system
     from erc.runs.run import run_system
 
     system = find_system(key.partition(':')[0])
-    record = run_system(system, key, seeds=range(seeds or system.seeds), **options)
+    own = folds_of(RunKey.parse(key), folds) or None
+    record = run_system(system, key, seeds=range(seeds or system.seeds), folds=own, **options)
     score = (
         f'{record.metric} {record.interval()}, {len(record.seeds)} seeds'
         if record.test
         else 'counted'
+        if 'paper' in record.folds
+        else ', '.join(record.folds)
     )
     typer.echo(f'{key}: {score}, {record.seconds:.0f} s')
 
 # %% ../nbs/999_cli.ipynb #2da00f78
-def _run_plan(plan, seeds, device: str, home, quiet: bool):
+def _run_plan(plan, seeds, folds: list, device: str, home, quiet: bool):
     "Run what a plan lists; a run that fails is named, the others go on, and RuntimeError ends the command."
     failed, options = [], dict(device=device, home=home, progress=not quiet)
     for key in plan.index:
         try:
-            _run_one(key, seeds, options)
+            _run_one(key, seeds, folds, options)
         except Exception as e:
             if os.environ.get('ERC_DEBUG'):
                 raise
@@ -131,7 +136,7 @@ def _run_plan(plan, seeds, device: str, home, quiet: bool):
     if failed:
         raise RuntimeError('\n'.join([f'{len(failed)} of {len(plan)} runs failed:', *failed]))
 
-# %% ../nbs/999_cli.ipynb #f7ab27ee
+# %% ../nbs/999_cli.ipynb #dcfdb051
 _Target = Annotated[
     str,
     typer.Argument(help="'all', a paper, a system 'paper/name', or 'paper/name:variant@corpus'."),
@@ -145,13 +150,16 @@ _Variant = Annotated[str, typer.Option(help="'paper', 'tuned', ...; default: all
 _Seeds = Annotated[
     int | None, typer.Option(min=1, help="Seeds of trained systems; default: the recipe's.")
 ]
+_Folds = Annotated[
+    str, typer.Option(help="Names with commas, such as 'paper,session1'; default: all.")
+]
 _Recipe = Annotated[
     list[Path] | None,
     typer.Option('--recipe', help='A recipe file of your own; may be given several times.'),
 ]
 _DryRun = Annotated[bool, typer.Option('--dry-run', help='Print the plan only.')]
 
-# %% ../nbs/999_cli.ipynb #79bb8ecd
+# %% ../nbs/999_cli.ipynb #57a9d749
 @app.command()
 def run(
     target: _Target,
@@ -159,6 +167,7 @@ def run(
     corpora: _Corpora = '',
     variant: _Variant = '',
     seeds: _Seeds = None,
+    folds: _Folds = '',
     device: Device = 'cpu',
     home: Home = None,
     recipe: _Recipe = None,
@@ -168,14 +177,14 @@ def run(
 ):
     "Run systems and write their records."
     _add_recipes(recipe)
-    asked = dict(variant=variant, corpora=_names(corpora), seeds=seeds, home=home, device=device)
-    plan = _plan(target, missing, **asked)
+    which = dict(variant=variant, corpora=_names(corpora), seeds=seeds, folds=_names(folds))
+    plan = _plan(target, missing, **which, home=home, device=device)
     if json:
         show(plan.reset_index(), True)
     elif not quiet:
         print_plan(target, plan)
     if not dry_run and len(plan):
-        _run_plan(plan, seeds, device, home, quiet)
+        _run_plan(plan, seeds, _names(folds), device, home, quiet)
 
 # %% ../nbs/999_cli.ipynb #91e287dd
 _Paper = Annotated[str, typer.Argument(help='Only this paper.')]
@@ -228,7 +237,7 @@ def _print_outcome(manifest: dict) -> bool:
         typer.echo(format_result(notebook), err=True)
     return bool(failed)
 
-# %% ../nbs/999_cli.ipynb #732d23c2
+# %% ../nbs/999_cli.ipynb #58c42981
 @app.command()
 def reproduce(
     profile: _Profile = 'demo',
@@ -249,7 +258,7 @@ def reproduce(
     if failed:
         raise typer.Exit(1)
 
-# %% ../nbs/999_cli.ipynb #5127ab53
+# %% ../nbs/999_cli.ipynb #cb35503e
 def _write_ledger(home):
     "Write the ledger of a folder of results."
     from erc.core import results_home
@@ -303,7 +312,7 @@ def _training_costs(system: str, seeds: list, device: str, options: dict):
     table = pd.concat(tables, ignore_index=True)
     return table[['system', *table.columns.drop('system')]]
 
-# %% ../nbs/999_cli.ipynb #34605958
+# %% ../nbs/999_cli.ipynb #5e79f9d5
 _What = Annotated[
     str, typer.Argument(help="'training', or 'encoder': pairs a second of a fine-tuned one.")
 ]
@@ -322,7 +331,7 @@ _Sizes = Annotated[str, typer.Option(help='Sizes of features, such as text=768,a
 _Classes = Annotated[int | None, typer.Option(min=2)]
 _Texts = Annotated[str, typer.Option(help='Whose texts an encoder is fine-tuned on.')]
 
-# %% ../nbs/999_cli.ipynb #33f5e645
+# %% ../nbs/999_cli.ipynb #461e15ae
 @app.command()
 def bench(
     what: _What = 'training',

@@ -19,6 +19,7 @@ from erc.core import root
 from erc.report.artefacts import artefacts
 from erc.runs.bench import bench_encoder, bench_training
 from erc.runs.recipes import System, find_system, load_recipe
+from erc.runs.records import find_record
 
 runner = CliRunner()
 
@@ -247,20 +248,51 @@ def test_a_run_takes_as_many_seeds_as_its_recipe_says(monkeypatch):
         lambda s, key, *, seeds, **o: (asked.append(len(seeds)), fake_record(key, seeds))[1],
     )
     for target, *more in (
-        ('sagru/S3:paper@iemocap4',),
+        ('sagru/S3:tuned@iemocap4',),
         ('shapes/gruarc:paper@iemocap6',),
-        ('sagru/S3:paper@iemocap4', '--seeds', '2'),
+        ('sagru/S3:tuned@iemocap4', '--seeds', '2'),
     ):
         erc_('run', target, *more)
     assert asked == [load_recipe('sagru').seeds, System.seeds, 2]
 
 
+def test_a_run_takes_the_folds_that_were_named(monkeypatch):
+    "Settings as printed are run on the paper's split alone."
+    asked = {}
+    monkeypatch.setattr(
+        'erc.runs.run.run_system',
+        lambda s, key, *, folds, **o: (asked.update({key: folds}), fake_record(key))[1],
+    )
+    paper, tuned = (f'sagru/S5:{variant}@iemocap4' for variant in ('paper', 'tuned'))
+    for folds, expected in {
+        'paper,session1': {paper: ['paper'], tuned: ['paper', 'session1']},
+        'session1': {tuned: ['session1']},
+        '': {paper: None, tuned: None},
+    }.items():
+        asked.clear()
+        erc_('run', 'sagru/S5', '--folds', folds)
+        assert asked == expected
+
+
+MAJORITY = (
+    '[systems.most]\nlabel="majority"\nnotebook=""\nkind="baseline"\n'
+    'model="erc.models.baselines:majority"\ncorpora=["demo"]\nvariants={fixed={}}\n'
+)
+
+
+def test_a_fold_that_does_not_exist_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr('erc.runs.recipes._ADDED', {})
+    (tmp_path / 'mine.toml').write_text(MAJORITY)
+    run = ['run', 'mine', '--recipe', str(tmp_path / 'mine.toml'), '--home', str(tmp_path)]
+    assert "unknown fold 'fodl2'; did you mean 'fold2'" in erc_(*run, '--folds', 'fodl2', code=1)
+    erc_(*run, '--folds', 'fold1')
+    record = find_record('mine/most:fixed@demo', tmp_path)
+    assert list(record.folds) == ['fold1'] and len(record.cross) == 5
+
+
 def test_a_recipe_of_the_user_runs(tmp_path, monkeypatch):
     monkeypatch.setattr('erc.runs.recipes._ADDED', {})
-    (tmp_path / 'mine.toml').write_text(
-        '[systems.most]\nlabel="majority"\nnotebook=""\nkind="baseline"\n'
-        'model="erc.models.baselines:majority"\ncorpora=["demo"]\nvariants={fixed={}}\n'
-    )
+    (tmp_path / 'mine.toml').write_text(MAJORITY)
     out = erc_('run', 'mine', '--recipe', str(tmp_path / 'mine.toml'), '--home', str(tmp_path))
     assert 'mine/most:fixed@demo: weighted_f1' in out
     assert (tmp_path / 'records' / 'mine' / 'most--fixed--demo.json').exists()

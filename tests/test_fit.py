@@ -25,7 +25,7 @@ from toy_training import (
 
 from erc.nn.cells import Out
 from erc.training import fit as fit_module
-from erc.training.engine import Stack, Steps
+from erc.training.engine import Keyed, Stack, Steps
 from erc.training.fit import Fit, fingerprint, fit, predict
 from erc.training.settings import Settings, select
 
@@ -484,14 +484,16 @@ class SmallDevice:
     "A device that holds so many seeds."
 
     def __init__(self, monkeypatch, fits):
-        loss = Stack.loss
+        def limited(loss):
+            def check(engine, *args):
+                if len(engine.seeds) > fits:
+                    raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 GiB')
+                return loss(engine, *args)
 
-        def limited(engine, *args):
-            if len(engine.seeds) > fits:
-                raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 GiB')
-            return loss(engine, *args)
+            return check
 
-        monkeypatch.setattr(Stack, 'loss', limited)
+        for engine in (Stack, Keyed):  # several seeds, one seed
+            monkeypatch.setattr(engine, 'loss', limited(engine.loss))
 
 
 @pytest.mark.parametrize('fits', [1, 2])

@@ -1,8 +1,8 @@
 "What a command would run, why, and how long it takes."
 
+import dataclasses
 import pickle
 import shlex
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,8 +10,16 @@ import pytest
 from erc.data.registry import converted
 from erc.data_commands import _convert_step
 from erc.runs.keys import RunKey
-from erc.runs.plan import _ran_on, fill_estimates, plan_runs, recorded_seconds
-from erc.runs.recipes import wanted_runs
+from erc.runs.plan import (
+    _ran_on,
+    fill_estimates,
+    folds_of,
+    measured_seconds,
+    plan_runs,
+    recorded_seconds,
+)
+from erc.runs.recipes import find_system, settings_of, wanted_runs
+from erc.runs.records import Fold, Record, save_record
 
 
 def key(text):
@@ -45,30 +53,88 @@ def test_unknown_targets_are_answered_with_the_nearest(target, options, words):
         plan_runs(target, **options)
 
 
-def test_estimates_come_from_records():
-    records = [
-        SimpleNamespace(key=key(text), seconds=seconds)
-        for text, seconds in (('p/a:paper@x', 10.0), ('p/a:paper@y', 30.0), ('p/a:tuned@y', 100.0))
-    ]
+def recorded(text, seconds, cross=(), settings=None, device='cpu'):
+    "A record whose folds took so many seconds a seed: {fold: [10.0, 5.0]}."
+    run = key(text)
+    settings = settings or settings_of(find_system(run.system_id), run.variant)
+    folds = {
+        name: Fold(list(range(len(own))), [{'device': device}] * len(own), own)
+        for name, own in seconds.items()
+    }
+    return Record(run, settings, cross=list(cross), folds=folds)
 
-    def seconds(text):
-        return recorded_seconds(key(text), records)
 
-    assert seconds('p/a:paper@x') == 10 and seconds('p/a:paper@z') == 20
-    assert seconds('p/a:tuned@x') == 100 and seconds('p/a:other@x') == 30
-    assert np.isnan(seconds('p/b:paper@x'))
+def test_estimates_come_from_records_with_the_same_settings():
+    run, paper = key('sagru/S5:tuned@iemocap4'), key('sagru/S5:paper@iemocap4')
+    made = recorded('sagru/S5:tuned@iemocap4', {'paper': [30.0, 10.0]})
+    assert recorded_seconds(run, [made], seeds=2) == 40
+    assert recorded_seconds(run, [made]) == 20 * 18, 'the seeds that are missing'
+    elsewhere = dataclasses.replace(run, corpus='demo')
+    assert recorded_seconds(elsewhere, [made], seeds=3) == 60, 'another corpus tells too'
+    assert np.isnan(recorded_seconds(paper, [made])), 'another variant does not'
+    old = {**made.settings, 'hyperparameters': {'lr': 1.0}}
+    stale = dataclasses.replace(made, settings=old)
+    assert np.isnan(recorded_seconds(run, [stale])), 'neither does a stale record'
+
+
+def test_estimates_count_the_seeds_of_each_fold():
+    cross = ['session1', 'session2', 'paper']
+    seconds = {'paper': [10.0] * 5, 'session1': [10.0]}
+    made, run = recorded('sagru/S5:tuned@iemocap4', seconds, cross), key('sagru/S5:tuned@iemocap4')
+    assert recorded_seconds(run, [made], seeds=5) == 30, 'a seed of session1, two of session2'
+    assert recorded_seconds(run, [made], 5, ['session2']) == 20
+    assert recorded_seconds(run, [made], 5, ['paper']) == 50, 'what it took; nothing is missing'
+    facts = Record(key('shapes/corpus_counts:fixed@demo'), folds={'paper': Fold(seconds=[7.0])})
+    facts.settings = settings_of(find_system('shapes/corpus_counts'), 'fixed')
+    assert recorded_seconds(facts.key, [facts]) == 7
+
+
+def test_a_plan_takes_no_estimate_from_a_stale_record(tmp_path):
+    text = 'shapes/shift_paper:tuned@mosi'
+    save_record(recorded(text, {'paper': [99.0] * 5}, settings={'lr': 1}), tmp_path)
+    row = plan_runs(text, home=tmp_path).loc[text]
+    assert row.why.startswith('settings changed') and np.isnan(row.seconds)
+    save_record(recorded(text, {'paper': [99.0] * 5}), tmp_path)
+    assert plan_runs(text, home=tmp_path).seconds.item() == 5 * 99
+
+
+def test_runs_of_the_papers_split_alone_have_no_other_fold(tmp_path):
+    tuned, paper = (f'sagru/S5:{v}@iemocap4' for v in ('tuned', 'paper'))
+    assert folds_of(key(tuned), ['paper', 'session1']) == ['paper', 'session1']
+    assert folds_of(key(paper), ['paper', 'session1']) == ['paper']
+    for folds, runs in {(): 2, ('paper',): 2, ('session1',): 1}.items():
+        assert len(plan_runs('sagru/S5', home=tmp_path, folds=folds)) == runs
 
 
 def test_times_of_another_kind_of_machine_tell_nothing():
-    on = [SimpleNamespace(environments=[{'device': d}]) for d in ('cpu', 'NVIDIA H200')]
+    text = 'sagru/S5:tuned@iemocap4'
+    seconds = {'session1': [1.0]}  # of a process that ran one fold
+    on = [recorded(text, seconds, device=d) for d in ('cpu', 'NVIDIA H200')]
     assert [_ran_on(r, 'cpu') for r in on] == [True, False]
     assert [_ran_on(r, 'cuda') for r in on] == [False, True]
 
 
 def test_unknown_times_are_measured(tmp_path):
     plan = plan_runs('sagru/S4:tuned@iemocap4', home=tmp_path)
-    filled = fill_estimates(plan.rename(index=lambda k: k.replace('iemocap4', 'demo')), seeds=1)
-    assert filled.seconds.item() > 0
+    plan = plan.rename(index=lambda k: k.replace('iemocap4', 'demo'))
+    assert fill_estimates(plan, seeds=1).seconds.item() > 0
+
+
+def test_measured_times_count_folds_and_seeds(monkeypatch):
+    "A step costs the same whatever the fold: time is in proportion to epochs."
+    monkeypatch.setattr('erc.runs.plan._row_seconds', lambda *a: 1.0)
+    run = key('sagru/S4:tuned@demo')
+    system = dataclasses.replace(find_system(run.system_id), encoder='hashing')
+
+    def epochs(**options):
+        return measured_seconds(system, run, seeds=range(5), **options) / epoch
+
+    epoch = 1
+    point = settings_of(system, 'tuned')
+    searched = point['search']['epochs'] * len(point['hyperparameters']['lr'])
+    epoch = epochs(folds=['paper']) / (searched + 5 * 30)
+    assert epochs(folds=['fold1']) == pytest.approx(searched + 2 * 30)
+    assert epochs() == pytest.approx(6 * searched + (5 + 5 * 2) * 30)
 
 
 @pytest.fixture
@@ -98,7 +164,7 @@ def test_a_fetched_pickle_is_converted_and_its_rows_are_due(fetched):
     convert(_convert_step('meld_mmgcn'))
     assert converted() == ['meld_mmgcn']
     plan = plan_runs('mmspcl/meld_text', corpora=['meld_mmgcn'], home=fetched)
-    assert list(plan.index) == [f'mmspcl/meld_text:{v}@meld_mmgcn' for v in ('paper', 'tuned')]
+    assert list(plan.index) == ['mmspcl/meld_text:tuned@meld_mmgcn']
     due = plan_runs('mmspcl', only_missing=True, home=fetched)
     assert 'meld_mmgcn' in {key(k).corpus for k in due.index}
     assert _convert_step('meld') == _convert_step('avec') == ''

@@ -9,9 +9,12 @@ from erc.report.artefacts import artefacts
 from erc.runs import recipes
 from erc.runs.keys import RunKey
 from erc.runs.recipes import (
-    COMMON_GRID,
+    PROTOCOL,
+    SEARCH,
     add_recipe,
+    cross_validated,
     find_system,
+    follows_protocol,
     load_recipe,
     papers,
     read_recipe,
@@ -43,11 +46,72 @@ def test_every_artefact_is_one_that_the_papers_owe(paper):
     assert set(load_recipe(paper).artefacts) <= set(owed[owed.paper == paper].id)
 
 
-def test_the_common_grid_is_common():
-    for system in load_recipe('shapes').systems.values():
-        if system.kind == 'model' and system.vectorise:
-            tuned = settings_of(system, 'tuned')['hyperparameters']
-            assert {k: tuned[k] for k in COMMON_GRID} == COMMON_GRID, system.id
+def trained_systems():
+    return [s for p in papers() for s in load_recipe(p).systems.values() if s.kind == 'model']
+
+
+def test_one_protocol_trains_every_system():
+    "An encoder that learns has a search of its own: it is too slow for the common one."
+    for system in trained_systems():
+        tuned = settings_of(system, 'tuned')
+        assert follows_protocol(system, 'tuned') == system.vectorise, system.id
+        if system.vectorise:
+            assert {k: tuned['hyperparameters'][k] for k in PROTOCOL} == PROTOCOL, system.id
+            assert tuned['search'] == SEARCH and not tuned['hyperparameters']['patience']
+            assert cross_validated(system, 'tuned') == ('protocol' not in system.data_args)
+
+
+def test_settings_as_printed_are_of_a_tables_own_system():
+    "Run on the paper's split alone, as is what is trained before it."
+    printed = [s for s in trained_systems() if s.printed]
+    assert {s.paper for s in printed} == {'dialoguetrm', 'mmspcl', 'multiemo', 'sagru', 'shapes'}
+    assert len(printed) < len(trained_systems()) / 10
+    for system in trained_systems():
+        assert isinstance(system.printed, bool), f'{system.id}: a word of a choice?'
+        assert set(system.variants) == ({'paper', 'tuned'} if system.printed else {'tuned'})
+    for system in printed:
+        assert not cross_validated(system, 'paper') and 'search' not in settings_of(system, 'paper')
+        assert len(grid(settings_of(system, 'paper')['hyperparameters'])) == 1, system.id
+
+
+def test_a_system_does_not_take_printed_from_the_one_it_is_like(tmp_path):
+    text = """[systems.a]
+label = "a"
+notebook = "x"
+model = "m:n"
+printed = true
+variants = {paper = {lr = 0.1}, tuned = {protocol = true, lr = 0.2}}
+[systems.b]
+like = "a"
+label = "b"
+"""
+    a, b = read_recipe(write(tmp_path, text)).systems.values()
+    assert list(a.variants) == ['paper', 'tuned'] and list(b.variants) == ['tuned']
+    assert settings_of(b, 'tuned')['hyperparameters']['lr'] == 0.2, 'what is written goes before'
+    assert settings_of(b, 'tuned')['hyperparameters']['epochs'] == PROTOCOL['epochs']
+    with pytest.raises(ValueError, match="unknown variant of toy/b 'paper'"):
+        settings_of(b, 'paper')
+
+
+@pytest.mark.parametrize('paper', papers())
+def test_a_demonstration_searches_for_nothing(paper):
+    recipe = load_recipe(paper)
+    small = recipe.demo.get('settings', {})
+    for system in recipe.systems.values():
+        for variant in system.variants if system.demo and system.kind == 'model' else ():
+            whole = settings_of(system, variant)['hyperparameters']
+            assert len(grid({**whole, **small})) == 1, system.id
+
+
+def test_inputs_are_standardised_but_for_tokens():
+    for system in trained_systems():
+        tokens = [f for f in system.features if f not in system.standardised]
+        assert (
+            not tokens
+            or not system.vectorise
+            and set(tokens)
+            <= {*('text', 'prompt', 'sentence', 'previous', 'first', 'second', 'pair')}
+        ), system.id
 
 
 def test_recipes_stay_short():

@@ -110,7 +110,28 @@ def test_seeds_join(tmp_path):
 
 def test_folds_join():
     other = record(folds={'session1': Fold([0], [{}], [1.0], [1], [0.5], [0.4])})
-    assert set(merge(record(), other).folds) == {'paper', 'session1'}
+    assert list(merge(record(), other).folds) == ['paper', 'session1']
+    assert list(merge(other, record()).folds) == ['paper', 'session1'], 'whichever came first'
+
+
+def test_folds_of_several_processes_join_in_the_file(tmp_path):
+    "Also while the paper's split is still missing."
+    for seed in (0, 1):
+        for name in ('session2', 'session1', 'paper'):
+            own = record([seed]).folds['paper']
+            add_to_record(
+                record(folds={name: own}, cross=['paper', 'session1', 'session2']), tmp_path
+            )
+    found = find_record(KEY, tmp_path)
+    seeds = {name: fold.seeds for name, fold in found.folds.items()}
+    assert seeds == dict.fromkeys(('paper', 'session1', 'session2'), [0, 1])
+    assert found.cross == list(seeds) and found.seconds == 6 * 1.5
+
+
+def test_facts_take_the_place_of_facts(tmp_path):
+    for number in (1, 2):
+        add_to_record(Record(KEY, folds={'paper': Fold(facts={'n': number})}), tmp_path)
+    assert find_record(KEY, tmp_path).facts == {'n': 2}
 
 
 @pytest.mark.parametrize(

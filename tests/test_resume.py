@@ -6,9 +6,10 @@ from functools import partial
 from pathlib import Path  # noqa: F401 (for the process that is killed)
 
 import numpy as np
+import pytest
 from toy_training import die_at, killed  # noqa: F401
 
-import erc.runs.run as R
+import erc.runs.fold as F
 from erc.core import cache_home
 from erc.runs.recipes import find_system
 from erc.runs.records import find_record
@@ -29,6 +30,7 @@ features = ["sentence", "previous"]
 target = "shift"
 unit = "turn"
 corpora = ["demo"]
+printed = true
 variants.paper = {epochs = 2, batch = 64, lr = [1e-3, 1e-2]}
 """
 
@@ -39,7 +41,7 @@ def toy_project(home):
     (home / 'recipes' / 'toy.toml').write_text(TOY)
     where = {'ERC_ROOT': home, 'ERC_RECIPES': home / 'recipes', 'ERC_CACHE': home / 'cache'}
     os.environ.update({k: str(v) for k, v in where.items()})
-    R.fit = partial(fit, every=0.0)
+    F.fit = partial(fit, every=0.0)
 
 
 def run_missing(home):
@@ -56,22 +58,27 @@ def without_times(record):
     return dataclasses.asdict(dataclasses.replace(record, folds={'paper': fold}))
 
 
-def test_a_killed_run_leaves_the_record_of_an_uninterrupted_one(tmp_path, monkeypatch):
-    "`erc run toy --missing`, killed in the second point of its grid, and again."
+@pytest.mark.parametrize('share, kept', [(1 / 2, []), (5 / 6, [0])])
+def test_a_killed_run_leaves_the_record_of_an_uninterrupted_one(tmp_path, monkeypatch, share, kept):
+    """`erc run toy --missing`, killed in the second point of its grid or in its second seed, and again.
+
+    The best point, of seed 0, is as long as the final run and trained once: three runs in all.
+    """
     for name in ('ERC_ROOT', 'ERC_RECIPES', 'ERC_CACHE'):
         monkeypatch.setenv(name, '')
-    monkeypatch.setattr(R, 'fit', fit)
+    monkeypatch.setattr(F, 'fit', fit)
     monkeypatch.setattr('erc.runs.plan.measured_seconds', lambda *a, **k: 1.0)  # it takes steps too
     homes, ran, step = (tmp_path / 'a', tmp_path / 'b'), [], Steps.run
     toy_project(homes[0])
     monkeypatch.setattr(Steps, 'run', lambda self, b: (ran.append(b), step(self, b))[1])
     run_system(find_system('toy/net'), KEY, seeds=[0, 1], home=homes[0] / 'results', progress=False)
     whole = len(ran)
-    at = whole * 3 // 4
+    at = int(whole * share)
     code = f'import erc.runs.plan as P; P.measured_seconds = lambda *a, **k: 1.0; die_at({at}); '
     killed('test_resume', code + f'run_missing(Path({str(homes[1])!r}))')
     checkpoints = homes[1] / 'cache' / 'checkpoints'
-    assert not list(homes[1].rglob('*--*.json')) and list(checkpoints.rglob('*.safetensors'))
+    written = find_record(KEY, homes[1] / 'results')
+    assert (written.seeds if written else []) == kept and list(checkpoints.rglob('*.safetensors'))
     result = run_missing(homes[1])
     assert result.exit_code == 0 and '1 runs' in result.output, result.output
     assert len(ran) - whole == whole - (at - 1), 'only what was missing was trained'

@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 import torch
 
+import erc.runs.fold as F
 import erc.runs.run as R
 from erc.core import root
 from erc.data.registry import load_corpus
-from erc.runs.prepare import check_device, class_weights, prepare, scorer
+from erc.runs.fold import Job, train_seed
+from erc.runs.prepare import check_device, class_weights, load_encoded, prepare, scorer
 from erc.runs.recipes import find_system, settings_of
 from erc.runs.records import find_record, save_record
-from erc.runs.run import Job, run_system, train_point
+from erc.runs.run import run_system
 from erc.training.settings import complete
 
 SMALL = {'epochs': 2, 'batch': 32, 'lr': 3e-3}
@@ -73,41 +75,39 @@ def test_an_unavailable_device_is_refused_before_anything_is_loaded(monkeypatch)
 
 
 def test_pretrained_parts_are_those_of_the_first_system(tmp_path, monkeypatch):
-    system, began, fitted = demo_system('shapes/gruarc'), [], R.fit
+    system, began, fitted = demo_system('shapes/gruarc'), [], F.fit
 
-    def head_weights(module):
-        head = getattr(module, 'head', None)
-        return head.classifier.weight.clone() if hasattr(head, 'classifier') else None
-
-    def watched(*args, begin=None, **options):
-        trained = fitted(*args, begin=begin, **options)
-        began.append((begin, [head_weights(m) for m in trained.modules()]))
+    def watched(*args, begin=None, seeds, **options):
+        trained = fitted(*args, begin=begin, seeds=seeds, **options)
+        head = getattr(next(trained.modules()), 'head', None)
+        weight = head.classifier.weight.clone() if hasattr(head, 'classifier') else None
+        began.append((seeds[0], options['settings']['lr'], begin, weight))
         return trained
 
-    monkeypatch.setattr(R, 'fit', watched)
-    made = run(
-        tmp_path, system=system, key='shapes/gruarc:tuned@demo', demo={**SMALL, 'lr': [1e-3, 1e-2]}
-    )
-    assert [b is None for b, _ in began] == [True, True, False, False], (
-        'two points each, the shift network first'
-    )
-    first = began[[1e-3, 1e-2].index(made.facts['pretrained']['lr'])][1]
-    for seed in (0, 1):
-        assert torch.equal(began[2][0][seed]['shift.classifier.weight'], first[seed])
+    monkeypatch.setattr(F, 'fit', watched)
+    rates = [1e-3, 1e-2]
+    made = run(tmp_path, system=system, key='shapes/gruarc:tuned@demo', demo={**SMALL, 'lr': rates})
+    first = [(seed, lr, head) for seed, lr, begin, head in began if begin is None]
+    chosen = made.facts['pretrained']['lr']
+    assert [x[:2] for x in first] == [(0, lr) for lr in rates] + [(0, chosen)] * 2 + [(1, chosen)]
+    heads = {seed: head for seed, lr, head in first if lr == chosen}
+    after = [(seed, begin[seed]) for seed, _, begin, _ in began if begin]
+    assert [seed for seed, _ in after] == [0, 0, 0, 1], 'two rates, then two seeds'
+    for seed, begin in after:
+        assert torch.equal(begin['shift.classifier.weight'], heads[seed])
     assert made.settings['pretrain']['settings']['hyperparameters']['epochs'] == SMALL['epochs']
     whole, dialogues = int(made.confusions['all'][0].sum()), made.confusions['all'].shape[1]
     decided = made.confusions['shift_network'].sum((1, 2, 3)).tolist()
     assert decided == [whole - dialogues] * 2, 'every turn but the first of each dialogue'
-    assert settings_of(system, 'tuned') != settings_of(
-        dataclasses.replace(system, pretrain={}), 'tuned'
-    )
+    alone = dataclasses.replace(system, pretrain={})
+    assert settings_of(system, 'tuned') != settings_of(alone, 'tuned')
 
 
-def test_weights_of_a_further_target(tmp_path, monkeypatch):
+def test_weights_of_a_further_target(monkeypatch):
     system, made = demo_system('shapes/gruarc_released'), []
-    corpus, _ = prepare(system, 'demo')
-    monkeypatch.setattr(R, 'fit', lambda make, *a, **k: made.append(make()))
-    train_point(Job(system, corpus, [0], tmp_path), complete({}))
+    corpus, _ = load_encoded(system, 'demo')
+    monkeypatch.setattr(F, 'fit', lambda make, *a, **k: made.append(make()))
+    train_seed(Job(system, corpus), 0, complete({}))
     inertia = corpus.table.inertia[corpus.table.split == 'train']
     frequencies = [len(inertia) / (inertia == k).sum() for k in (0, 1)]
     assert np.allclose(made[0].shift_weights, frequencies)
@@ -170,24 +170,24 @@ def test_seeds_of_another_encoder_do_not_join(done, tmp_path):
 
 
 def test_seeds_that_another_process_added_meanwhile_are_kept(tmp_path, monkeypatch):
-    first, train = run(tmp_path / 'other', [0]), R._RUNNERS['model']
+    first, train = run(tmp_path / 'other', [0]), R.run_fold
 
     def slow(*args, **options):
-        fold = train(*args, **options)
-        save_record(first, tmp_path)
-        return fold
+        for fold in train(*args, **options):
+            save_record(first, tmp_path)
+            yield fold
 
-    monkeypatch.setitem(R._RUNNERS, 'model', slow)
+    monkeypatch.setattr(R, 'run_fold', slow)
     assert run(tmp_path, [1]).seeds == [0, 1]
 
 
 @pytest.mark.parametrize('cut', [0, 7])
 def test_a_record_says_what_an_encoder_cut(tmp_path, monkeypatch, cut):
     def cutting(*args):
-        corpus, digest = prepare(*args)
+        corpus, digest = load_encoded(*args)
         return corpus.replace(provenance={**corpus.provenance, 'cut': {'text': cut}}), digest
 
-    monkeypatch.setattr(R, 'prepare', cutting)
+    monkeypatch.setattr(R, 'load_encoded', cutting)
     assert run(tmp_path, [0]).facts.get('cut') == ({'text': 7} if cut else None)
 
 
@@ -216,10 +216,11 @@ def broken_model(monkeypatch, at_seed=None):
 def test_a_run_without_a_finite_loss_writes_nothing(tmp_path, monkeypatch):
     system = demo_system(model=broken_model(monkeypatch))
     with (
-        pytest.warns(UserWarning, match='not finite'),
-        pytest.raises(ValueError, match='seeds 0, 1 never had a finite loss'),
+        pytest.warns(UserWarning, match='seed [01] never had a finite loss') as warned,
+        pytest.raises(ValueError, match='no seed had a finite loss'),
     ):
         run(tmp_path, system=system)
+    assert sum('never had' in str(w.message) for w in warned) == 2, 'each seed is named'
     assert not list(tmp_path.rglob('*.json'))
 
 
@@ -229,7 +230,7 @@ def test_a_seed_without_a_finite_loss_leaves_the_others_their_record(
 ):
     system = demo_system(model=broken_model(monkeypatch, 1), vectorise=vectorise, watch=True)
     with pytest.warns(
-        UserWarning, match='seeds 1 never had a finite loss.*the record leaves them out'
+        UserWarning, match='seed 1 never had a finite loss.*the record leaves it out'
     ):
         made = run(tmp_path, [0, 1, 2], system)
     sound = dataclasses.replace(system, model='erc.models.shift:ShiftNet')
@@ -237,6 +238,13 @@ def test_a_seed_without_a_finite_loss_leaves_the_others_their_record(
     assert made.seeds == [0, 2] and len(find_record(KEY, tmp_path).test) == 2
     assert np.array_equal(made.predictions, whole.predictions)
     assert np.array_equal(made.curves['test'], whole.curves['test'])
+
+
+def test_a_correlation_below_zero_is_a_score(monkeypatch, tmp_path):
+    scored = F.scorer
+    monkeypatch.setattr(F, 'scorer', lambda *a: lambda predictions: -0.5 * scored(*a)(predictions))
+    made = run(tmp_path, [0])
+    assert made.seeds == [0] and -0.5 < made.dev[0] < 0
 
 
 def test_test_labels_change_nothing_but_the_score(tmp_path, monkeypatch):

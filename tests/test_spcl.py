@@ -513,7 +513,7 @@ def test_recipe_in_demo(name, tmp_path):
     system = dataclasses.replace(find_system(f'mmspcl/{name}'), encoder='hashing')
     small = load_recipe('mmspcl').demo['settings']
     options = dict(seeds=[0, 1], home=tmp_path, demo=small, progress=False)
-    record = run_system(system, system.key('paper', 'demo'), **options)
+    record = run_system(system, system.key('tuned', 'demo'), **options)
     assert min(record.test) > 0.5
     assert record.probes['fallen_by_seed'].shape == (2, 6)
     assert record.probes['predictor_by_seed'].shape == (2,)

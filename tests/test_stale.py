@@ -9,7 +9,7 @@ from erc.core import root
 from erc.runs.fingerprints import fingerprints
 from erc.runs.keys import RunKey
 from erc.runs.recipes import find_system, settings_of, wanted_runs
-from erc.runs.records import Fold, Record, read_records, save_record
+from erc.runs.records import Fold, Record, read_records, record_files, save_record
 from erc.runs.stale import missing_runs, stale, stale_records
 
 KEY = RunKey.parse('shapes/shift_paper:paper@released_mosei')
@@ -70,7 +70,7 @@ def test_missing(tmp_path, no_corpora):
 
     assert set(found()) == wanted and set(found().values()) == {'absent'}
     save_record(recorded([0]), tmp_path)
-    assert found()[str(KEY)] == '1 of 5 seeds'
+    assert found()[str(KEY)] == '1 of 5 seeds of paper'
     save_record(recorded(fingerprint=[1.0, 2.0, 3.0]), tmp_path)
     assert 'something else' in found()[str(KEY)]
     save_record(recorded(), tmp_path)
@@ -91,6 +91,24 @@ def test_changed_data_or_encoder_makes_a_record_stale(monkeypatch, data):
     for files, reason in (('a', 'the encoder of sentence changed'), ('b', None)):
         encoded = dataclasses.replace(made, encoders={'sentence': {'files': files}})
         assert stale(encoded, data=True) == reason
+
+
+def test_folds_that_lack_seeds_are_named(tmp_path, no_corpora):
+    key = dataclasses.replace(KEY, variant='tuned')
+    made = recorded(range(5), cross=['paper', 'session1', 'session2'])
+    made = dataclasses.replace(
+        made, key=key, settings=settings_of(find_system(key.system_id), 'tuned')
+    )
+    made.folds['session2'] = dataclasses.replace(made.folds['paper'], seeds=[0])
+    save_record(made, tmp_path)
+    why = missing_runs('shapes', home=tmp_path).why[str(key)]
+    assert why == '0 of 2 seeds of session1, 1 of 2 seeds of session2'
+
+
+def test_no_committed_record_is_of_a_run_that_recipes_lack():
+    for path in record_files(root() / 'results'):
+        key = RunKey.from_path(path)
+        assert key.variant in find_system(key.system_id).variants, key
 
 
 def test_committed_records_hold():

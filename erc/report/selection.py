@@ -144,7 +144,7 @@ def tuning_sentence(table: pd.DataFrame) -> str:
         return 'No system has records of both variants yet.'
     gain = table.gain
     return (
-        f'Over {len(table)} systems the common grid instead of the printed settings changes the mean test '
+        f'Over {len(table)} systems the protocol instead of the printed settings changes the mean test '
         f'score by {gain.median():+.1f} points (median; from {gain.min():+.1f} to {gain.max():+.1f}); it is '
         f'better in {(gain > 0).sum()} of them. A comparison of one tuned and one untuned system measures '
         'this, not the method.'

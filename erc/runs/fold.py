@@ -109,11 +109,16 @@ class Trained:
         "The best dev score; -1 if the loss was never finite."
         return float(np.nanmax(self.fit.dev, initial=-1))
 
+    @property
+    def failed(self) -> bool:
+        "Whether the loss was never finite; a correlation below 0 is a score."
+        return bool(np.isnan(self.fit.dev).all())
+
 # %% ../../nbs/355_fold.ipynb #6a063b2c
 def _fit_options(job: Job, corpus: Corpus, seed: int, hyperparameters: dict) -> dict:
     "Return what `fit` is told besides model, batches and score."
     labels = corpus.table.label.to_numpy()[corpus.rows('train')]
-    name = f'{seed}-{digest(hyperparameters)}.safetensors'
+    name = f'{seed}-{digest([hyperparameters, job.system.watch])}.safetensors'
     return dict(
         seeds=[seed],
         settings=hyperparameters,
@@ -153,9 +158,10 @@ def _search(job: Job, settings: dict, begin=None) -> Search:
     def dev_of(point):
         return train_seed(job, 0, point, begin).dev
 
-    quiet = replace(job.system, watch=False)
-    job = replace(job, system=quiet)
-    return search(settings['hyperparameters'], dev_of, **settings.get('search', {}))
+    options = settings.get('search', {})
+    watch = job.system.watch and not options  # without them the best run is the final one
+    job = replace(job, system=replace(job.system, watch=watch))
+    return search(settings['hyperparameters'], dev_of, **options)
 
 # %% ../../nbs/355_fold.ipynb #8dd53174
 def _same_split(pairs: Corpus, corpus: Corpus) -> Corpus:
@@ -280,7 +286,7 @@ def _run_model(job: Job, settings: dict, seeds: list, facts: dict) -> Iterator[F
         about |= {'pretrained': before.hyperparameters, 'tried_before': before.tried}
     for seed in seeds:
         trained = train_seed(job, seed, found.point, before.begin(seed))
-        if trained.dev < 0:
+        if trained.failed:
             warnings.warn(
                 f'{job.system.id}: seed {seed} never had a finite loss with {found.point}: '
                 'the record leaves it out',

@@ -337,6 +337,7 @@ CROSS_SEEDS = 2  # seeds of each fold but the paper's
 
 def follows_protocol(system: System, variant: str) -> bool:
     "Return whether a variant is trained by the protocol."
+    variant = choose(variant, system.variants, f'variant of {system.id}')
     return bool(system.variants[variant].get('protocol', False))
 
 
@@ -348,8 +349,8 @@ def cross_validated(system: System, variant: str) -> bool:
 # %% ../../nbs/351_recipes.ipynb #a0cb51c8
 def _hyperparameters(system: System, variant: str) -> dict:
     "Return a variant's hyperparameters, complete, as they are stored."
-    written = dict(system.variants[choose(variant, system.variants, f'variant of {system.id}')])
-    if written.pop('protocol', False):
+    written = {k: v for k, v in system.variants[variant].items() if k != 'protocol'}
+    if follows_protocol(system, variant):
         written = {**PROTOCOL, **written}
     return complete(written) if system.kind == 'model' else written
 

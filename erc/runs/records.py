@@ -329,7 +329,9 @@ def merge(
     if differs := old.same_experiment(new):
         raise ValueError(f'cannot add seeds to {old.key}: {differs} differs')
     joined = {k: old.folds[k].add(fold) for k, fold in new.folds.items() if k in old.folds}
-    return replace(old, folds={**old.folds, **new.folds, **joined})
+    folds = {**old.folds, **new.folds, **joined}
+    names = sorted(folds, key=lambda name: (name != 'paper', name))
+    return replace(old, folds={name: folds[name] for name in names})
 
 # %% ../../nbs/352_records.ipynb #0acb21cd
 def add_to_record(
@@ -342,7 +344,8 @@ def add_to_record(
     locks.mkdir(parents=True, exist_ok=True)
     with FileLock(locks / f'{path.parent.name}--{path.stem}.lock'):
         old = find_record(new.key, home)
-        if old and new.seeds and not old.same_experiment(new):
+        has_seeds = any(fold.seeds for fold in new.folds.values())  # facts are counted anew
+        if old and has_seeds and not old.same_experiment(new):
             new = merge(old, new)
         save_record(new, home)
     return new

@@ -80,7 +80,7 @@ def auc(
     nothing = np.full(np.shape(pairs), np.nan)
     return np.divide((shifts * higher).sum(-1), pairs, out=nothing, where=pairs > 0)
 
-# %% ../../nbs/905_gates.ipynb #c9043b42
+# %% ../../nbs/905_gates.ipynb #7f9b3b2b
 def _auc_interval(
     counts,  # (S, D, 2, bins)
 ) -> Interval:
@@ -148,7 +148,7 @@ def gate_probe(
         probes |= {f'{name}_counts_by_seed': counts, f'{name}_sums_by_seed': sums}
     return {**probes, **_example(gates[:, 0], _find_example(dialogue, shift))}
 
-# %% ../../nbs/905_gates.ipynb #24188907
+# %% ../../nbs/905_gates.ipynb #7ea99700
 def _truth(corpus: Corpus) -> tuple:  # of the test turns: dialogue, whether it counts, is a shift
     turns = corpus.table.iloc[corpus.rows('test')]
     counted = ((turns.turn > 0) & (turns.label >= 0)).to_numpy()  # a first turn cannot shift
@@ -261,12 +261,12 @@ def gates_frame(
             table.append(_gate_line(corpus, f'learned, {name}', learned.probes, name))
     return pd.DataFrame(table)
 
-# %% ../../nbs/905_gates.ipynb #9854d591
+# %% ../../nbs/905_gates.ipynb #b7244225
 def gate_sentence(lines: dict) -> str:
     "State whether the gate with the shift signal knows more about shifts than the learned one."
     return '. '.join(_gate_result(corpus, *records) for corpus, records in lines.items()) + '.'
 
-# %% ../../nbs/905_gates.ipynb #0b944274
+# %% ../../nbs/905_gates.ipynb #acb97beb
 def _gate_result(corpus: str, given, learned) -> str:
     counts = [record.probes['reset_counts_by_seed'] for record in (given, learned)]
     effect = paired(*counts, auc)
