@@ -106,7 +106,7 @@ def print_plan(
     known = plan.seconds.dropna()
     show(plan.reset_index().assign(seconds=[f'{s:.0f}' if s == s else '?' for s in plan.seconds]))
     total = f'about {known.sum():.0f} s ({known.sum() / 60:.0f} min) for {len(known)} of them'
-    note = total if len(known) else 'none of which ran before'
+    note = total if len(known) else 'none of which is on record'
     typer.echo(f'\n{len(plan)} runs, {note}')
 
 # %% ../nbs/997_terminal.ipynb #0c2384e8
