@@ -319,7 +319,7 @@ def _engine_kind(task: _Task, group: list):
     alone = len(group) == 1 and torch.device(task.device).type == 'cuda'
     return Keyed if alone else Stack
 
-# %% ../../nbs/330_fit.ipynb #40cba89f
+
 def _training(task: _Task, group: list) -> _Training:
     "Return the training of some seeds, not yet begun."
     engine = _engine_kind(task, group)(task.make, group, task.dtype, task.device, task.begin)
