@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'data', 'Json', 'Quiet', 'Device', 'Root', 'Home', 'Recipe', 'main', 'data_list', 'data_get', 'data_check',
-           'data_convert', 'features', 'run', 'status', 'reproduce', 'report', 'bench']
+           'data_convert', 'features', 'run', 'status', 'reproduce', 'report', 'check', 'bench']
 
 # %% ../nbs/999_cli.ipynb #1cf07bbb
 import os
@@ -474,6 +474,24 @@ def report(
     typer.echo(f'report: {write_report(home)}')
     for sentence in read_records(home)[1]:
         typer.echo(f'not a sound record: {sentence}', err=True)
+
+# %% ../nbs/999_cli.ipynb #00e2494a
+@app.command()
+def check(
+    device: Device = 'cpu',
+    every: Annotated[
+        bool, typer.Option('--every', help='All options of all models, not each model once.')
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+):
+    "Compare training on a device, captured and step by step, with the CPU; exit 1 where it falls short."
+    from erc.runs.device_check import check_training
+
+    table = check_training(device, every, progress=not quiet)
+    _show(table, json)
+    if not table.ok.all():
+        raise typer.Exit(1)
 
 # %% ../nbs/999_cli.ipynb #9a9a34d8
 @app.command()

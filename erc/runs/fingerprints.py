@@ -22,20 +22,25 @@ from ..core import cache_home, digest, package_file, resolve, write_atomic
 from .recipes import System
 
 # %% ../../nbs/354_fingerprints.ipynb #160eb52b
-def toy_batch(system: System, classes=2):
+def toy_batch(
+    system: System,
+    classes=2,
+    lengths=(5, 3, 1),  # turns of each dialogue
+    seed=0,
+):
     "Return a fixed batch with the features and targets that a system's model reads."
     import torch
 
     from erc.data.batches import from_padded
 
-    rng = np.random.default_rng(0)
+    rng, shape = np.random.default_rng(seed), (len(lengths), max(lengths))
     features = {
-        f: torch.from_numpy(rng.standard_normal((3, 5, system.toy))) for f in system.features
+        f: torch.from_numpy(rng.standard_normal((*shape, system.toy))) for f in system.features
     }
-    speakers = rng.integers(0, 2, (3, 5))
-    targets = {system.target: rng.integers(0, classes, (3, 5))}
-    targets |= {k: rng.integers(0, 2, (3, 5)) for k in system.targets}
-    return from_padded(features, speakers, [5, 3, 1], targets)
+    speakers = rng.integers(0, 2, shape)
+    targets = {system.target: rng.integers(0, classes, shape)}
+    targets |= {k: rng.integers(0, 2, shape) for k in system.targets}
+    return from_padded(features, speakers, lengths, targets)
 
 
 def _take(system: System) -> list[float]:
