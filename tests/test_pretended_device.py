@@ -17,8 +17,11 @@ from erc.data.batches import from_padded
 from erc.data.registry import load_corpus
 from erc.data.sentence_encoders import toy_encoder
 from erc.nn.cells import Out
+from erc.runs import device_check
+from erc.runs.device_check import check_training, distinct_systems
 from erc.runs.recipes import load_recipe, papers
 from erc.training import engine as engine_module
+from erc.training.engine import Captured
 from erc.training.fit import fit
 
 # ---- the device
@@ -197,22 +200,6 @@ TRAINED = [
 ]
 
 
-def choices(system) -> set:
-    "Return what decides which code a system runs: its model and the arguments that are no numbers."
-    pairs = {f'{k}={v}' for k, v in system.args.items() if not isinstance(v, (int, float))}
-    return {(system.model, pair) for pair in {*pairs, f'{len(system.features) > 1}'}}
-
-
-def covering(systems) -> list:
-    "Return systems in order, without those that choose nothing new."
-    kept, seen = [], set()
-    for system in systems:
-        if choices(system) - seen:
-            kept.append(system)
-            seen |= choices(system)
-    return kept
-
-
 def toy_batch(system, features: dict, size=(3, 5)):
     rng = np.random.default_rng(1)
     targets = {k: rng.integers(0, 2, size) for k in (system.target, *system.targets)}
@@ -236,7 +223,7 @@ def maker(system):
     return partial(resolve(system.model), sizes=sizes, classes=2, **args)
 
 
-KEYED = covering([s for s in TRAINED if s.vectorise])
+KEYED = [s for s in distinct_systems() if s.vectorise]
 
 
 @pytest.mark.parametrize('system', KEYED, ids=lambda s: s.id)
@@ -255,7 +242,7 @@ def test_captured_training_equals_that_on_a_cpu(system):
     np.testing.assert_array_equal(captured.dev, plain.dev)
 
 
-STACKED = covering([s for s in KEYED if s.name in ('gruarc', 'multiemo', 'm_mult', 'spcl', 'S5')])
+STACKED = [s for s in KEYED if s.name in ('gruarc', 'multiemo', 'm_mult', 'spcl', 'S5')]
 
 
 @pytest.mark.parametrize('system', STACKED, ids=lambda s: s.id)
@@ -284,7 +271,7 @@ def test_what_stays_uncaptured():
     models = {s.model.partition(':')[2] for s in TRAINED if not s.vectorise}
     assert models == set(UNCAPTURED) and set(UNCAPTURED.values()) == set(WHY)
     assert not engine_module.Single.can_be_captured
-    keyed = {s.id: maker(s)() for s in covering([s for s in TRAINED if s.vectorise])}
+    keyed = {s.id: maker(s)() for s in KEYED}
     assert [name for name, model in keyed.items() if not getattr(model, 'capture', True)] == []
     ensemble = resolve('erc.models.msve:ensemble')
     drawn = [ensemble({'text': 4, 'audio': 4}, 2, k=k).capture for k in ('all', 2)]
@@ -298,8 +285,7 @@ def encoder(tmp_path_factory):
     return str(toy_encoder(tmp_path_factory.mktemp('encoder'), texts, width=32, length=64))
 
 
-FINE_TUNED = [s for s in TRAINED if not s.vectorise]
-ONE_OF_EACH = {s.model: s for s in reversed(FINE_TUNED)}.values()
+ONE_OF_EACH = [s for s in distinct_systems(every=False) if not s.vectorise]
 
 
 def token_features(system, mask_id) -> dict:
@@ -340,3 +326,40 @@ def test_a_fine_tuned_encoder_trains_on_a_device(system, encoder):
     ]
     fresh = name in ('SPCL', 'ShiftEncoder')  # these make the rows that are encoded in each step
     assert sum(waits) <= (15 if fresh else 2), device.notes  # of train and dev, once
+
+
+# ---- the command that checks a real device
+
+
+def only(monkeypatch, *names):
+    systems = [s for s in TRAINED if s.name in names]
+    monkeypatch.setattr(device_check, 'distinct_systems', lambda every=True: systems)
+
+
+def test_the_check_passes_on_a_pretended_device(monkeypatch):
+    only(monkeypatch, 'context_gru', 'spcl')
+    with pretended_device() as device:
+        table = check_training('cuda', progress=False)
+    assert table.ok.all(), table.to_string()
+    assert table.captured.notna().sum() == 5 and device.captures > 8
+    assert not device.open_pools
+
+
+def test_the_check_says_what_falls_short(monkeypatch):
+    only(monkeypatch, 'context_gru', 'shift_paper')
+    compute = device_check._losses
+
+    def losses(steps):
+        value, seconds = compute(steps)
+        return value + 2e-4 * isinstance(steps, Captured), seconds
+
+    def broken(system):
+        raise RuntimeError('CUDA error: device-side assert triggered\nand so on')
+
+    monkeypatch.setattr(device_check, '_losses', losses)
+    with pretended_device():
+        table = check_training('cuda', progress=False)
+    assert table.ok.tolist() == [False] * 4 + [True, True]
+    monkeypatch.setattr(device_check, '_compare', lambda trial, *how: broken(trial))
+    table = check_training(progress=False)
+    assert not table.ok[:4].any() and 'device-side assert triggered' in table.error[0]

@@ -22,21 +22,27 @@ from ..core import cache_home, digest, package_file, resolve, write_atomic
 from .recipes import System
 
 # %% ../../nbs/354_fingerprints.ipynb #160eb52b
-def toy_batch(system: System, classes=2):
+def toy_batch(
+    system: System,
+    classes=2,
+    lengths=(5, 3, 1),  # turns of each dialogue
+    seed=0,
+):
     "Return a fixed batch with the features and targets that a system's model reads."
     import torch
 
     from erc.data.batches import from_padded
 
-    rng = np.random.default_rng(0)
-    size = 3, 5, system.toy
-    features = {f: torch.from_numpy(rng.standard_normal(size)) for f in system.features}
-    speakers = rng.integers(0, 2, (3, 5))
-    targets = {system.target: rng.integers(0, classes, (3, 5))}
-    targets |= {k: rng.integers(0, 2, (3, 5)) for k in system.targets}
-    return from_padded(features, speakers, [5, 3, 1], targets)
+    rng, shape = np.random.default_rng(seed), (len(lengths), max(lengths))
+    features = {
+        f: torch.from_numpy(rng.standard_normal((*shape, system.toy))) for f in system.features
+    }
+    speakers = rng.integers(0, 2, shape)
+    targets = {system.target: rng.integers(0, classes, shape)}
+    targets |= {k: rng.integers(0, 2, shape) for k in system.targets}
+    return from_padded(features, speakers, lengths, targets)
 
-# %% ../../nbs/354_fingerprints.ipynb #c7d80753
+# %% ../../nbs/354_fingerprints.ipynb #3e5cc6be
 def _take(system: System) -> list[float]:
     "Compute a fingerprint, to nine digits, on one thread: the tensors are small."
     import torch
@@ -73,7 +79,7 @@ def _cache_key(system: System) -> str:
     what = [system.model, system.args, system.features, system.target, system.targets, system.toy]
     return digest([what, _sources_digest(system.model.partition(':')[0])])
 
-# %% ../../nbs/354_fingerprints.ipynb #77037ab0
+# %% ../../nbs/354_fingerprints.ipynb #922ad3fa
 def _cache_file() -> Path:
     return cache_home() / 'fingerprints.json'
 
@@ -95,7 +101,7 @@ def _keep(taken: dict):
     except OSError:
         return
 
-# %% ../../nbs/354_fingerprints.ipynb #619b4644
+# %% ../../nbs/354_fingerprints.ipynb #9c077109
 def _take_missing(missing: dict, progress: bool) -> dict:  # cache key -> three losses
     "Take fingerprints of systems by cache key and keep them; an interruption keeps what was taken."
     taken, hidden = {}, None if progress and len(missing) > 3 else True
@@ -107,7 +113,7 @@ def _take_missing(missing: dict, progress: bool) -> dict:  # cache key -> three 
             _keep(taken)
     return taken
 
-# %% ../../nbs/354_fingerprints.ipynb #cad31683
+# %% ../../nbs/354_fingerprints.ipynb #fa3ea983
 def fingerprints(
     systems,  # any systems
     progress=True,  # show a bar where some have to be taken
