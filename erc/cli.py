@@ -302,7 +302,7 @@ def check(
     from erc.runs.device_check import check_training
 
     table = check_training(device, every, progress=not quiet)
-    _show(table, json)
+    show(table, json)
     if not table.ok.all():
         raise typer.Exit(1)
 
