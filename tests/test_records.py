@@ -167,7 +167,7 @@ def test_three_writers_lose_nothing(tmp_path):
 
 def test_committed_records_are_sound_and_their_scores_are_their_confusions():
     records, broken = read_records(root() / 'results')
-    assert not broken and len(records) > 500
+    assert not broken and len(records) > 300
     for key, r in records.items():
         if r.confusions:
             score = score_of(r.metric, r.classes)
