@@ -103,6 +103,13 @@ def _plan(target: str, missing: bool, **options):
     return fill_estimates(plan, **timing) if missing else plan
 
 # %% ../nbs/999_cli.ipynb #a62e3ce6
+def _outcome(record) -> str:
+    "Return a record's score, or what it holds instead of one."
+    if record.test:
+        return f'{record.metric} {record.interval()}, {len(record.seeds)} seeds'
+    return 'counted' if 'paper' in record.folds else ', '.join(record.folds)
+
+
 def _run_one(key: str, seeds, folds: list, options: dict):
     "Run one system, on some folds or on all, and print its score."
     from erc.runs.keys import RunKey
@@ -113,14 +120,7 @@ def _run_one(key: str, seeds, folds: list, options: dict):
     system = find_system(key.partition(':')[0])
     own = folds_of(RunKey.parse(key), folds) or None
     record = run_system(system, key, seeds=range(seeds or system.seeds), folds=own, **options)
-    score = (
-        f'{record.metric} {record.interval()}, {len(record.seeds)} seeds'
-        if record.test
-        else 'counted'
-        if 'paper' in record.folds
-        else ', '.join(record.folds)
-    )
-    typer.echo(f'{key}: {score}, {record.seconds:.0f} s')
+    typer.echo(f'{key}: {_outcome(record)}, {record.seconds:.0f} s')
 
 # %% ../nbs/999_cli.ipynb #2da00f78
 def _run_plan(plan, seeds, folds: list, device: str, home, quiet: bool):
@@ -160,6 +160,14 @@ _Recipe = Annotated[
 _DryRun = Annotated[bool, typer.Option('--dry-run', help='Print the plan only.')]
 
 # %% ../nbs/999_cli.ipynb #57a9d749
+def _show_plan(target: str, plan, quiet: bool, as_json: bool):
+    "Print what will be run, as JSON or unless it should be quiet."
+    if as_json:
+        show(plan.reset_index(), True)
+    elif not quiet:
+        print_plan(target, plan)
+
+
 @app.command()
 def run(
     target: _Target,
@@ -179,10 +187,7 @@ def run(
     _add_recipes(recipe)
     which = dict(variant=variant, corpora=_names(corpora), seeds=seeds, folds=_names(folds))
     plan = _plan(target, missing, **which, home=home, device=device)
-    if json:
-        show(plan.reset_index(), True)
-    elif not quiet:
-        print_plan(target, plan)
+    _show_plan(target, plan, quiet, json)
     if not dry_run and len(plan):
         _run_plan(plan, seeds, _names(folds), device, home, quiet)
 

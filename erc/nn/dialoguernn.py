@@ -127,16 +127,22 @@ def contexts(
     return [rnn.finish(e, batch) for rnn, e in zip(rnns, states)]
 
 # %% ../../nbs/220_dialoguernn.ipynb #55b60b60
+def _rectangle(batch: Batch) -> dict:
+    "Return the places of rows in a batch whose dialogues are all as long as the longest."
+    B, T = batch.sizes[0], len(batch.sizes)
+    dialogue = torch.arange(B, device=batch.ids.device).repeat(T)
+    turn = torch.arange(T, device=batch.ids.device).repeat_interleave(B)
+    return dict(dialogue=dialogue, turn=turn, ids=dialogue * T + turn, sizes=(B,) * T)
+
+
 def pad_to_longest(
     batch: Batch,
     x,  # (N, D) each
 ):  # the padded batch of N' rows, the arrays (N', D), and (N',) bool where nobody speaks
     "Extend all dialogues to the length of the longest, as padded code sees them."
-    B, T = batch.sizes[0], len(batch.sizes)
-    dialogue = torch.arange(B, device=batch.ids.device).repeat(T)
-    turn = torch.arange(T, device=batch.ids.device).repeat_interleave(B)
+    where = _rectangle(batch)
+    dialogue, turn = where['dialogue'], where['turn']
     speakers, *arrays = (batch.to_padded(lane)[dialogue, turn] for lane in (batch.speakers, *x))
-    where = dict(dialogue=dialogue, turn=turn, ids=dialogue * T + turn, sizes=(B,) * T)
     wide = replace(batch, features=dict(enumerate(arrays)), targets={}, speakers=speakers, **where)
     return wide, arrays, turn >= batch.lengths[dialogue]
 

@@ -139,18 +139,28 @@ def _peak_memory(device) -> float:  # MiB
     return peak
 
 
+def _ways(trial: _Trial) -> tuple:
+    "Return how a trial is trained on a device; a model may refuse to be captured."
+    fixed = trial.system.vectorise and getattr(trial.make(), 'capture', True)
+    return ('eager', 'captured') if fixed else ('eager',)
+
+# %% ../../nbs/362_device_check.ipynb #defaf2e2
+def _apart(steps: Steps, expected: np.ndarray) -> tuple[float, float, bool]:
+    "Return how far losses are from the expected ones, milliseconds, and False for a refused capture."
+    losses, seconds = _losses(steps)
+    replayed = not isinstance(steps, Captured) or bool(steps.graphs)
+    return np.abs(losses - expected).max(), 1e3 * seconds, replayed
+
+
 def _compare(trial: _Trial, device, dtype: str, seeds) -> dict:
     "Train on the CPU, on the device, and captured; return how far the losses are apart."
-    fixed = trial.system.vectorise and getattr(trial.make(), 'capture', True)
-    expected, row = _losses(_steps(trial, 'eager', 'cpu', dtype, seeds))[0], {}
-    for how in ('eager', 'captured') if fixed else ('eager',):
-        steps = _steps(trial, how, device, dtype, seeds)
-        losses, seconds = _losses(steps)
-        row |= {how: np.abs(losses - expected).max(), f'{how} ms': 1e3 * seconds}
+    expected, row, ok = _losses(_steps(trial, 'eager', 'cpu', dtype, seeds))[0], {}, True
     limit = _LIMITS[dtype if trial.system.vectorise else 'encoder']
-    replayed = not isinstance(steps, Captured) or bool(steps.graphs)
-    apart = [row[how] for how in ('eager', 'captured') if how in row]
-    return {**row, 'MiB': _peak_memory(device), 'ok': replayed and max(apart) <= limit}
+    for how in _ways(trial):
+        apart, ms, replayed = _apart(_steps(trial, how, device, dtype, seeds), expected)
+        row |= {how: apart, f'{how} ms': ms}
+        ok = ok and replayed and apart <= limit
+    return {**row, 'MiB': _peak_memory(device), 'ok': bool(ok)}
 
 # %% ../../nbs/362_device_check.ipynb #d48ddf51
 class _Reads(nn.Module):
@@ -211,22 +221,24 @@ def _check_resumed(trial: _Trial, device) -> dict:
     return {'captured': apart, 'ok': resumed.earlier > 0 and apart <= _LIMITS['float32']}
 
 # %% ../../nbs/362_device_check.ipynb #7cd32c2b
+def _system_checks(system: System, device, encoder):
+    "Yield what each line of a system is about, and the function that fills it."
+    if not system.vectorise:
+        about = {'what': system.id, 'seeds': 1, 'dtype': 'float32'}
+        yield about, lambda: _compare(_token_trial(system, encoder), device, 'float32', [0])
+        return
+    for dtype, seeds in (('float64', [0]), ('float32', [0, 1])):
+        about = {'what': system.id, 'seeds': len(seeds), 'dtype': dtype}
+        yield about, lambda d=dtype, n=seeds: _compare(_vector_trial(system), device, d, n)
+
+
 def _checks(device, every: bool, encoder):
     "Yield what each line is about, and the function that fills it."
     for system in distinct_systems(every):
-        if not system.vectorise:
-            about = {'what': system.id, 'seeds': 1, 'dtype': 'float32'}
-            yield about, lambda s=system: _compare(_token_trial(s, encoder), device, 'float32', [0])
-            continue
-        for dtype, seeds in (('float64', [0]), ('float32', [0, 1])):
-            about = {'what': system.id, 'seeds': len(seeds), 'dtype': dtype}
-            yield about, lambda s=system, d=dtype, n=seeds: _compare(_vector_trial(s), device, d, n)
+        yield from _system_checks(system, device, encoder)
     trial = _vector_trial(next(s for s in distinct_systems(False) if s.vectorise))
-    for name, check in {
-        'a refused capture': _check_refusal,
-        'a resumed run': _check_resumed,
-    }.items():
-        yield {'what': name}, partial(check, trial, device)
+    yield {'what': 'a refused capture'}, partial(_check_refusal, trial, device)
+    yield {'what': 'a resumed run'}, partial(_check_resumed, trial, device)
 
 
 def _filled(about: dict, fill) -> dict:

@@ -115,7 +115,21 @@ class Trained:
         return bool(np.isnan(self.fit.dev).all())
 
 # %% ../../nbs/355_fold.ipynb #6a063b2c
-def _fit_options(job: Job, corpus: Corpus, seed: int, hyperparameters: dict) -> dict:
+def _watch(job: Job, corpus: Corpus, test: list, hyperparameters: dict) -> _Watch | None:
+    "Return what scores test after every epoch, if the system says so."
+    if not job.system.watch:
+        return None
+    return _Watch(hyperparameters['epochs'], scorer(corpus, 'test', job.system.metric), test)
+
+
+def _batches(job: Job, corpus: Corpus, seed: int, hyperparameters: dict) -> tuple:
+    "Return the batches of train and dev, and those of test on the device."
+    train, dev, test = split_batches(job.system, corpus, hyperparameters, seed)
+    dtype = getattr(torch, hyperparameters['dtype'])
+    return train, dev, [b.to(job.device, dtype) for b in test]
+
+# %% ../../nbs/355_fold.ipynb #32d5e9a9
+def _fit_options(job: Job, corpus: Corpus, seed: int, hyperparameters: dict, begin) -> dict:
     "Return what `fit` is told besides model, batches and score."
     labels = corpus.table.label.to_numpy()[corpus.rows('train')]
     name = f'{seed}-{digest([hyperparameters, job.system.watch])}.safetensors'
@@ -124,6 +138,7 @@ def _fit_options(job: Job, corpus: Corpus, seed: int, hyperparameters: dict) -> 
         settings=hyperparameters,
         target=job.system.target,
         weight=class_weights(hyperparameters['class_weights'], labels, corpus.classes),
+        begin={seed: begin} if begin else None,
         device=job.device,
         vectorise=job.system.vectorise,
         checkpoint=job.checkpoints / name if job.checkpoints else None,
@@ -131,7 +146,7 @@ def _fit_options(job: Job, corpus: Corpus, seed: int, hyperparameters: dict) -> 
         progress=job.progress,
     )
 
-# %% ../../nbs/355_fold.ipynb #32d5e9a9
+# %% ../../nbs/355_fold.ipynb #d58f4415
 def train_seed(
     job: Job,
     seed: int,
@@ -139,16 +154,12 @@ def train_seed(
     begin=None,  # {name: tensor}, parts that were trained before
 ) -> Trained:
     "Train one seed of a job."
-    system, corpus = job.system, job.data(seed)
-    train, dev, test = split_batches(system, corpus, hyperparameters, seed)
-    test = [b.to(job.device, getattr(torch, hyperparameters['dtype'])) for b in test]
-    watch = None
-    if system.watch:
-        watch = _Watch(hyperparameters['epochs'], scorer(corpus, 'test', system.metric), test)
-    score, make = scorer(corpus, 'dev', system.metric), model_maker(system, corpus)
-    options = _fit_options(job, corpus, seed, hyperparameters)
-    begin = {seed: begin} if begin else None
-    trained = fit(make, train, dev, score, watch=watch, begin=begin, **options)
+    corpus = job.data(seed)
+    train, dev, test = _batches(job, corpus, seed, hyperparameters)
+    watch = _watch(job, corpus, test, hyperparameters)
+    options = _fit_options(job, corpus, seed, hyperparameters, begin)
+    score = scorer(corpus, 'dev', job.system.metric)
+    trained = fit(model_maker(job.system, corpus), train, dev, score, watch=watch, **options)
     return Trained(hyperparameters, trained, corpus, test, watch.curve if watch else None)
 
 # %% ../../nbs/355_fold.ipynb #76de2abe
@@ -274,9 +285,8 @@ def _fold_of_seed(job: Job, seed: Trained) -> Fold:
     return fold
 
 # %% ../../nbs/355_fold.ipynb #3a92425f
-def _run_model(job: Job, settings: dict, seeds: list, facts: dict) -> Iterator[Fold]:
-    "Train seeds; those of a fold that has some use the hyperparameters that were chosen for it."
-    before = _pretraining(job, settings, facts)
+def _choose(job: Job, settings: dict, facts: dict, before: _Pretraining) -> dict:
+    "Return the hyperparameters of a fold, chosen now unless its facts name them, and what was tried."
     if 'chosen' in facts:
         found = Search(facts['chosen'], [])
     else:
@@ -284,16 +294,23 @@ def _run_model(job: Job, settings: dict, seeds: list, facts: dict) -> Iterator[F
     about = {'chosen': found.point, 'tried': found.tried}
     if before.job:
         about |= {'pretrained': before.hyperparameters, 'tried_before': before.tried}
+    return about
+
+
+def _run_model(job: Job, settings: dict, seeds: list, facts: dict) -> Iterator[Fold]:
+    "Train seeds; those of a fold that has some use the hyperparameters that were chosen for it."
+    before = _pretraining(job, settings, facts)
+    about = _choose(job, settings, facts, before)
     for seed in seeds:
-        trained = train_seed(job, seed, found.point, before.begin(seed))
-        if trained.failed:
-            warnings.warn(
-                f'{job.system.id}: seed {seed} never had a finite loss with {found.point}: '
-                'the record leaves it out',
-                stacklevel=2,
-            )
+        trained = train_seed(job, seed, about['chosen'], before.begin(seed))
+        if not trained.failed:
+            yield replace(_fold_of_seed(job, trained), facts=about)
             continue
-        yield replace(_fold_of_seed(job, trained), facts=about)
+        warnings.warn(
+            f'{job.system.id}: seed {seed} never had a finite loss with {about["chosen"]}: '
+            'the record leaves it out',
+            stacklevel=2,
+        )
 
 # %% ../../nbs/355_fold.ipynb #975cfc2c
 def _check_selection(system: System, choices: list):
@@ -307,24 +324,29 @@ def _check_selection(system: System, choices: list):
 
 
 def _fit_choices(system: System, corpus: Corpus, choices: list) -> tuple[list, list]:
-    "Return predictions of all rows, and the dev score, for each choice."
+    "Return predictions of the test rows, (1, N), and the dev score, for each choice."
+    _check_selection(system, choices)
     score, function = scorer(corpus, 'dev', system.metric), resolve(system.model)
     fitted = [function(corpus, **system.args, **choice) for choice in choices]
-    return fitted, [float(score([predictions[corpus.rows('dev')]])[0]) for predictions in fitted]
+    dev = [float(score([predictions[corpus.rows('dev')]])[0]) for predictions in fitted]
+    return [predictions[corpus.rows('test')][None] for predictions in fitted], dev
 
 # %% ../../nbs/355_fold.ipynb #c450db32
+def _selection(hyperparameters: dict, choices: list, dev: list) -> dict:
+    "Return the facts of a selection: the choice that is best on dev, and what each reached."
+    tried = [{'dev': d, **varied(hyperparameters, c)} for d, c in zip(dev, choices)]
+    return {'chosen': choices[int(np.argmax(dev))], 'tried': tried}
+
+
 def _run_baseline(job: Job, settings: dict, seeds: list, facts: dict) -> Iterator[Fold]:
     "Fit a baseline with each point of its grid and keep the best on dev."
-    system, corpus, hyperparameters = job.system, job.data(0), settings['hyperparameters']
-    choices = grid(hyperparameters)
-    _check_selection(system, choices)
-    fitted, dev = _fit_choices(system, corpus, choices)
+    corpus, choices = job.data(0), grid(settings['hyperparameters'])
+    predictions, dev = _fit_choices(job.system, corpus, choices)
     best = int(np.argmax(dev))
-    tried = [{'dev': d, **varied(hyperparameters, c)} for d, c in zip(dev, choices)]
     fold = Fold([0], selected=[0], dev=[dev[best]])
-    fold.facts = {'chosen': choices[best], 'tried': tried}
-    fold.predictions = fitted[best][corpus.rows('test')][None]
-    _score(fold, system, corpus, {})
+    fold.facts = _selection(settings['hyperparameters'], choices, dev)
+    fold.predictions = predictions[best]
+    _score(fold, job.system, corpus, {})
     yield fold
 
 

@@ -119,28 +119,41 @@ def _write(new: Record, name: str, fold: Fold, seconds: float, where: dict, home
     timed = replace(fold, environments=[where], seconds=seconds)
     add_to_record(replace(new, folds={name: timed}), home)
 
+# %% ../../nbs/360_run.ipynb #52689012
+def _run_fold(new: Record, job: Job, seeds: list, facts: dict, home):
+    "Run the missing seeds of a job's fold, and write each when it is there."
+    start = time.time()
+    where = environment(job.device, _arithmetic(job.system, new.settings, job.device))
+    for fold in run_fold(job, new.settings, seeds, facts, home):
+        if job.system.kind == 'facts' and fold.facts == facts:
+            continue
+        _write(new, job.fold, fold, time.time() - start, where, home)
+        start = time.time()
+    shutil.rmtree(job.checkpoints, ignore_errors=True)
+
 
 def _run_folds(new: Record, job: Job, missing: dict, old: Record | None, home):
-    "Run what is missing, fold by fold, and write each seed when it is there."
+    "Run what is missing, fold by fold."
     folder = _checkpoint_folder(new, home)
-    where = environment(job.device, _arithmetic(job.system, new.settings, job.device))
     for name, seeds in missing.items():
-        start, checkpoints = time.time(), folder / name
-        job = replace(job, fold=name, checkpoints=checkpoints)
+        job = replace(job, fold=name, checkpoints=folder / name)
         facts = old.folds[name].facts if old and name in old.folds else {}
-        for fold in run_fold(job, new.settings, seeds, facts, home):
-            if job.system.kind == 'facts' and fold.facts == facts:
-                continue
-            _write(new, name, fold, time.time() - start, where, home)
-            start = time.time()
-        shutil.rmtree(checkpoints, ignore_errors=True)
+        _run_fold(new, job, seeds, facts, home)
 
-# %% ../../nbs/360_run.ipynb #52689012
+# %% ../../nbs/360_run.ipynb #77e49a65
 def _only(wanted: dict, chosen) -> dict:
     "Return the wanted folds that were asked for; raise ValueError for an unknown one."
     if chosen is None:
         return wanted
     return {fold: wanted[choose(fold, wanted, 'fold')] for fold in chosen}
+
+
+def _written(key: RunKey, home) -> Record:
+    "Return the record of a run that has just ended."
+    record = find_record(key, home)
+    if record is None:
+        raise ValueError(f'{key}: no seed had a finite loss; there is nothing to record')
+    return record
 
 
 def run_system(
@@ -163,7 +176,4 @@ def run_system(
     if missing:
         job = Job(system, corpus, device=device, progress=progress)
         _run_folds(new, job, missing, old, home)
-    record = find_record(key, home)
-    if record is None:
-        raise ValueError(f'{key}: no seed had a finite loss; there is nothing to record')
-    return record
+    return _written(key, home)

@@ -73,7 +73,7 @@ class _Task:
     dev: list
     score: object
     seeds: list
-    settings: Settings
+    settings: Settings  # or a dict of some
     target: str
     weight: torch.Tensor | None = None
     begin: dict | None = None
@@ -86,6 +86,7 @@ class _Task:
     shuffle: int = 0
 
     def __post_init__(self):
+        self.seeds, self.settings = list(self.seeds), Settings.from_dict(self.settings)
         self.dtype = getattr(torch, self.settings.dtype)
         if self.weight is not None:
             self.weight = torch.as_tensor(self.weight, dtype=self.dtype, device=self.device)
@@ -238,8 +239,8 @@ def fit(  # noqa: PLR0913 (all about a run in one call)
 
     Raise ValueError for unknown settings or targets, RuntimeError if one seed needs more memory.
     """
-    start, settings = time.time(), Settings.from_dict(settings)
-    data = make, train, dev, score, list(seeds), settings, target
+    start = time.time()
+    data = make, train, dev, score, seeds, settings, target
     task = _Task(
         *data, weight, begin, device, vectorise, watch, checkpoint, every, capture, shuffle
     )

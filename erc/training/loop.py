@@ -56,14 +56,15 @@ def _call_hook(name: str, steps: Steps, epoch: int):
 class Training:
     "The training of one engine: its curves, its best weights, and where it stands."
 
+    epoch, batch, finished = 0, 0, False  # epochs done, batches done of the next
+    earlier = 0.0  # seconds before an interruption
+
     def __init__(self, steps: Steps, watch=None, checkpoint=None, shuffle=0):
         self.steps, self.engine, self.shuffle = steps, steps.engine, shuffle
-        self.watch, self.checkpoint = watch, checkpoint
+        self.watch, self.checkpoint, self.start = watch, checkpoint, time.time()
         shape = len(self.engine.seeds), steps.settings.epochs
         self.dev, self.losses = np.full((2, *shape), np.nan)  # (S, E) each
         self.best = self.engine.snapshot()
-        self.epoch, self.batch, self.finished = 0, 0, False  # epochs done, batches done of the next
-        self.start, self.earlier = time.time(), 0.0  # seconds before an interruption
 
     def state(self) -> dict:  # name -> the tensor itself, not a copy
         "Return what training changes."

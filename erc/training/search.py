@@ -63,6 +63,11 @@ def _try(points: list, hyperparameters: dict, dev_of, epochs: int) -> list[dict]
     return [{'dev': dev_of({**p, **short}), **varied(hyperparameters, p)} for p in points]
 
 
+def _best(tried: list[dict]) -> int:
+    "Return the place of the best dev score, the first among equals."
+    return max(range(len(tried)), key=lambda i: tried[i]['dev'])
+
+# %% ../../nbs/335_search.ipynb #dbd84717
 def search(
     hyperparameters: dict,  # complete settings; lists are choices
     dev_of: Callable,  # point -> dev score, higher is better
@@ -76,8 +81,6 @@ def search(
     tried = _try(points, hyperparameters, dev_of, epochs)
     rates = hyperparameters.get('lr')
     if isinstance(rates, list) and (lr := _rate_beyond(rates, tried, margin)):
-        best = max(range(len(points)), key=lambda i: tried[i]['dev'])
-        points.append({**points[best], 'lr': lr})
+        points.append({**points[_best(tried)], 'lr': lr})
         tried += _try(points[-1:], hyperparameters, dev_of, epochs)
-    best = max(range(len(points)), key=lambda i: tried[i]['dev'])
-    return Search(points[best], tried)
+    return Search(points[_best(tried)], tried)
