@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ..core import data_home, package_file
+from .array_files import safe_load_npy
 from .corpus import Corpus, Source
 from .files import read_table
 from .iemocap import RATINGS
@@ -19,7 +20,7 @@ from .meld import repair_windows_1252
 from .mosi import join_mosi
 from .registry import CORPORA, load_corpus
 from .shift_pairs import PAIR_FILES, PAIR_SETS, shift_pairs
-from .unpickle import safe_load_npy, safe_unpickle
+from .unpickle import safe_unpickle
 
 # %% ../../nbs/042_checks.ipynb #185d102a
 def _split_counts(table, split: str, classes) -> dict:  # (split, fact) -> number

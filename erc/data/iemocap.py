@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 
 from ..core import choose, data_home
+from .array_files import safe_load_npy, safe_load_npz
 from .corpus import COLUMNS, Corpus, Source, dev_dialogues
 from .files import label_codes, numeric_column, read_table, require_file
-from .unpickle import safe_load_npy, safe_load_npz, safe_unpickle
+from .unpickle import safe_unpickle
 
 # %% ../../nbs/032_iemocap.ipynb #93682f0a
 _FULL_NAMES = {

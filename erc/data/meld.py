@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from .array_files import safe_load_npz
 from .corpus import SPLITS, Corpus, Source
 from .files import label_codes, numeric_column, read_table, require_file, require_rows
-from .unpickle import safe_load_npz, safe_unpickle
+from .unpickle import safe_unpickle
 
 # %% ../../nbs/031_meld.ipynb #66e74348
 _WINDOWS_1252 = {code: bytes([code]).decode('cp1252', 'ignore') for code in range(0x80, 0xA0)}

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from .array_files import safe_load_npz
 from .corpus import COLUMNS, Corpus, Source, dev_dialogues
 from .files import numeric_column, read_csv, read_table, require_file, require_rows
-from .unpickle import safe_load_npz
 
 # %% ../../nbs/033_mosi.ipynb #cc145f7c
 def _read_numbers(
