@@ -236,6 +236,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/erc', 'doc_host': '', 'git
                                   'erc.data.iemocap._pair_costs': ('iemocap.html#_pair_costs', 'erc/data/iemocap.py'),
                                   'erc.data.iemocap._read_clips': ('iemocap.html#_read_clips', 'erc/data/iemocap.py'),
                                   'erc.data.iemocap._read_transcripts': ('iemocap.html#_read_transcripts', 'erc/data/iemocap.py'),
+                                  'erc.data.iemocap._read_turns': ('iemocap.html#_read_turns', 'erc/data/iemocap.py'),
                                   'erc.data.iemocap._read_votes': ('iemocap.html#_read_votes', 'erc/data/iemocap.py'),
                                   'erc.data.iemocap._released_labels': ('iemocap.html#_released_labels', 'erc/data/iemocap.py'),
                                   'erc.data.iemocap._source': ('iemocap.html#_source', 'erc/data/iemocap.py'),

@@ -39,7 +39,7 @@ def named_errors(
     except Exception as e:
         if _is_named(e, where):
             raise
-        reason = ascii(str(e))[1:200].rstrip('\'"')
+        reason = ''.join(letter if letter.isprintable() else '?' for letter in str(e)[:200])
         raise ValueError(
             f'{where}: damaged or truncated ({type(e).__name__}: {reason}); {remedy}'
         ) from e
