@@ -73,7 +73,10 @@ def structure_of(
         return 'meld9'
     if kinds == 'ddddddd--':
         return _structure_with_visual(items)
-    raise ValueError(f'{path}: {len(items)} items in an unknown order ({kinds}, d: dictionary)')
+    raise ValueError(
+        f'{path}: {len(items)} items in an unknown order ({kinds}, d: dictionary); expected one '
+        'of STRUCTURES'
+    )
 
 # %% ../../nbs/036_families.ipynb #9b70123f
 def _speaker_name(speaker) -> str:
@@ -93,11 +96,13 @@ def _utterance_ids(dialogue, ids, turns: int) -> list:
 def _check_dialogue(parts: dict, dialogue, path):
     "Raise ValueError if a field lacks the dialogue or has another number of turns."
     if missing := [field for field in parts if dialogue not in parts[field]]:
-        raise ValueError(f'{path}: dialogue {dialogue!r} has no {", ".join(missing)}')
+        listed = ', '.join(missing)
+        raise ValueError(f'{path}: dialogue {dialogue!r} has no {listed}; download it again')
     lengths = {field: len(parts[field][dialogue]) for field in parts if field != 'id'}
     if len(set(lengths.values())) > 1:
         listed = ', '.join(f'{field} {length}' for field, length in lengths.items())
-        raise ValueError(f'{path}: dialogue {dialogue!r} differs in length: {listed}')
+        where = f'{path}: dialogue {dialogue!r}'
+        raise ValueError(f'{where} differs in length: {listed}; download it again')
 
 # %% ../../nbs/036_families.ipynb #9474d0c0
 def _dialogue_table(
@@ -131,7 +136,7 @@ def _stacked(by_dialogue: dict, order: list, modality: str, path) -> np.ndarray:
             if vector.size != size:
                 raise ValueError(
                     f'{path}: dialogue {dialogue!r} has a {modality} vector of size {vector.size} '
-                    f'among those of size {size}'
+                    f'among those of size {size}; download it again'
                 )
             vectors.append(vector)
     return np.stack(vectors)
@@ -158,10 +163,10 @@ def _ordered(dialogues) -> list:
 def _check_splits(splits: dict, path):
     for split, dialogues in splits.items():
         if not dialogues:
-            raise ValueError(f'{path}: no dialogue in {split}')
+            raise ValueError(f'{path}: no dialogue in {split}; download it again')
     if both := set(splits['train']) & set(splits['test']):
         name = min(both, key=str)
-        raise ValueError(f'{path}: dialogue {name!r} is in train and in test')
+        raise ValueError(f'{path}: dialogue {name!r} is in train and in test; expected in one')
 
 # %% ../../nbs/036_families.ipynb #c3d82266
 def _named_parts(items, structure: str, vectors) -> dict:  # field -> dict, or dialogues of a split

@@ -97,9 +97,8 @@ def plain_array(
 
 # %% ../../nbs/009_plain_data.ipynb #139fb8ee
 def object_array(
-    items: list,
+    items: list,  # rows first, as numpy writes them whatever the array's order
     shape: tuple,
-    order='C',  # or 'F'
 ) -> np.ndarray:
     "Put a list's items into an array of objects; `Refused` if the shape needs more or fewer."
     size = _size_of(shape)
@@ -110,4 +109,4 @@ def object_array(
         if isinstance(item, np.ndarray) and item.dtype.hasobject:
             raise Refused('an array of objects within another one')
         array[place] = item
-    return array.reshape(shape, order=order)
+    return array.reshape(shape)

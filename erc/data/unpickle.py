@@ -47,7 +47,7 @@ def _operations(file):
         yield name, reader(file) if reader else None
 
 # %% ../../nbs/010_unpickle.ipynb #35ae8190
-_MOST_OPERATIONS, _MOST_CONTAINERS = 1 << 25, 1 << 22
+_MOST_OPERATIONS, _MOST_CONTAINERS = 1 << 25, 1 << 21
 _ALLOWANCE = 1 << 20  # items or bytes that calls may copy beyond the size of the file
 
 
@@ -235,10 +235,9 @@ def _dtype(code, align=False, copy=True) -> _Blank:
 # %% ../../nbs/010_unpickle.ipynb #6c6facd6
 def _finish_array(state) -> np.ndarray:
     _, shape, dtype, is_fortran, data = state
-    order = 'F' if is_fortran is True else 'C'
     if isinstance(dtype, np.dtype) and dtype.hasobject:
-        return object_array(data, shape, order)
-    return plain_array(_latin1(data), dtype, shape, order)
+        return object_array(data, shape)
+    return plain_array(_latin1(data), dtype, shape, 'F' if is_fortran is True else 'C')
 
 # %% ../../nbs/010_unpickle.ipynb #9b8324af
 def _reconstruct(kind, shape, code) -> _Blank:
