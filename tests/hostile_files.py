@@ -245,7 +245,7 @@ def bombs() -> dict:
         + (new_set + b'h\x00\x85R') * 9000
         + b'l.',
         'the same text, often': text('a' * 100000) + b'q\x00(' + b'h\x00' * 50000 + b'l.',
-        'millions of sets': b'(' + b'\x8f' * 2_200_000 + b'l.',
+        'millions of lists': b'(' + b']' * 2_200_000 + b'l.',
         'keys that are all one': collide,
         'a list as a key': b'}]Ns.',
         'an array as a key': b'}' + array() + b'Ns.',

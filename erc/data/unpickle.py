@@ -163,6 +163,7 @@ def _build(machine, _):
     value = blank.finish(state)
     machine.stack.append(value)
     machine.memo.update(dict.fromkeys(blank.places, value))
+    blank.places.clear()
 
 # %% ../../nbs/010_unpickle.ipynb #3b0d4b5f
 def _latin1(text='', codec='latin1', errors='strict') -> bytes:
@@ -237,7 +238,8 @@ def _finish_array(state) -> np.ndarray:
     _, shape, dtype, is_fortran, data = state
     if isinstance(dtype, np.dtype) and dtype.hasobject:
         return object_array(data, shape)
-    return plain_array(_latin1(data), dtype, shape, 'F' if is_fortran is True else 'C')
+    order = 'F' if isinstance(is_fortran, int) and is_fortran else 'C'
+    return plain_array(_latin1(data), dtype, shape, order)
 
 # %% ../../nbs/010_unpickle.ipynb #9b8324af
 def _reconstruct(kind, shape, code) -> _Blank:
