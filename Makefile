@@ -6,10 +6,11 @@ BIN := $(VENV)/bin
 # small tensors gain nothing from many threads, and lose much on a busy machine
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup reproduce recorded test lint notebooks book clean
+.PHONY: help setup reproduce recorded test torture lint notebooks book clean
 help:
 	@echo 'make reproduce   every notebook on the demo corpus; report in _build/demo/report.html'
 	@echo 'make test        every test (ARGS="-k tables" for some)'
+	@echo 'make torture     every reader on hostile and damaged files, for minutes'
 	@echo 'make lint        format, lint and types, as pre-commit checks them'
 	@echo 'make recorded    draw every table and figure from results/'
 	@echo 'make notebooks   export, run in place and clean every notebook'
@@ -34,6 +35,10 @@ recorded: setup
 
 test: setup
 	$(BIN)/python -m pytest $(ARGS)
+
+# not a test: 50,000 damaged files; the tests have a short form
+torture: setup
+	nice $(BIN)/python tests/torture.py $(ARGS)
 
 lint: setup
 	$(BIN)/ruff format --check .

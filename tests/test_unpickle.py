@@ -9,7 +9,9 @@ from collections import OrderedDict, defaultdict
 import numpy as np
 import pytest
 
-from erc.data.unpickle import Refused, safe_load_npy, safe_load_npz, safe_unpickle, unpickle
+from erc.data.array_files import safe_load_npy, safe_load_npz
+from erc.data.plain_data import Refused
+from erc.data.unpickle import safe_unpickle, unpickle
 
 
 class Call:
@@ -184,9 +186,49 @@ def test_npz_and_npy_with_objects(tmp_path):
 def test_truncated_arrays(tmp_path):
     np.savez(tmp_path / 'a.npz', x=np.arange(99.0))
     (tmp_path / 'b.npz').write_bytes((tmp_path / 'a.npz').read_bytes()[:-30])
-    with pytest.raises(ValueError, match='b.npz: not a complete npz'):
+    with pytest.raises(ValueError, match='b.npz: damaged or truncated'):
         safe_load_npz(tmp_path / 'b.npz')
     np.save(tmp_path / 'a.npy', np.arange(99.0))
     (tmp_path / 'b.npy').write_bytes((tmp_path / 'a.npy').read_bytes()[:-30])
-    with pytest.raises(ValueError, match='b.npy: damaged or truncated'):
+    with pytest.raises(ValueError, match='b.npy: 762 bytes for an array of float64'):
         safe_load_npy(tmp_path / 'b.npy')
+
+
+def test_values_that_share_are_shared_again():
+    vector, word = np.arange(3.0), 'a word'
+    got = unpickle(io.BytesIO(pickle.dumps([vector, vector, {word: [word]}])), 'raw')
+    assert got[0] is got[1] and got[0].flags.writeable
+    assert next(iter(got[2])) is got[2][word][0]
+
+
+def test_pythons_reader_is_not_used(monkeypatch, tmp_path):
+    path = dumped(tmp_path, [np.arange(3), {'a'}])
+    monkeypatch.setattr(pickle, 'load', None)
+    monkeypatch.setattr(pickle, 'loads', None)
+    monkeypatch.setattr(pickle, 'Unpickler', None)
+    assert safe_unpickle(path)[1] == {'a'}
+
+
+@pytest.mark.parametrize('order', 'CF')
+@pytest.mark.parametrize('protocol', [0, 2, 5])
+@pytest.mark.parametrize('kind', ['>f8', '<i2', 'bool', '<U3', 'S2', 'c16', object])
+def test_arrays_of_every_kind(kind, protocol, order):
+    array = np.array([[1, 0, 1], [0, 1, 1]]).astype(kind, order=order)
+    for wanted in (array, array[:, ::2], array[:0], array[1, 1:2].reshape(())):
+        got = unpickle(io.BytesIO(pickle.dumps(wanted, protocol)), 'raw')
+        assert got.dtype == wanted.dtype.newbyteorder('=')
+        np.testing.assert_array_equal(got, wanted)
+
+
+def test_an_array_without_an_end_is_refused():
+    blank = b'cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85C\x01btR'
+    for raw in (blank, b']' + blank + b'a', b'}K\x01' + blank + b's'):
+        with pytest.raises(Refused, match='raw: an array, a type or a name that is not complete'):
+            unpickle(io.BytesIO(raw + b'.'), 'raw')
+
+
+def test_a_large_file_is_refused_before_it_is_read(tmp_path):
+    with open(tmp_path / 'x.pkl', 'wb') as file:
+        file.truncate(1 << 31)  # sparse
+    with pytest.raises(Refused, match='2147483648 bytes, more than'):
+        safe_unpickle(tmp_path / 'x.pkl')

@@ -12,14 +12,16 @@ import numpy as np
 import pandas as pd
 
 from ..core import data_home, package_file
+from .array_files import safe_load_npy
 from .corpus import Corpus, Source
 from .files import read_table
 from .iemocap import RATINGS
 from .meld import repair_windows_1252
 from .mosi import join_mosi
+from .plain_data import named_errors
 from .registry import CORPORA, load_corpus
 from .shift_pairs import PAIR_FILES, PAIR_SETS, shift_pairs
-from .unpickle import safe_load_npy, safe_unpickle
+from .unpickle import safe_unpickle
 
 # %% ../../nbs/042_checks.ipynb #185d102a
 def _split_counts(table, split: str, classes) -> dict:  # (split, fact) -> number
@@ -71,12 +73,14 @@ def _counts_of_pairs(name: str, root: Path) -> dict:  # empty if the corpus has 
 
 # %% ../../nbs/042_checks.ipynb #fd4ae2db
 def _meld_pickle_turns(path) -> list:  # of (words, label)
-    _, emotions, _, texts, *splits = safe_unpickle(path)
-    return [
-        (repair_windows_1252(text).split(), emotion)
-        for dialogue in sorted(dialogue for split in splits for dialogue in split)
-        for text, emotion in zip(texts[dialogue], emotions[dialogue])
-    ]
+    parts = safe_unpickle(path)
+    with named_errors(path):
+        _, emotions, _, texts, *splits = parts
+        return [
+            (repair_windows_1252(text).split(), emotion)
+            for dialogue in sorted(dialogue for split in splits for dialogue in split)
+            for text, emotion in zip(texts[dialogue], emotions[dialogue])
+        ]
 
 
 def _agrees_with_meld_pickle(corpus: Corpus, root: Path) -> list:
@@ -87,13 +91,14 @@ def _agrees_with_meld_pickle(corpus: Corpus, root: Path) -> list:
 
 # %% ../../nbs/042_checks.ipynb #1c69620f
 def _agrees_with_iemocap_pickle(corpus: Corpus, root: Path) -> list:
-    speakers, labels, texts, *_ = safe_unpickle(root / 'iemocap_text/iemocap.pkl')
-    table = corpus.table
-    theirs = [
-        turn
-        for dialogue in table['dialogue'].unique()
-        for turn in zip(speakers[dialogue], labels[dialogue], texts[dialogue])
-    ]
+    path, table = root / 'iemocap_text/iemocap.pkl', corpus.table
+    parts = safe_unpickle(path)
+    with named_errors(path):
+        theirs = [
+            turn
+            for dialogue in table['dialogue'].unique()
+            for turn in zip(*(part[dialogue] for part in parts[:3]))
+        ]
     return [a == b for a, b in zip(theirs, zip(table['speaker'], table['label'], table['text']))]
 
 # %% ../../nbs/042_checks.ipynb #dbaa46e6
@@ -190,8 +195,6 @@ def _try_load(name: str, root: Path) -> tuple:  # corpus or None, what is wrong 
         return load_corpus(name, root=root), ''
     except ValueError as e:
         return None, str(e)
-    except (LookupError, TypeError, AttributeError) as e:  # from inside a damaged file
-        return None, f'{type(e).__name__}: {e}'
 
 
 def _features_line(corpus: Corpus) -> str:

@@ -15,10 +15,11 @@ import pandas as pd
 
 from ..core import choose, sha256_of, write_atomic
 from .corpus import COLUMNS, Corpus, dev_dialogues, validate
-from .files import read_table
+from .files import numeric_column, read_table
 from .iemocap import IEMOCAP4, IEMOCAP6
 from .meld import MELD_CLASSES
 from .mosi import SENTIMENT
+from .plain_data import named_errors
 from .sources import git_blob_sha1, pins
 from .unpickle import safe_unpickle
 
@@ -72,7 +73,10 @@ def structure_of(
         return 'meld9'
     if kinds == 'ddddddd--':
         return _structure_with_visual(items)
-    raise ValueError(f'{path}: {len(items)} items in an unknown order ({kinds}, d: dictionary)')
+    raise ValueError(
+        f'{path}: {len(items)} items in an unknown order ({kinds}, d: dictionary); expected one '
+        'of STRUCTURES'
+    )
 
 # %% ../../nbs/036_families.ipynb #9b70123f
 def _speaker_name(speaker) -> str:
@@ -92,11 +96,13 @@ def _utterance_ids(dialogue, ids, turns: int) -> list:
 def _check_dialogue(parts: dict, dialogue, path):
     "Raise ValueError if a field lacks the dialogue or has another number of turns."
     if missing := [field for field in parts if dialogue not in parts[field]]:
-        raise ValueError(f'{path}: dialogue {dialogue!r} has no {", ".join(missing)}')
+        listed = ', '.join(missing)
+        raise ValueError(f'{path}: dialogue {dialogue!r} has no {listed}; download it again')
     lengths = {field: len(parts[field][dialogue]) for field in parts if field != 'id'}
     if len(set(lengths.values())) > 1:
         listed = ', '.join(f'{field} {length}' for field, length in lengths.items())
-        raise ValueError(f'{path}: dialogue {dialogue!r} differs in length: {listed}')
+        where = f'{path}: dialogue {dialogue!r}'
+        raise ValueError(f'{where} differs in length: {listed}; download it again')
 
 # %% ../../nbs/036_families.ipynb #9474d0c0
 def _dialogue_table(
@@ -130,7 +136,7 @@ def _stacked(by_dialogue: dict, order: list, modality: str, path) -> np.ndarray:
             if vector.size != size:
                 raise ValueError(
                     f'{path}: dialogue {dialogue!r} has a {modality} vector of size {vector.size} '
-                    f'among those of size {size}'
+                    f'among those of size {size}; download it again'
                 )
             vectors.append(vector)
     return np.stack(vectors)
@@ -157,10 +163,10 @@ def _ordered(dialogues) -> list:
 def _check_splits(splits: dict, path):
     for split, dialogues in splits.items():
         if not dialogues:
-            raise ValueError(f'{path}: no dialogue in {split}')
+            raise ValueError(f'{path}: no dialogue in {split}; download it again')
     if both := set(splits['train']) & set(splits['test']):
         name = min(both, key=str)
-        raise ValueError(f'{path}: dialogue {name!r} is in train and in test')
+        raise ValueError(f'{path}: dialogue {name!r} is in train and in test; expected in one')
 
 # %% ../../nbs/036_families.ipynb #c3d82266
 def _named_parts(items, structure: str, vectors) -> dict:  # field -> dict, or dialogues of a split
@@ -256,8 +262,9 @@ def read_family(
     paths = _listed_files(paths)
     main, vector_files = _multiemo_files(paths)
     items, vectors = safe_unpickle(main), _read_vectors(vector_files)
-    structure = structure or structure_of(items, main)
-    corpus = _unpack(items, structure, main, vectors)
+    with named_errors(main):
+        structure = structure or structure_of(items, main)
+        corpus = _unpack(items, structure, main, vectors)
     return corpus.replace(provenance=_provenance(paths, main, structure))
 
 # %% ../../nbs/036_families.ipynb #dbfc163b
@@ -286,31 +293,41 @@ def convert(
     Raises ValueError, and writes nothing, if a pickle is wrong."""
     corpus = read_family(paths, structure)
     corpus = corpus.replace(name=name or corpus.name)
-    for file, data in _converted_files(corpus).items():
+    with named_errors(_listed_files(paths)[-1]):
+        files = _converted_files(corpus)
+    for file, data in files.items():
         write_atomic(Path(dest) / file, data)
     return corpus
 
 # %% ../../nbs/036_families.ipynb #88a4f9c3
-def _read_about(folder: Path) -> dict:
+_PARTS = ('table.csv', 'features.safetensors')
+_REMEDY = 'convert the pickle again'
+
+
+def _read_about(folder: Path) -> tuple:  # (name, task, classes), provenance
     "Read corpus.json, and raise an error if the other two files do not belong to it."
-    for file in ('corpus.json', 'table.csv', 'features.safetensors'):
+    for file in ('corpus.json', *_PARTS):
         if not (folder / file).exists():
-            raise FileNotFoundError(f'{folder} has no {file}; convert the pickle again')
-    about = json.loads((folder / 'corpus.json').read_text(encoding='utf-8'))
-    for file, expected in about['sha256'].items():
+            raise FileNotFoundError(f'{folder} has no {file}; {_REMEDY}')
+    with named_errors(folder / 'corpus.json', _REMEDY):
+        about = json.loads((folder / 'corpus.json').read_text(encoding='utf-8'))
+        classes = tuple(map(str, about['classes']))
+        kind = str(about['name']), str(about['task']), classes
+        checksums = {name: about['sha256'][name] for name in _PARTS}
+    for file, expected in checksums.items():
         if sha256_of(folder / file) != expected:
-            raise ValueError(
-                f'{folder / file} is not what corpus.json describes; convert the pickle again'
-            )
-    return about
+            raise ValueError(f'{folder / file} is not what corpus.json describes; {_REMEDY}')
+    return kind, about['provenance']
 
 # %% ../../nbs/036_families.ipynb #93f0a23e
 def _stored_features(path) -> tuple:  # features, flags
     from safetensors.numpy import load_file
 
-    stored = load_file(path)
-    flags = {key.removeprefix('has_'): x for key, x in stored.items() if key.startswith('has_')}
-    return {name: stored[name] for name in flags}, flags
+    with named_errors(path, _REMEDY):
+        stored = load_file(path)
+        flags = {key.removeprefix('has_'): x for key, x in stored.items() if key.startswith('has_')}
+        valid = {name: x.view(np.uint8) == 1 for name, x in flags.items()}
+        return {name: stored[name] for name in flags}, valid
 
 
 def load_converted(
@@ -318,9 +335,11 @@ def load_converted(
 ) -> Corpus:  # validated
     "Load a converted corpus; ValueError if its three files do not belong together."
     folder = Path(folder)
-    about = _read_about(folder)
-    types = {'turn': int, 'label': int if about['classes'] else float}
-    table = read_table(folder / 'table.csv', COLUMNS).astype(types)
+    kind, provenance = _read_about(folder)
+    path = folder / 'table.csv'
+    table = read_table(path, COLUMNS)
+    for column, type_ in (('turn', int), ('label', int if kind[-1] else float)):
+        table[column] = numeric_column(table, column, path, type_)
     features, has = _stored_features(folder / 'features.safetensors')
-    kind = about['name'], about['task'], tuple(about['classes'])
-    return validate(Corpus(*kind, table, features, has, about['provenance']))
+    with named_errors(folder, _REMEDY):
+        return validate(Corpus(*kind, table, features, has, provenance))

@@ -6,13 +6,13 @@
 __all__ = ['require_file', 'read_csv', 'read_table', 'label_codes', 'numeric_column', 'require_rows']
 
 # %% ../../nbs/012_files.ipynb #c35e55ce
-import math
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from ..core import choose
+from .plain_data import named_errors
 
 # %% ../../nbs/012_files.ipynb #d703f4de
 def require_file(
@@ -35,12 +35,8 @@ def read_csv(
     **options,  # of `pandas.read_csv`
 ) -> pd.DataFrame:
     "Read a csv, or raise ValueError that names the damaged file."
-    try:
+    with named_errors(path):
         return pd.read_csv(path, encoding='utf-8', **options)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeError) as e:
-        raise ValueError(
-            f'{path}: damaged, or not a csv in UTF-8 ({str(e).strip()}); download it again'
-        ) from e
 
 # %% ../../nbs/012_files.ipynb #ef0f219c
 def read_table(
@@ -53,7 +49,8 @@ def read_table(
     table = read_csv(path, dtype=str, keep_default_na=False)
     if missing := [column for column in columns if column not in table]:
         names = ', '.join(map(repr, missing))
-        raise ValueError(f'{path}: no column {names}; it has {", ".join(table.columns)}')
+        found = ', '.join(map(str, table.columns[:40]))
+        raise ValueError(f'{path}: no column {names}; it has {found}; download it again')
     if table.empty:
         raise ValueError(f'{path}: a header and no rows; download it again')
     return table
@@ -82,7 +79,7 @@ def label_codes(
 # %% ../../nbs/012_files.ipynb #1ef17879
 def _is_number(text: str, kind) -> bool:
     try:
-        return math.isfinite(kind(text))
+        return abs(kind(text)) < 2**63  # not so for nan
     except ValueError:
         return False
 
@@ -101,7 +98,8 @@ def numeric_column(
         row = np.argmin(valid)
         expected = 'a whole number' if kind is int else 'a number'
         raise ValueError(
-            f'{path}: column {column!r}, row {row}: {values.iloc[row]!r} is not {expected}'
+            f'{path}: column {column!r}, row {row}: {values.iloc[row][:80]!r} is not {expected}; '
+            'correct it or download the file again'
         )
     if allow_blank:
         return pd.to_numeric(values.replace('', np.nan)).astype(float)

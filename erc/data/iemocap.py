@@ -14,9 +14,11 @@ import numpy as np
 import pandas as pd
 
 from ..core import choose, data_home
+from .array_files import safe_load_npy, safe_load_npz
 from .corpus import COLUMNS, Corpus, Source, dev_dialogues
 from .files import label_codes, numeric_column, read_table, require_file
-from .unpickle import safe_load_npy, safe_load_npz, safe_unpickle
+from .plain_data import named_errors
+from .unpickle import safe_unpickle
 
 # %% ../../nbs/032_iemocap.ipynb #93682f0a
 _FULL_NAMES = {
@@ -88,13 +90,17 @@ _LABELLED_TEXTS = 'iemocap_text/iemocap.pkl'
 _PUBLIC = (*_TRANSCRIPTS, _CLIPS, _LABELS6, _LABELS4, _LABELLED_TEXTS)
 
 
+def _read_turns(path) -> list:  # of dialogue_id, position, speaker, text, emotion
+    with named_errors(path):
+        return [
+            (turn['speaker'][:-2], place, turn['speaker'][-1], turn['text'], turn.get('label', ''))
+            for dialogue in json.loads(path.read_text(encoding='utf-8'))
+            for place, turn in enumerate(dialogue)
+        ]
+
+
 def _read_transcripts(paths) -> pd.DataFrame:  # dialogue_id, position, speaker, text, emotion
-    turns = [
-        (turn['speaker'][:-2], position, turn['speaker'][-1], turn['text'], turn.get('label', ''))
-        for path in paths
-        for dialogue in json.loads(path.read_text(encoding='utf-8'))
-        for position, turn in enumerate(dialogue)
-    ]
+    turns = [turn for path in paths for turn in _read_turns(path)]
     columns = ['dialogue_id', 'position', 'speaker', 'text', 'emotion']
     table = pd.DataFrame(turns, columns=columns).replace({'emotion': _FULL_NAMES})
     return table.sort_values(['dialogue_id', 'position'], ignore_index=True)
@@ -166,8 +172,10 @@ def _typed(table, path) -> pd.DataFrame:
 
 # %% ../../nbs/032_iemocap.ipynb #835004af
 def _released_labels(path, classes) -> dict:  # utterance id -> class name
-    stored = safe_load_npz(path)['whole_corpus'].item()
-    return {name: classes[label['emo']] for name, label in stored.items()}
+    arrays = safe_load_npz(path)
+    with named_errors(path):
+        stored = arrays['whole_corpus'].item()
+        return {name: classes[label['emo']] for name, label in stored.items()}
 
 # %% ../../nbs/032_iemocap.ipynb #5599297c
 def _with_released_labels(table, paths: dict) -> pd.DataFrame:
@@ -176,9 +184,10 @@ def _with_released_labels(table, paths: dict) -> pd.DataFrame:
     labels4 = _released_labels(paths[_LABELS4], IEMOCAP4)
     table['label6'] = table['utterance_id'].map(labels6).fillna('')
     table['label4'] = table['utterance_id'].map(labels4).fillna('')
-    texts = safe_unpickle(paths[_LABELLED_TEXTS])[2]
-    labelled = [text for dialogue in table['dialogue_id'].unique() for text in texts[dialogue]]
-    table.loc[table['label6'] != '', 'text'] = labelled
+    parts = safe_unpickle(paths[_LABELLED_TEXTS])
+    with named_errors(paths[_LABELLED_TEXTS]):
+        texts = [str(text) for name in table['dialogue_id'].unique() for text in parts[2][name]]
+        table.loc[table['label6'] != '', 'text'] = texts
     return table
 
 # %% ../../nbs/032_iemocap.ipynb #a41360c7

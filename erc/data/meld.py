@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from .array_files import safe_load_npz
 from .corpus import SPLITS, Corpus, Source
 from .files import label_codes, numeric_column, read_table, require_file, require_rows
-from .unpickle import safe_load_npz, safe_unpickle
+from .plain_data import named_errors
+from .unpickle import safe_unpickle
 
 # %% ../../nbs/031_meld.ipynb #66e74348
 _WINDOWS_1252 = {code: bytes([code]).decode('cp1252', 'ignore') for code in range(0x80, 0xA0)}
@@ -93,9 +95,15 @@ def _is_vector(value) -> bool:
 # %% ../../nbs/031_meld.ipynb #f94061c9
 def _action_units(path, split: str, ids: list) -> tuple:  # features, flags
     vectors = safe_unpickle(path)
-    if not isinstance(vectors, dict) or not all(map(_is_vector, vectors.values())):
+    with named_errors(path):
+        are_vectors = isinstance(vectors, dict) and all(map(_is_vector, vectors.values()))
+    if not are_vectors:
         raise ValueError(f'{path}: expected a dictionary of {_ACTION_UNIT_SIZE}-d vectors')
-    by_id = {f'{split}_dia{key.replace("_", "_utt")}': v for key, v in vectors.items()}
+    with named_errors(path):
+        by_id = {
+            f'{split}_dia{key.replace("_", "_utt")}': np.asarray(v, np.float64)
+            for key, v in vectors.items()
+        }
     empty = np.zeros(_ACTION_UNIT_SIZE)
     return np.stack([by_id.get(name, empty) for name in ids]), np.isin(ids, [*by_id])
 

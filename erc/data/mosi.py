@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from .array_files import safe_load_npz
 from .corpus import COLUMNS, Corpus, Source, dev_dialogues
 from .files import numeric_column, read_csv, read_table, require_file, require_rows
-from .unpickle import safe_load_npz
+from .plain_data import named_errors
 
 # %% ../../nbs/033_mosi.ipynb #cc145f7c
 def _read_numbers(
@@ -68,9 +69,10 @@ def _read_transcripts(path) -> pd.DataFrame:  # columns 0 (utterance id), 1 (tex
 
 
 def _valence(path) -> dict:  # utterance id -> rating
-    ratings = {}
-    for part in safe_load_npz(path).values():
-        ratings |= {name: float(label['val']) for name, label in part.item().items()}
+    ratings, parts = {}, safe_load_npz(path)
+    with named_errors(path):
+        for part in parts.values():
+            ratings |= {name: float(label['val']) for name, label in part.item().items()}
     return ratings
 
 # %% ../../nbs/033_mosi.ipynb #fcc2d6bc
@@ -81,7 +83,8 @@ def join_mosi(
     "Build MOSI from the public csv files."
     paths = {path: require_file(root, path, name) for path in _PUBLIC}
     transcripts = _read_transcripts(paths[_TRANSCRIPTS])
-    parts = [_join_split(_read_split(root, s), s, transcripts) for s in ('train', 'test')]
+    with named_errors(Path(root) / 'mosi'):
+        parts = [_join_split(_read_split(root, s), s, transcripts) for s in ('train', 'test')]
     tables, features = zip(*parts)
     table = pd.concat(tables, ignore_index=True)
     table['valence'] = table['utterance_id'].map(_valence(paths[_RATINGS]))

@@ -62,5 +62,11 @@ def load_corpus(
     if (root / name / 'corpus.json').exists():
         return load_converted(root / name)
     source = CORPORA[choose(name, [*CORPORA, *converted(root)], 'corpus')]
-    corpus = source.load(root, name, keep_unlabelled=keep_unlabelled)
+    try:
+        corpus = source.load(root, name, keep_unlabelled=keep_unlabelled)
+    except (LookupError, TypeError, AttributeError, ArithmeticError) as e:
+        raise ValueError(
+            f'corpus {name}: a file in {root} is damaged ({type(e).__name__}: {e}); '
+            f'`erc data get {name}` downloads it again'
+        ) from e
     return validate(corpus.replace(provenance=source.provenance(root)))

@@ -155,14 +155,17 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _append(response, part: Path, start: int, **bar_options):
-    "Write a response's body to `part`, from byte `start` on, and show a progress bar."
+def _append(response, part: Path, start: int, most: int | None, **bar_options):
+    """Write a response's body to `part`, from byte `start` on, and show a progress bar; stop
+    after `most` bytes, because a server may never stop."""
     with (
         open(part, 'ab' if start else 'wb') as file,
         tqdm(initial=start, unit='B', unit_scale=True, **bar_options) as bar,
     ):
         while block := response.read(1 << 16):
             bar.update(file.write(block))
+            if most is not None and file.tell() > most:
+                return
 
 # %% ../../nbs/011_sources.ipynb #1f6ecf2a
 def _request_rest(pin: Pin, part: Path, base_url, show_progress, timeout) -> int | None:
@@ -175,7 +178,8 @@ def _request_rest(pin: Pin, part: Path, base_url, show_progress, timeout) -> int
         length = response.headers.get('Content-Length')
         total = start + int(length) if length else pin.bytes
         name = Path(pin.path).name
-        _append(response, part, start, total=total, desc=name, disable=not show_progress)
+        bar = {'total': total, 'desc': name, 'disable': not show_progress}
+        _append(response, part, start, pin.bytes, **bar)
     return total
 
 # %% ../../nbs/011_sources.ipynb #625bc30c

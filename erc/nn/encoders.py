@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..core import atomic_path, cache_home, choose, digest
+from ..data.array_files import safe_load_npy
 from ..data.features import hashed_words
 from erc.data.sentence_encoders import (
     ENCODERS,
@@ -119,8 +120,8 @@ def _cached(key, make) -> np.ndarray:
     "Return the array that the cache has under a JSON key, or make and keep it."
     path = cache_home() / 'tokens' / f'{digest(key)}.npy'
     try:
-        return np.load(path, allow_pickle=False)
-    except (FileNotFoundError, ValueError, EOFError):
+        return safe_load_npy(path, objects=False)
+    except (FileNotFoundError, ValueError):
         array = make()
     with atomic_path(path) as temporary, open(temporary, 'wb') as file:
         np.save(file, array)
