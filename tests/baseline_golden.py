@@ -15,6 +15,11 @@ def part(g, prefix):
     return {k.removeprefix(prefix): v for k, v in g.items() if k.startswith(prefix)}
 
 
+def gradients(g, prefix='grad.'):
+    "Return the gradients of a golden file under the names of its weights; a fixed table is kept."
+    return {k: g.get(prefix + k, v) for k, v in part(g, 'param.').items()}
+
+
 def flat_batch(g):
     "Return the dialogues of a golden file that lie one after the other without padding."
     lengths = g['in.lengths'].tolist()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..core import choose
 from ..data.batches import Batch
 from ..nn.cells import Out, dropout
-from ..nn.sequences import BiRNN, concatenated, real_turns, run_padded
+from ..nn.sequences import PackedRNN, concatenated, real_turns, run_padded
 
 # %% ../../nbs/260_bclstm.ipynb #c518c3fc
 class BoundedAttention(nn.Module):
@@ -68,7 +68,7 @@ class BcLSTM(nn.Module):
         super().__init__()
         self.names, self.rate = list(sizes), dropout
         self.padded = choose(padding, ('masked', 'released'), 'padding') == 'released'
-        self.lstm = BiRNN('lstm', sum(sizes.values()), hidden, layers=2)
+        self.lstm = PackedRNN('lstm', sum(sizes.values()), hidden, layers=2)
         self.attention = BoundedAttention(2 * hidden) if attention else None
         self.head = Head(2 * hidden, dense, classes, dropout)
 

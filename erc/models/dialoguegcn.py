@@ -18,7 +18,7 @@ from .bclstm import BoundedAttention, Head
 from ..nn.cells import GRUCell, Out, dropout, dropout_mask
 from ..nn.recurrences import DialogueCell, emotion_states
 from ..nn.recurrences import party_states as dialogue_states
-from ..nn.sequences import BiRNN, complete_options, concatenated, real_turns, run_padded
+from ..nn.sequences import PackedRNN, complete_options, concatenated, real_turns, run_padded
 
 # %% ../../nbs/262_dialoguegcn.ipynb #3425931a
 def window_edges(
@@ -192,7 +192,7 @@ def _make_context(base: str, size: int, hidden: int) -> nn.Module:
         return nn.Linear(size, 2 * hidden)
     if base == 'dialoguernn':
         return PartyContext(size, hidden * 3 // 2, hidden)
-    return BiRNN(base, size, hidden, layers=2)
+    return PackedRNN(base, size, hidden, layers=2)
 
 # %% ../../nbs/262_dialoguegcn.ipynb #a0a2b30f
 class DialogueGCN(nn.Module):
