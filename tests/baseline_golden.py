@@ -40,6 +40,23 @@ def time_major_batch(g, names):
     return from_padded(features, speakers, lengths, {'emotion': labels})
 
 
+def word_batch(g):
+    "Return the dialogues of a golden file of word numbers as one batch."
+    lengths = g['in.dialogue_lengths'].tolist()
+
+    def padded(name):
+        parts = [T(g[f'in.{name}_{d}']) for d in range(len(lengths))]
+        return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
+
+    words, labels = padded('words'), padded('label')
+    return from_padded({'words': words}, torch.zeros_like(labels), lengths, {'emotion': labels})
+
+
+def numbered(g, name):
+    "Join the arrays NAME_0, NAME_1, ... of a golden file."
+    return torch.cat([T(g[f'{name}_{d}']) for d in range(len(g['in.dialogue_lengths']))])
+
+
 def flat(batch, x):
     "Return packed rows dialogue after dialogue."
     padded = batch.to_padded(x)

@@ -3,13 +3,14 @@
 import pytest
 import torch
 from baseline_golden import (
-    T,
     check_dialogues_are_independent,
     check_gradients,
     check_seeds_stack,
     flat,
     gradients,
+    numbered,
     part,
+    word_batch,
 )
 from helpers import close, toy_batch
 
@@ -18,23 +19,6 @@ from erc.models.aghmn import AGHMN
 
 SIZES = {'text': 4, 'audio': 3}
 PRESETS = ['bif_agru', 'unif_biagru']
-
-
-def word_batch(g):
-    "Return the dialogues of a golden file of word numbers as one batch."
-    lengths = g['in.dialogue_lengths'].tolist()
-
-    def padded(name):
-        parts = [T(g[f'in.{name}_{d}']) for d in range(len(lengths))]
-        return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
-
-    words, labels = padded('words'), padded('label')
-    return from_padded({'words': words}, torch.zeros_like(labels), lengths, {'emotion': labels})
-
-
-def numbered(g, name):
-    "Join the arrays NAME_0, NAME_1, ... of a golden file."
-    return torch.cat([T(g[f'{name}_{d}']) for d in range(len(g['in.dialogue_lengths']))])
 
 
 def loss_by_dialogue(batch, log_prob):
