@@ -45,6 +45,7 @@ _MODELS = {
     'dialoguegcn': _Named('erc.models.dialoguegcn:DialogueGCN'),
     'aghmn': _Named('erc.models.aghmn:AGHMN'),
     'mvn': _Named('erc.models.mvn:MVN'),
+    'chfusion': _Named('erc.models.chfusion:CHFusion'),
     'msve': _Named('erc.models.msve:ensemble', {'combinations': 'uni,bi', 'k': 2}, 'turn'),
 }
 DEFAULTS = dict(epochs=20, batch=16, lr=1e-3, warmup=0.05, decay=True, clip=1.0)
