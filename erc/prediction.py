@@ -47,6 +47,8 @@ _MODELS = {
     'mvn': _Named('erc.models.mvn:MVN'),
     'chfusion': _Named('erc.models.chfusion:CHFusion'),
     'bieru': _Named('erc.models.bieru:BiERU'),
+    'mmgcn': _Named('erc.models.mmgcn:MMGCN'),
+    'mmdfn': _Named('erc.models.mmgcn:MMDFN'),
     'msve': _Named('erc.models.msve:ensemble', {'combinations': 'uni,bi', 'k': 2}, 'turn'),
 }
 DEFAULTS = dict(epochs=20, batch=16, lr=1e-3, warmup=0.05, decay=True, clip=1.0)
