@@ -49,6 +49,7 @@ _MODELS = {
     'bieru': _Named('erc.models.bieru:BiERU'),
     'mmgcn': _Named('erc.models.mmgcn:MMGCN'),
     'mmdfn': _Named('erc.models.mmgcn:MMDFN'),
+    'dialoguecrn': _Named('erc.models.dialoguecrn:DialogueCRN'),
     'msve': _Named('erc.models.msve:ensemble', {'combinations': 'uni,bi', 'k': 2}, 'turn'),
 }
 DEFAULTS = dict(epochs=20, batch=16, lr=1e-3, warmup=0.05, decay=True, clip=1.0)

@@ -63,6 +63,13 @@ def flat(batch, x):
     return torch.cat([padded[d, :n] for d, n in enumerate(batch.lengths.tolist())])
 
 
+def alone(batch):
+    "Yield each dialogue of a batch as a batch of its own."
+    for d, n in enumerate(batch.lengths.tolist()):
+        features = {k: batch.to_padded(x)[d : d + 1, :n] for k, x in batch.features.items()}
+        yield from_padded(features, batch.to_padded(batch.speakers)[d : d + 1, :n], [n])
+
+
 def check_gradients(model, released, load, eps=1e-9):
     """Compare the gradients of a model with released ones, under the model's names.
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from baseline_golden import (
     T,
+    alone,
     check_dialogues_are_independent,
     check_gradients,
     check_seeds_stack,
@@ -24,13 +25,6 @@ FILES = ['al_2party', 'avl_2party']
 def batch_of(g):
     names = [name for name in ('audio', 'visual', 'text') if f'in.{name}' in g]
     return time_major_batch(g, names)
-
-
-def alone(batch):
-    "Yield each dialogue of a batch as a batch of its own."
-    for d, n in enumerate(batch.lengths.tolist()):
-        features = {k: batch.to_padded(x)[d : d + 1, :n] for k, x in batch.features.items()}
-        yield from_padded(features, batch.to_padded(batch.speakers)[d : d + 1, :n], [n])
 
 
 def by_modality(batch, x):
