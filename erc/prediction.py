@@ -50,6 +50,8 @@ _MODELS = {
     'mmgcn': _Named('erc.models.mmgcn:MMGCN'),
     'mmdfn': _Named('erc.models.mmgcn:MMDFN'),
     'dialoguecrn': _Named('erc.models.dialoguecrn:DialogueCRN'),
+    'cmn': _Named('erc.models.memory_networks:CMN'),
+    'icon': _Named('erc.models.memory_networks:ICON'),
     'msve': _Named('erc.models.msve:ensemble', {'combinations': 'uni,bi', 'k': 2}, 'turn'),
 }
 DEFAULTS = dict(epochs=20, batch=16, lr=1e-3, warmup=0.05, decay=True, clip=1.0)
