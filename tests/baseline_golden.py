@@ -96,6 +96,8 @@ def check_seeds_stack(make, batch, target='emotion'):
     assert abs(stacked[1] - alone[0]) < 1e-12
     stacked.sum().backward()
     alone.sum().backward()
+    trained = [p for p in single.model.parameters() if p.grad is not None]
+    assert len({p.grad.data_ptr() for p in trained}) == len(trained), 'gradients share memory'
     for name, p in single.model.named_parameters():
         if p.grad is not None:
             close(stack.params[name].grad[1], p.grad, 1e-11)

@@ -13,7 +13,7 @@ from baseline_golden import (
 )
 from helpers import close, toy_batch
 
-from erc.models.dialoguegcn import PRESETS, DialogueGCN, relation
+from erc.models.dialoguegcn import PRESETS, DialogueGCN, _relation
 from erc.nn.cells import weighted_nll
 
 RELEASED = [
@@ -69,7 +69,7 @@ def test_the_graph_is_the_authors(golden, name):
     dialogue, sender, receiver = found.T
     speakers = batch.to_padded(batch.speakers)
     later = (sender >= receiver).long()
-    types = relation(
+    types = _relation(
         speakers[dialogue, sender],
         speakers[dialogue, receiver],
         later,

@@ -3,7 +3,6 @@
 import pytest
 import torch
 from baseline_golden import (
-    T,
     check_dialogues_are_independent,
     check_gradients,
     check_seeds_stack,
@@ -13,7 +12,7 @@ from baseline_golden import (
 )
 from helpers import close, toy_batch
 
-from erc.models.memory_networks import CMN, ICON, histories
+from erc.models.memory_networks import CMN, ICON, _histories
 from erc.nn.cells import weighted_nll
 
 SIZES = {'text': 4, 'audio': 3}
@@ -42,7 +41,7 @@ def test_the_model_is_the_authors(golden, kind, name, window):
 def test_the_histories_are_the_authors(golden, kind, name):
     g = golden(f'baselines/{name}')
     batch = flat_batch(g)
-    rows, mine = histories(batch, 4)
+    rows, mine = _histories(batch, 4)
     x = torch.cat([batch.features['text'], torch.zeros(1, 7)])[rows]
     for role, where in zip(('own', 'other'), mine):
         close(flat(batch, where), g[f'in.hist_{role}_mask'])
