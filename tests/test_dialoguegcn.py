@@ -108,9 +108,7 @@ def test_what_holds_of_any_model(options):
 
 def test_released_padding_stacks_too():
     batch = toy_batch(SIZES, speakers=3)
-    check_seeds_stack(
-        lambda: DialogueGCN(SIZES, 3, hidden=4, graph=5, padding='released'), batch
-    )
+    check_seeds_stack(lambda: DialogueGCN(SIZES, 3, hidden=4, graph=5, padding='released'), batch)
 
 
 def test_parameters():

@@ -15,7 +15,7 @@ from baseline_golden import (
 from helpers import close, toy_batch
 
 from erc.data.batches import from_padded
-from erc.models.mvn import MVN, past_words
+from erc.models.mvn import MVN, _past_words
 from erc.training.settings import criterion
 
 SIZES = {'text': 4, 'audio': 3}
@@ -88,7 +88,7 @@ def test_what_holds_of_any_model(padding):
 def test_room_for_all_words_changes_nothing():
     batch, whole = toy_words(), make().double()
     states, real = whole.reader(batch.features['words'])
-    most = int(past_words(states, real, batch, window=2)[1].sum(1).max())
+    most = int(_past_words(states, real, batch, window=2)[1].sum(1).max())
     assert most < 10  # the slots of two turns
     kept = make(longest=most).double()
     kept.load_state_dict(whole.state_dict())
