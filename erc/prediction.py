@@ -41,6 +41,17 @@ _MODELS = {
     'gruarc': _Named('erc.models.gruarc:GRUArcModel', {'preset': 'without_shift'}),
     'multiemo': _Named('erc.models.multiemo:MultiEMO'),
     'dialoguetrm': _Named('erc.models.dialoguetrm:DialogueTRM', {'preset': 'frozen'}),
+    'bclstm': _Named('erc.models.bclstm:BcLSTM'),
+    'dialoguegcn': _Named('erc.models.dialoguegcn:DialogueGCN'),
+    'aghmn': _Named('erc.models.aghmn:AGHMN'),
+    'mvn': _Named('erc.models.mvn:MVN'),
+    'chfusion': _Named('erc.models.chfusion:CHFusion'),
+    'bieru': _Named('erc.models.bieru:BiERU'),
+    'mmgcn': _Named('erc.models.mmgcn:MMGCN'),
+    'mmdfn': _Named('erc.models.mmgcn:MMDFN'),
+    'dialoguecrn': _Named('erc.models.dialoguecrn:DialogueCRN'),
+    'cmn': _Named('erc.models.memory_networks:CMN'),
+    'icon': _Named('erc.models.memory_networks:ICON'),
     'msve': _Named('erc.models.msve:ensemble', {'combinations': 'uni,bi', 'k': 2}, 'turn'),
 }
 DEFAULTS = dict(epochs=20, batch=16, lr=1e-3, warmup=0.05, decay=True, clip=1.0)
