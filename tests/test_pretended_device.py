@@ -21,7 +21,7 @@ from erc.runs import device_check
 from erc.runs.device_check import check_training, distinct_systems
 from erc.runs.recipes import load_recipe, papers
 from erc.training import engine as engine_module
-from erc.training.engine import Captured
+from erc.training.captured import Captured
 from erc.training.fit import fit
 
 # ---- the device

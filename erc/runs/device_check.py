@@ -27,7 +27,8 @@ from ..nn.encoders import tokenizer_of
 from .fingerprints import toy_batch
 from .prepare import check_device
 from .recipes import System, load_recipe, papers
-from ..training.engine import Captured, Keyed, Single, Stack, Steps
+from ..training.captured import Captured
+from ..training.engine import Keyed, Single, Stack, Steps
 from ..training.fit import fit
 from ..training.settings import Settings, criterion
 
