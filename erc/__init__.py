@@ -20,7 +20,7 @@ _HOMES = {
     'train': 'prediction',
     'compare': 'prediction',
     'RunKey': 'runs.keys',
-    'papers': 'runs.recipes',
+    'papers': 'runs.recipe_files',
     'systems': 'runs.browse',
     'record': 'runs.browse',
     'records': 'runs.browse',
@@ -70,4 +70,4 @@ if TYPE_CHECKING:
     from erc.runs.browse import records as records
     from erc.runs.browse import systems as systems
     from erc.runs.keys import RunKey as RunKey
-    from erc.runs.recipes import papers as papers
+    from erc.runs.recipe_files import papers as papers

@@ -88,7 +88,7 @@ def features(
 
 # %% ../nbs/999_cli.ipynb #813d0f9f
 def _add_recipes(files):
-    from erc.runs.recipes import add_recipe
+    from erc.runs.recipe_files import add_recipe
 
     for file in files or ():
         add_recipe(file)

@@ -281,7 +281,7 @@ MAJORITY = (
 
 
 def test_a_fold_that_does_not_exist_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr('erc.runs.recipes._ADDED', {})
+    monkeypatch.setattr('erc.runs.recipe_files._ADDED', {})
     (tmp_path / 'mine.toml').write_text(MAJORITY)
     run = ['run', 'mine', '--recipe', str(tmp_path / 'mine.toml'), '--home', str(tmp_path)]
     assert "unknown fold 'fodl2'; did you mean 'fold2'" in erc_(*run, '--folds', 'fodl2', code=1)
@@ -291,7 +291,7 @@ def test_a_fold_that_does_not_exist_is_named(tmp_path, monkeypatch):
 
 
 def test_a_recipe_of_the_user_runs(tmp_path, monkeypatch):
-    monkeypatch.setattr('erc.runs.recipes._ADDED', {})
+    monkeypatch.setattr('erc.runs.recipe_files._ADDED', {})
     (tmp_path / 'mine.toml').write_text(MAJORITY)
     out = erc_('run', 'mine', '--recipe', str(tmp_path / 'mine.toml'), '--home', str(tmp_path))
     assert 'mine/most:fixed@demo: weighted_f1' in out

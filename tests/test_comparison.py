@@ -31,7 +31,8 @@ from erc.report.comparison import (
 from erc.report.lines import comparison_lines, record_cell
 from erc.report.tables import to_html, to_latex, to_markdown
 from erc.runs.keys import RunKey
-from erc.runs.recipes import ArtefactSpec, Column, Row, load_recipe, papers
+from erc.runs.recipe_files import papers
+from erc.runs.recipes import ArtefactSpec, Column, Row, load_recipe
 from erc.runs.records import find_record
 
 

@@ -15,7 +15,7 @@ from erc.cli import app
 from erc.core import package_file
 from erc.data import registry
 from erc.report import claims
-from erc.runs import recipes
+from erc.runs import recipe_files
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / 'CONTRIBUTING.md').read_text(encoding='utf-8')
@@ -69,7 +69,7 @@ def surroundings(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv('ERC_CACHE', str(tmp_path / 'cache'))
     monkeypatch.setattr(registry, 'CORPORA', {**registry.CORPORA})
-    monkeypatch.setattr(recipes, '_ADDED', {})
+    monkeypatch.setattr(recipe_files, '_ADDED', {})
     monkeypatch.setitem(prediction.DEFAULTS, 'epochs', 2)
     yield tmp_path
     sys.modules.pop('pooled', None)

@@ -10,6 +10,7 @@ import erc.nn.encoders as E
 from erc.data.batches import make_batches
 from erc.data.registry import load_corpus
 from erc.data.sentence_encoders import toy_encoder
+from erc.nn import text_features
 from erc.nn.cells import Out
 from erc.nn.encoders import (
     TextEncoder,
@@ -18,8 +19,8 @@ from erc.nn.encoders import (
     pooled,
     token_ids,
     tokenizer_of,
-    with_context,
 )
+from erc.nn.text_features import with_context
 from erc.training.fit import fit
 
 TEXTS = ['yes', 'no no maybe', 'maybe well', 'well no yes yes yes', 'yes no']
@@ -127,9 +128,9 @@ def test_provenance_counts_cut_sentences(folder):
 
 def test_as_many_tokens_as_the_encoder_reads(folder, monkeypatch):
     asked = []
-    monkeypatch.setattr(E, 'encoder_path', lambda name: folder)
+    monkeypatch.setattr(text_features, 'encoder_path', lambda name: folder)
     monkeypatch.setattr(
-        E,
+        text_features,
         '_token_ids_and_cut',
         lambda texts, contexts, encoder, longest, **k: (
             asked.append(longest) or (np.ones((len(texts), 2), np.float32), 0)

@@ -13,8 +13,10 @@ from toy_training import SETTINGS, TRAIN, Centres, Net, batches, train
 
 from erc.data.batches import from_padded
 from erc.nn.cells import Out, dropout
+from erc.training import captured as captured_module
 from erc.training import engine as engine_module
-from erc.training.engine import Captured, Keyed, Single, Stack, Steps, build, make_steps
+from erc.training.captured import Captured, make_steps
+from erc.training.engine import Keyed, Single, Stack, Steps, build
 from erc.training.settings import Settings, criterion
 
 LOSS = criterion('emotion')
@@ -307,14 +309,14 @@ def test_steps_are_captured_where_that_is_possible(monkeypatch, how, kind):
     )
     made = []
     for name in ('Captured', 'Steps'):
-        cls = getattr(engine_module, name)
-        monkeypatch.setattr(engine_module, name, lambda *a, cls=cls: made.append(cls))
+        cls = getattr(captured_module, name)
+        monkeypatch.setattr(captured_module, name, lambda *a, cls=cls: made.append(cls))
     make_steps(engine, TRAIN, LOSS, Settings(epochs=4), how.get('capture', True))
     assert made == [kind]
 
 
 def test_a_capture_that_saves_nothing_is_left_out(monkeypatch):
-    monkeypatch.setattr(engine_module, 'Steps', lambda *a: 'uncaptured')
+    monkeypatch.setattr(captured_module, 'Steps', lambda *a: 'uncaptured')
     engine = SimpleNamespace(
         seeds=SimpleNamespace(is_cuda=True), can_be_captured=True, model=SimpleNamespace()
     )

@@ -9,6 +9,7 @@ from scipy import stats
 from worlds import dialogues_of, folds_of, true_score, truth, world
 
 from erc.evidence import intervals as I
+from erc.evidence import standard_errors as errors
 from erc.evidence.metrics import (
     accuracy,
     confusion,
@@ -76,9 +77,9 @@ def test_ten_thousand_resamples_of_meld_are_quick():
 
 def test_resampling_equals_a_loop():
     g = np.random.default_rng(1)
-    c, w = g.integers(0, 9, (3, 6, 4, 4)), I._draws(6, 50, g)
+    c, w = g.integers(0, 9, (3, 6, 4, 4)), errors._draws(6, 50, g)
     assert (w.sum(1) == 6).all() and np.array_equal(w, np.round(w))
-    got = I._resampled(c, weighted_f1, w, chunk=7)
+    got = errors._resampled(c, weighted_f1, w, chunk=7)
     for r in range(50):
         rows = np.repeat(np.arange(6), w[r].astype(int))
         for s in range(3):
@@ -86,7 +87,7 @@ def test_resampling_equals_a_loop():
 
 
 def test_draws_are_uniform():
-    w = I._draws(5, 20_000, np.random.default_rng(2))
+    w = errors._draws(5, 20_000, np.random.default_rng(2))
     assert np.allclose(w.mean(0), 1, atol=0.03) and np.allclose(w.var(0), 0.8, atol=0.03)
 
 
@@ -226,9 +227,9 @@ def test_intervals_print_in_percent():
 
 def test_cached_draws_are_those_of_a_fresh_generator():
     fresh = np.random.default_rng(7)
-    want = I._draws(31, 500, fresh)
+    want = errors._draws(31, 500, fresh)
     for _ in range(2):
-        got, rng = I._cached_draws(31, 500, 7)
+        got, rng = errors._cached_draws(31, 500, 7)
         assert (got == want).all() and rng.bit_generator.state == fresh.bit_generator.state
 
 
@@ -274,7 +275,7 @@ def test_variance_of_nested_seeds_is_that_of_an_analysis_of_variance():
         interaction += share**2 * crossed / S
         runs += share**2 * (k.mean(1).var(ddof=1) - crossed / S)
         want += share**2 * k.mean(1).var(ddof=1) / S
-    groups = I._seeds_by_fold(folds, accuracy)
+    groups = errors._seeds_by_fold(folds, accuracy)
     assert np.isclose(sum(s.variance for s in groups), want)
     assert np.isclose(sum(s.interaction for s in groups), interaction, rtol=0.02)
     error = I.interval(folds, accuracy).error
@@ -298,12 +299,12 @@ def test_one_run_is_as_uncertain_as_a_single_seed_turns_out():
 
 
 def test_degrees_of_freedom_stay_between_those_of_the_parts():
-    assert I._degrees_of_freedom([]) == math.inf
-    assert np.isclose(I._degrees_of_freedom([(3.0, 4)]), 4)
-    assert np.isclose(I._degrees_of_freedom([(2.0, 4), (0.0, 1)]), 4)
+    assert errors._degrees_of_freedom([]) == math.inf
+    assert np.isclose(errors._degrees_of_freedom([(3.0, 4)]), 4)
+    assert np.isclose(errors._degrees_of_freedom([(2.0, 4), (0.0, 1)]), 4)
     g = np.random.default_rng(15)
     drawn = g.chisquare(1, (4000, 10))
-    df = [I._degrees_of_freedom([(v, 1) for v in row]) for row in drawn]
+    df = [errors._degrees_of_freedom([(v, 1) for v in row]) for row in drawn]
     assert min(df) >= 1 and max(df) <= 10 and 7 < np.median(df) < 11  # ten folds of two seeds
 
 

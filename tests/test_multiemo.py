@@ -15,7 +15,7 @@ from erc.data.sentence_encoders import toy_encoder
 from erc.models.cross_attention import MODALITIES
 from erc.models.multiemo import PRESETS, MultiEMO, OneStage, convert_released
 from erc.nn.cells import Out, weighted_nll
-from erc.nn.encoders import with_context
+from erc.nn.text_features import with_context
 from erc.report.artefacts import reference
 from erc.report.comparison import comparison
 from erc.runs.fingerprints import fingerprints

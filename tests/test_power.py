@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from erc.evidence import power as P
-from erc.evidence.intervals import StandardError
+from erc.evidence.standard_errors import StandardError
 
 
 def error_of(total, df=40):

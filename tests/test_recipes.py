@@ -6,17 +6,16 @@ import pytest
 
 from erc.core import package_file, resolve
 from erc.report.artefacts import artefacts
-from erc.runs import recipes
+from erc.runs import recipe_files
 from erc.runs.keys import RunKey
+from erc.runs.recipe_files import add_recipe, papers
 from erc.runs.recipes import (
     PROTOCOL,
     SEARCH,
-    add_recipe,
     cross_validated,
     find_system,
     follows_protocol,
     load_recipe,
-    papers,
     read_recipe,
     settings_of,
     wanted_runs,
@@ -63,12 +62,12 @@ def test_one_protocol_trains_every_system():
 
 def test_settings_as_printed_are_of_a_tables_own_system():
     "Run on the paper's split alone, as is what is trained before it."
-    printed = [s for s in trained_systems() if s.printed]
+    printed = [s for s in trained_systems() if s.as_printed]
     assert {s.paper for s in printed} == {'dialoguetrm', 'mmspcl', 'multiemo', 'sagru', 'shapes'}
     assert len(printed) < len(trained_systems()) / 10
     for system in trained_systems():
-        assert isinstance(system.printed, bool), f'{system.id}: a word of a choice?'
-        assert set(system.variants) == ({'paper', 'tuned'} if system.printed else {'tuned'})
+        assert isinstance(system.as_printed, bool), f'{system.id}: a word of a choice?'
+        assert set(system.variants) == ({'paper', 'tuned'} if system.as_printed else {'tuned'})
     for system in printed:
         assert not cross_validated(system, 'paper') and 'search' not in settings_of(system, 'paper')
         assert len(grid(settings_of(system, 'paper')['hyperparameters'])) == 1, system.id
@@ -79,7 +78,7 @@ def test_a_system_does_not_take_printed_from_the_one_it_is_like(tmp_path):
 label = "a"
 notebook = "x"
 model = "m:n"
-printed = true
+as_printed = true
 variants = {paper = {lr = 0.1}, tuned = {protocol = true, lr = 0.2}}
 [systems.b]
 like = "a"
@@ -208,7 +207,7 @@ def test_recipes_of_the_user_are_found(tmp_path, monkeypatch):
     write(tmp_path, GRID, 'mine')
     monkeypatch.setenv('ERC_RECIPES', str(tmp_path))
     assert 'mine' in papers() and find_system('mine/cross').args['heads'] == 2
-    monkeypatch.setattr(recipes, '_ADDED', {})
+    monkeypatch.setattr(recipe_files, '_ADDED', {})
     monkeypatch.delenv('ERC_RECIPES')
     assert 'mine' not in papers() and add_recipe(tmp_path / 'mine.toml') == 'mine'
     assert find_system('mine/add')

@@ -9,9 +9,10 @@ from scipy import stats
 from worlds import dialogues_of, folds_of, true_score, world
 
 from erc.evidence import verdicts as V
-from erc.evidence.intervals import Interval, StandardError, interval, paired
+from erc.evidence.intervals import Interval, interval, paired
 from erc.evidence.metrics import accuracy, weighted_f1
 from erc.evidence.power import minimal_detectable_effect, power
+from erc.evidence.standard_errors import StandardError
 
 
 @pytest.mark.parametrize(

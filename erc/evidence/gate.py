@@ -8,7 +8,8 @@ __all__ = ['still_rising', 'collapsed', 'below_floor', 'blind_dev', 'never_predi
 # %% ../../nbs/118_gate.ipynb #dd9b4de6
 import numpy as np
 
-from .intervals import _as_folds, _as_metric, paired
+from .intervals import paired
+from .standard_errors import _as_folds, _as_metric
 
 # %% ../../nbs/118_gate.ipynb #fee95298
 def _runs(curves):

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import nctdtr, ndtri, stdtr, stdtrit
 
-from .intervals import StandardError
+from .standard_errors import StandardError
 
 # %% ../../nbs/115_power.ipynb #3a0e4045
 def holm(

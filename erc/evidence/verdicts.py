@@ -13,10 +13,10 @@ from typing import ClassVar
 import numpy as np
 from scipy.special import bdtr, ndtr, stdtr, stdtrit
 
-from erc.evidence.intervals import (
-    Interval,
+from .intervals import Interval, _folds_of_pair
+from .power import holm, power_in_family
+from erc.evidence.standard_errors import (
     _as_metric,
-    _folds_of_pair,
     _pooled,
     _resampled,
     _Sample,
@@ -24,7 +24,6 @@ from erc.evidence.intervals import (
     _slots,
     _standard_error,
 )
-from .power import holm, power_in_family
 
 # %% ../../nbs/120_verdicts.ipynb #d9b06ebc
 def _swapped(a, b, metric, resamples, rng):

@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['POOLINGS', 'max_sentence_tokens', 'warn_cut', 'pair_ids', 'tokenizer_of', 'pad_rows', 'token_ids', 'pooled',
-           'TextEncoder', 'frozen_vectors', 'with_context']
+           'TextEncoder', 'frozen_vectors']
 
 # %% ../../nbs/230_encoders.ipynb #3dece841
 import warnings
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,9 +16,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..core import atomic_path, cache_home, choose, digest
 from ..data.array_files import safe_load_npy
-from ..data.features import hashed_words
 from erc.data.sentence_encoders import (
-    ENCODERS,
     encoder_identity,
     encoder_path,
     length_batches,
@@ -337,75 +334,3 @@ def frozen_vectors(
     if one_segment:
         key.append('one segment')
     return _cached(key, run)[inverse.reshape(-1)]
-
-# %% ../../nbs/230_encoders.ipynb #f4e25c19
-_LONGEST = {'minilm': 256}  # tokens that an encoder was trained on, if its tokenizer allows more
-
-
-def _sentences(corpus, column: str, context: str, options: dict):
-    "Return the columns of sentences and of contexts or None, after checks; raise ValueError."
-    if 'segments' in options:
-        raise ValueError('segments=False hides the sentence from pooling: use one_segment=True')
-    for name in filter(None, (column, context)):
-        choose(name, corpus.table.columns, f'column of corpus {corpus.name}')
-    return list(corpus.table[column]), list(corpus.table[context]) if context else None
-
-# %% ../../nbs/230_encoders.ipynb #b15f3a2a
-def _hashed(texts, contexts) -> np.ndarray:
-    "Return hashed words of sentences, followed by those of their contexts if there are any."
-    parts = [texts] if contexts is None else [texts, contexts]
-    return np.concatenate([hashed_words(part) for part in parts], 1)
-
-
-def _ids_or_vectors(ids, encoder, pooling: str, device, one_segment: bool) -> np.ndarray:
-    "Return frozen vectors, or without a pooling token ids, all in segment 0 if so asked."
-    if pooling:
-        return frozen_vectors(ids, encoder, pooling, device, one_segment)
-    return np.abs(ids) if one_segment else ids
-
-# %% ../../nbs/230_encoders.ipynb #a89faac3
-def _encoder_note(encoder, pooling: str, column: str, context: str) -> dict:
-    "Describe how a feature was made, for a corpus's provenance."
-    return {
-        'encoder': ENCODERS.get(str(encoder)) or Path(encoder).name,
-        'files': encoder_identity(encoder_path(encoder)),
-        'pooling': pooling,
-        'column': column,
-        'context': context,
-    }
-
-
-def _add(corpus, feature: str, x, **notes):
-    "Add a feature to a corpus, and notes on it to its provenance."
-    corpus = corpus.with_features(**{feature: x})
-    provenance = dict(corpus.provenance)
-    for name, note in notes.items():
-        provenance[name] = {**provenance.get(name, {}), feature: note}
-    return corpus.replace(provenance=provenance)
-
-# %% ../../nbs/230_encoders.ipynb #981a065a
-def with_context(
-    corpus,  # an `erc.data.corpus.Corpus`
-    encoder='minilm',  # short name, folder or hub id, or 'hashing'
-    feature='text',  # name of the new feature
-    *,
-    column='text',  # column of the sentences
-    context='',  # column of the contexts; empty: no contexts
-    pooling='own',  # of frozen vectors, one of `POOLINGS`
-    one_segment=False,  # True: only a separator tells the encoder the sentence from its context
-    tokens=False,  # True: token ids instead of vectors
-    longest=0,  # tokens of a row; 0: as many as the encoder was trained on, or 300
-    device='cpu',
-    **options,  # drop, separator: see `pair_ids`
-):
-    "Add sentences in context to a corpus as a feature; raise ValueError for an unknown column."
-    sentences = _sentences(corpus, column, context, options)
-    if encoder == 'hashing':
-        return _add(corpus, feature, _hashed(*sentences))
-    limit = longest or _LONGEST.get(str(encoder), 300)
-    ids, cut = _token_ids_and_cut(*sentences, encoder, limit, **options)
-    pooling = '' if tokens else pooling
-    x = _ids_or_vectors(ids, encoder, pooling, device, one_segment)
-    return _add(
-        corpus, feature, x, encoders=_encoder_note(encoder, pooling, column, context), cut=cut
-    )

@@ -15,7 +15,8 @@ import pandas as pd
 from ..core import choose, results_home, root
 from .artefacts import artefacts, notebook_anchor, saved_artefact
 from .comparison import artefact_status
-from ..runs.recipes import load_recipe, papers
+from ..runs.recipe_files import papers
+from ..runs.recipes import load_recipe
 from ..runs.records import read_records
 from ..runs.stale import stale_records
 

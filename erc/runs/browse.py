@@ -11,7 +11,8 @@ import difflib
 import pandas as pd
 
 from .keys import RunKey
-from .recipes import find_system, load_recipe, papers
+from .recipe_files import papers
+from .recipes import find_system, load_recipe
 from .records import Record, find_record, read_records, record_files
 
 # %% ../../nbs/358_browse.ipynb #61417a3a

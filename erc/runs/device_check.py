@@ -26,8 +26,10 @@ from ..nn.cells import Out
 from ..nn.encoders import tokenizer_of
 from .fingerprints import toy_batch
 from .prepare import check_device
-from .recipes import System, load_recipe, papers
-from ..training.engine import Captured, Keyed, Single, Stack, Steps
+from .recipe_files import papers
+from .recipes import System, load_recipe
+from ..training.captured import Captured
+from ..training.engine import Keyed, Single, Stack, Steps
 from ..training.fit import fit
 from ..training.settings import Settings, criterion
 

@@ -20,11 +20,11 @@ from ..data.registry import converted, load_corpus
 from .fold import cross_folds, wanted_seeds
 from .keys import RunKey
 from .prepare import load_encoded, model_maker, of_fold, split_batches
+from .recipe_files import papers
 from erc.runs.recipes import (
     System,
     cross_validated,
     find_system,
-    papers,
     pretraining_system,
     settings_of,
     wanted_runs,

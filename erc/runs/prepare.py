@@ -18,7 +18,7 @@ from ..data.corpus import Corpus
 from ..data.features import encode
 from ..data.folds import with_fold
 from ..evidence.metrics import METRICS, confusion, moments
-from ..nn.encoders import with_context
+from ..nn.text_features import with_context
 from .recipes import System
 from .records import VALUE_METRICS, score_of
 

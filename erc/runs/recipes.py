@@ -4,21 +4,21 @@
 
 # %% auto #0
 __all__ = ['RESULT_FIELDS', 'PROTOCOL', 'SEARCH', 'CROSS_SEEDS', 'System', 'Column', 'Entry', 'Row', 'ArtefactSpec', 'Recipe',
-           'read_recipe', 'recipe_files', 'add_recipe', 'papers', 'load_recipe', 'find_system', 'pretraining_system',
-           'follows_protocol', 'cross_validated', 'settings_of', 'wanted_runs']
+           'read_recipe', 'load_recipe', 'find_system', 'pretraining_system', 'follows_protocol', 'cross_validated',
+           'settings_of', 'wanted_runs']
 
 # %% ../../nbs/351_recipes.ipynb #58e1a171
 import functools
-import os
 import tomllib
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-from ..core import choose, package_file
+from ..core import choose
 from ..data.families import MODALITIES
 from ..data.registry import converted, load_corpus
 from .grids import expand_rows, expand_systems
 from .keys import RunKey
+from .recipe_files import papers, recipe_files
 from ..training.settings import complete
 
 # %% ../../nbs/351_recipes.ipynb #e730ab10
@@ -255,41 +255,6 @@ def read_recipe(
         return _parse(Path(path))
     except (ValueError, KeyError, TypeError) as e:
         raise ValueError(f'{path}: {e}') from e
-
-# %% ../../nbs/351_recipes.ipynb #c7eb1cef
-_ADDED: dict[str, Path] = {}
-
-
-def _recipe_paths() -> list[Path]:
-    "Return recipe files of the package, of the user's folders, and those that were added."
-    own = [Path(f) for f in os.environ.get('ERC_RECIPES', '').split(os.pathsep) if f]
-    folders = [package_file('recipes'), *own]
-    return [p for f in folders for p in sorted(f.glob('*.toml'))] + list(_ADDED.values())
-
-
-def recipe_files() -> dict[str, Path]:  # paper -> file
-    "Return every recipe that can be run; raise ValueError where two have one name."
-    found: dict[str, Path] = {}
-    for path in _recipe_paths():
-        other = found.setdefault(path.stem, path)
-        if other is not path and other.resolve() != path.resolve():
-            raise ValueError(f'{path} and {other} have one name: rename one of them')
-    return found
-
-# %% ../../nbs/351_recipes.ipynb #16893570
-def add_recipe(path) -> str:
-    "Make a recipe of the user's known for this process; return its name."
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f'no recipe file {path}')
-    _ADDED[path.stem] = path
-    recipe_files()
-    return path.stem
-
-
-def papers() -> list[str]:
-    "Return the names of all recipes, such as 'shapes'."
-    return sorted(recipe_files())
 
 # %% ../../nbs/351_recipes.ipynb #b2813e55
 @functools.lru_cache(maxsize=32)

@@ -15,7 +15,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..data.batches import Batch, from_padded
-from .engine import Captured, Single, Stack, Steps
+from .captured import Captured
+from .engine import Single, Stack, Steps
 from .settings import Settings, criterion
 
 # %% ../../nbs/340_bench.ipynb #daca0453

@@ -17,8 +17,9 @@ from tqdm import tqdm
 
 from ..core import choose, digest
 from ..data.batches import map_batch
+from .captured import make_steps
 from .checkpoint import Checkpoint, hash_tensors
-from .engine import Keyed, Single, Stack, Steps, make_steps
+from .engine import Keyed, Single, Stack, Steps
 from .groups import bytes_of_a_seed, free_bytes, halved, in_groups, seeds_that_fit
 from .loop import Training, predict, run_training
 from .settings import Settings, criterion, select
