@@ -335,11 +335,11 @@ def load_converted(
 ) -> Corpus:  # validated
     "Load a converted corpus; ValueError if its three files do not belong together."
     folder = Path(folder)
-    kind, provenance = _read_about(folder)
+    (name, task, classes), provenance = _read_about(folder)
     path = folder / 'table.csv'
     table = read_table(path, COLUMNS)
-    for column, type_ in (('turn', int), ('label', int if kind[-1] else float)):
+    for column, type_ in (('turn', int), ('label', int if classes else float)):
         table[column] = numeric_column(table, column, path, type_)
     features, has = _stored_features(folder / 'features.safetensors')
     with named_errors(folder, _REMEDY):
-        return validate(Corpus(*kind, table, features, has, provenance))
+        return validate(Corpus(name, task, classes, table, features, has, provenance))
