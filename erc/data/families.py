@@ -308,7 +308,7 @@ def _described(path: Path) -> tuple:  # (name, task, classes), provenance, check
     with named_errors(path, _REMEDY):
         about = json.loads(path.read_text(encoding='utf-8'))
         kind = str(about['name']), str(about['task']), tuple(map(str, about['classes']))
-        return kind, about['provenance'], {name: about['sha256'][name] for name in _PARTS}
+        return kind, dict(about['provenance']), {name: about['sha256'][name] for name in _PARTS}
 
 
 def _read_about(folder: Path) -> tuple:  # (name, task, classes), provenance
