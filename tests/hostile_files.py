@@ -459,6 +459,8 @@ def converted_parts() -> dict:
         'checksums of elsewhere': '{"name": "a", "task": "emotion", "classes": [], "provenance": {}, '
         '"sha256": {"../../../etc/passwd": "0"}}',
         'many digits': '{"name": ' + '9' * 5000 + '}',
+        'no provenance': '{"name": "a", "task": "emotion", "classes": [], "sha256": '
+        '{"table.csv": "0", "features.safetensors": "0"}}',
         'half a character': b'{"name": "\xff"}',
     }
     tables = {

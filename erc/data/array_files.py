@@ -41,7 +41,7 @@ def _read_header(file) -> tuple:  # code of the type, order, shape
     found = [re.search(f"'{name}': ?{value}", text) for name, value in _FIELDS.items()]
     if None in found:
         raise ValueError('its header names no type, order and shape')
-    code, order, shape = (match[1] for match in found)
+    code, order, shape = (match[1] for match in found if match)
     return code, 'F' if order == 'True' else 'C', tuple(map(int, re.findall('[0-9]+', shape)))
 
 # %% ../../nbs/013_array_files.ipynb #e441afa8

@@ -95,13 +95,13 @@ def _utterance_ids(dialogue, ids, turns: int) -> list:
 # %% ../../nbs/036_families.ipynb #61386f16
 def _check_dialogue(parts: dict, dialogue, path):
     "Raise ValueError if a field lacks the dialogue or has another number of turns."
+    where = f'{path}: dialogue {dialogue!r}'
     if missing := [field for field in parts if dialogue not in parts[field]]:
         listed = ', '.join(missing)
-        raise ValueError(f'{path}: dialogue {dialogue!r} has no {listed}; download it again')
+        raise ValueError(f'{where} has no {listed}; download it again')
     lengths = {field: len(parts[field][dialogue]) for field in parts if field != 'id'}
     if len(set(lengths.values())) > 1:
         listed = ', '.join(f'{field} {length}' for field, length in lengths.items())
-        where = f'{path}: dialogue {dialogue!r}'
         raise ValueError(f'{where} differs in length: {listed}; download it again')
 
 # %% ../../nbs/036_families.ipynb #9474d0c0
@@ -304,20 +304,23 @@ _PARTS = ('table.csv', 'features.safetensors')
 _REMEDY = 'convert the pickle again'
 
 
+def _described(path: Path) -> tuple:  # (name, task, classes), provenance, checksums
+    with named_errors(path, _REMEDY):
+        about = json.loads(path.read_text(encoding='utf-8'))
+        kind = str(about['name']), str(about['task']), tuple(map(str, about['classes']))
+        return kind, dict(about['provenance']), {name: about['sha256'][name] for name in _PARTS}
+
+
 def _read_about(folder: Path) -> tuple:  # (name, task, classes), provenance
     "Read corpus.json, and raise an error if the other two files do not belong to it."
     for file in ('corpus.json', *_PARTS):
         if not (folder / file).exists():
             raise FileNotFoundError(f'{folder} has no {file}; {_REMEDY}')
-    with named_errors(folder / 'corpus.json', _REMEDY):
-        about = json.loads((folder / 'corpus.json').read_text(encoding='utf-8'))
-        classes = tuple(map(str, about['classes']))
-        kind = str(about['name']), str(about['task']), classes
-        checksums = {name: about['sha256'][name] for name in _PARTS}
+    kind, provenance, checksums = _described(folder / 'corpus.json')
     for file, expected in checksums.items():
         if sha256_of(folder / file) != expected:
             raise ValueError(f'{folder / file} is not what corpus.json describes; {_REMEDY}')
-    return kind, about['provenance']
+    return kind, provenance
 
 # %% ../../nbs/036_families.ipynb #93f0a23e
 def _stored_features(path) -> tuple:  # features, flags
@@ -335,11 +338,11 @@ def load_converted(
 ) -> Corpus:  # validated
     "Load a converted corpus; ValueError if its three files do not belong together."
     folder = Path(folder)
-    kind, provenance = _read_about(folder)
+    (name, task, classes), provenance = _read_about(folder)
     path = folder / 'table.csv'
     table = read_table(path, COLUMNS)
-    for column, type_ in (('turn', int), ('label', int if kind[-1] else float)):
+    for column, type_ in (('turn', int), ('label', int if classes else float)):
         table[column] = numeric_column(table, column, path, type_)
     features, has = _stored_features(folder / 'features.safetensors')
     with named_errors(folder, _REMEDY):
-        return validate(Corpus(*kind, table, features, has, provenance))
+        return validate(Corpus(name, task, classes, table, features, has, provenance))

@@ -98,7 +98,7 @@ def numeric_column(
         row = np.argmin(valid)
         expected = 'a whole number' if kind is int else 'a number'
         raise ValueError(
-            f'{path}: column {column!r}, row {row}: {values.iloc[row][:80]!r} is not {expected}; '
+            f'{path}: column {column!r}, row {row}: {values.iloc[row]!r:.80} is not {expected}; '
             'correct it or download the file again'
         )
     if allow_blank:

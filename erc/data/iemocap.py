@@ -178,15 +178,19 @@ def _released_labels(path, classes) -> dict:  # utterance id -> class name
         return {name: classes[label['emo']] for name, label in stored.items()}
 
 # %% ../../nbs/032_iemocap.ipynb #5599297c
+def _labelled_texts(path, dialogues) -> list:
+    by_dialogue = safe_unpickle(path)[2]
+    return [str(text) for name in dialogues for text in by_dialogue[name]]
+
+
 def _with_released_labels(table, paths: dict) -> pd.DataFrame:
     "Add both label sets, and the texts of labelled turns as the papers had them."
     labels6 = _released_labels(paths[_LABELS6], IEMOCAP6)
     labels4 = _released_labels(paths[_LABELS4], IEMOCAP4)
     table['label6'] = table['utterance_id'].map(labels6).fillna('')
     table['label4'] = table['utterance_id'].map(labels4).fillna('')
-    parts = safe_unpickle(paths[_LABELLED_TEXTS])
     with named_errors(paths[_LABELLED_TEXTS]):
-        texts = [str(text) for name in table['dialogue_id'].unique() for text in parts[2][name]]
+        texts = _labelled_texts(paths[_LABELLED_TEXTS], table['dialogue_id'].unique())
         table.loc[table['label6'] != '', 'text'] = texts
     return table
 

@@ -93,17 +93,16 @@ def _is_vector(value) -> bool:
     return np.shape(value) == (_ACTION_UNIT_SIZE,)
 
 # %% ../../nbs/031_meld.ipynb #f94061c9
+def _turn_id(split: str, key: str) -> str:  # key such as '3_12', dialogue and utterance
+    return f'{split}_dia{key.replace("_", "_utt")}'
+
+
 def _action_units(path, split: str, ids: list) -> tuple:  # features, flags
     vectors = safe_unpickle(path)
     with named_errors(path):
-        are_vectors = isinstance(vectors, dict) and all(map(_is_vector, vectors.values()))
-    if not are_vectors:
-        raise ValueError(f'{path}: expected a dictionary of {_ACTION_UNIT_SIZE}-d vectors')
-    with named_errors(path):
-        by_id = {
-            f'{split}_dia{key.replace("_", "_utt")}': np.asarray(v, np.float64)
-            for key, v in vectors.items()
-        }
+        if not isinstance(vectors, dict) or not all(map(_is_vector, vectors.values())):
+            raise ValueError(f'{path}: expected a dictionary of {_ACTION_UNIT_SIZE}-d vectors')
+        by_id = {_turn_id(split, key): np.float64(v) for key, v in vectors.items()}
     empty = np.zeros(_ACTION_UNIT_SIZE)
     return np.stack([by_id.get(name, empty) for name in ids]), np.isin(ids, [*by_id])
 

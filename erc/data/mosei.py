@@ -84,8 +84,8 @@ def read_pairs(
         raise ValueError(f'{path}: a {kind}, expected a list of pairs (previous, text, label)')
     for number, pair in enumerate(pairs):
         if not _is_pair(pair):
-            expected = 'expected (previous, text, 0 or 1)'
-            raise ValueError(f'{path}: pair {number} is something else, {expected}')
+            expected = '(previous, text, 0 or 1)'
+            raise ValueError(f'{path}: pair {number} is not as expected: {expected}')
     return pairs
 
 # %% ../../nbs/034_mosei.ipynb #46d29206

@@ -76,6 +76,12 @@ def _valence(path) -> dict:  # utterance id -> rating
     return ratings
 
 # %% ../../nbs/033_mosi.ipynb #fcc2d6bc
+def _read_part(root, split: str, transcripts) -> tuple:  # table, features
+    arrays = _read_split(root, split)
+    with named_errors(Path(root) / 'mosi'):
+        return _join_split(arrays, split, transcripts)
+
+
 def join_mosi(
     root,  # folder of corpora
     name='mosi',  # corpus, for messages
@@ -83,8 +89,7 @@ def join_mosi(
     "Build MOSI from the public csv files."
     paths = {path: require_file(root, path, name) for path in _PUBLIC}
     transcripts = _read_transcripts(paths[_TRANSCRIPTS])
-    with named_errors(Path(root) / 'mosi'):
-        parts = [_join_split(_read_split(root, s), s, transcripts) for s in ('train', 'test')]
+    parts = [_read_part(root, split, transcripts) for split in ('train', 'test')]
     tables, features = zip(*parts)
     table = pd.concat(tables, ignore_index=True)
     table['valence'] = table['utterance_id'].map(_valence(paths[_RATINGS]))

@@ -6,6 +6,7 @@
 __all__ = ['CORPORA', 'converted', 'load_corpus']
 
 # %% ../../nbs/040_registry.ipynb #051b15b6
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..core import choose, data_home
@@ -45,6 +46,18 @@ def converted(
     return [name for name in names if name not in CORPORA]
 
 # %% ../../nbs/040_registry.ipynb #8dbeb247
+@contextmanager
+def _damage(name: str, root):
+    "Turn what a damaged file raises in a reader into a ValueError that says what to do."
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ArithmeticError) as e:
+        raise ValueError(
+            f'corpus {name}: a file in {root} is damaged ({type(e).__name__}: {e}); '
+            f'`erc data get {name}` downloads it again'
+        ) from e
+
+# %% ../../nbs/040_registry.ipynb #947d463b
 def load_corpus(
     name: str,  # 'demo', 'meld', 'iemocap6', ... (a key of CORPORA), or a folder from `convert`
     *,
@@ -62,11 +75,6 @@ def load_corpus(
     if (root / name / 'corpus.json').exists():
         return load_converted(root / name)
     source = CORPORA[choose(name, [*CORPORA, *converted(root)], 'corpus')]
-    try:
+    with _damage(name, root):
         corpus = source.load(root, name, keep_unlabelled=keep_unlabelled)
-    except (LookupError, TypeError, AttributeError, ArithmeticError) as e:
-        raise ValueError(
-            f'corpus {name}: a file in {root} is damaged ({type(e).__name__}: {e}); '
-            f'`erc data get {name}` downloads it again'
-        ) from e
     return validate(corpus.replace(provenance=source.provenance(root)))

@@ -155,12 +155,13 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _append(response, part: Path, start: int, most: int | None, **bar_options):
+def _append(response, part: Path, start: int, pin: Pin, **bar_options):
     """Write a response's body to `part`, from byte `start` on, and show a progress bar; stop
-    after `most` bytes, because a server may never stop."""
+    after the bytes of the pinned file, because a server may never stop."""
+    name, most = Path(pin.path).name, pin.bytes
     with (
         open(part, 'ab' if start else 'wb') as file,
-        tqdm(initial=start, unit='B', unit_scale=True, **bar_options) as bar,
+        tqdm(desc=name, initial=start, unit='B', unit_scale=True, **bar_options) as bar,
     ):
         while block := response.read(1 << 16):
             bar.update(file.write(block))
@@ -177,9 +178,7 @@ def _request_rest(pin: Pin, part: Path, base_url, show_progress, timeout) -> int
             start = 0  # the server ignores ranges and sends the file from its first byte
         length = response.headers.get('Content-Length')
         total = start + int(length) if length else pin.bytes
-        name = Path(pin.path).name
-        bar = {'total': total, 'desc': name, 'disable': not show_progress}
-        _append(response, part, start, pin.bytes, **bar)
+        _append(response, part, start, pin, total=total, disable=not show_progress)
     return total
 
 # %% ../../nbs/011_sources.ipynb #625bc30c

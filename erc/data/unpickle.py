@@ -10,6 +10,7 @@ import io
 import os
 import pickletools
 from collections import OrderedDict, defaultdict
+from collections.abc import Callable
 from functools import partial
 from itertools import chain
 from types import NoneType
@@ -27,7 +28,8 @@ from erc.data.plain_data import (
 # %% ../../nbs/010_unpickle.ipynb #35acbcea
 def _read_python2_string(file) -> str:
     "Read a quoted line of Python 2, as latin1."
-    return pickletools.read_stringnl(file, decode=False).decode('unicode_escape')
+    line = pickletools.read_stringnl(file, decode=False)
+    return bytes(line).decode('unicode_escape')  # type: ignore[arg-type]
 
 # %% ../../nbs/010_unpickle.ipynb #123219ec
 _READERS = {
@@ -53,7 +55,9 @@ _ALLOWANCE = 1 << 20  # items or bytes that calls may copy beyond the size of th
 
 class _Machine:
     def __init__(self, size: int):  # of the pickle, in bytes
-        self.stack, self.marks, self.memo = [], [], {}
+        self.stack: list = []
+        self.marks: list = []
+        self.memo: dict = {}
         self.containers, self.to_copy = _MOST_CONTAINERS, size + _ALLOWANCE
 
     def take(self, count=None) -> list:
@@ -210,7 +214,7 @@ def _ordered_dict(items=()) -> OrderedDict:
 def _default_dict(factory=None) -> defaultdict:
     if factory is not None and (not isinstance(factory, _Name) or factory.kind is None):
         raise Refused('a dictionary whose default is not a container or number')
-    return defaultdict(factory and factory.kind)
+    return defaultdict(None if factory is None else factory.kind)
 
 # %% ../../nbs/010_unpickle.ipynb #48cba3bb
 _ARRAY = _Name()
@@ -256,7 +260,7 @@ def _from_buffer(data, dtype, shape, order, axis_order=None) -> np.ndarray:
     return plain_array(_latin1(data), dtype, shape).transpose(axis_order)
 
 
-def _scalar(dtype, data) -> np.generic:
+def _scalar(dtype, data):
     return plain_array(_latin1(data), dtype, ())[()]
 
 # %% ../../nbs/010_unpickle.ipynb #ce803f52
@@ -340,7 +344,7 @@ _FROM_MARK = {
 }
 
 # %% ../../nbs/010_unpickle.ipynb #2daaea9e
-_RUN = {  # operation -> function of the machine and the operation's argument
+_RUN: dict[str, Callable] = {  # operation -> function of the machine and the operation's argument
     **dict.fromkeys(_PUSHED, _push),
     **dict.fromkeys(_NUMBERS, _push_number),
     **{name: partial(_push_constant, value) for name, value in _CONSTANTS.items()},
