@@ -15,7 +15,9 @@ from baseline_golden import (
 from helpers import close, toy_batch
 
 from erc.data.batches import from_padded
+from erc.data.sentence_encoders import toy_encoder
 from erc.models.aghmn import AGHMN
+from erc.nn.encoders import token_ids
 
 SIZES = {'text': 4, 'audio': 3}
 PRESETS = ['bif_agru', 'unif_biagru']
@@ -68,6 +70,16 @@ def test_words_stack_too():
     batch = from_padded({'words': words}, torch.zeros(2, 4), [4, 3], {'emotion': words[..., 0] % 3})
     table = torch.randn(6, 3, generator=g)
     make = lambda: AGHMN({'words': 5}, 3, width=4, window=2, words='words', embeddings=table)  # noqa: E731
+    check_seeds_stack(make, batch)
+
+
+def test_an_encoder_lends_its_words(tmp_path):
+    texts = ['you came back', 'leave me', 'why', 'no']
+    folder = toy_encoder(tmp_path, texts, width=6)
+    ids = token_ids(texts, folder)[None]
+    batch = from_padded({'text': ids}, torch.zeros(1, 4), [4], {'emotion': [[0, 1, 2, 0]]})
+    make = lambda: AGHMN({'text': 9}, 3, width=4, window=2, words='text', embeddings=str(folder))  # noqa: E731
+    assert make().reader.gru.weight_ih_l0.shape == (12, 6)
     check_seeds_stack(make, batch)
 
 

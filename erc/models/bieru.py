@@ -132,9 +132,8 @@ class BiERU(nn.Module):
         w = {_renamed(name): torch.as_tensor(x) for name, x in state.items()}
         width, classes = len(w['block.W.bias']), len(w['out.bias'])
         model = cls({'text': width}, classes, preset=preset, width=width, **options)
-        w['block.V'] = w['block.V'][:, 0]
-        w['convolution.weight'] = w['convolution.weight'].flatten()
-        model.to(w['out.bias'].dtype).load_state_dict({k: w[k] for k in model.state_dict()})
+        own = model.to(w['out.bias'].dtype).state_dict()
+        model.load_state_dict({name: w[name].view_as(x) for name, x in own.items()})
         return model
 
 # %% ../../nbs/268_bieru.ipynb #120b04f5

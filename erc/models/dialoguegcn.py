@@ -250,11 +250,13 @@ class DialogueGCN(nn.Module):
 
     def forward(self, batch: Batch) -> Out:
         g = self.contexts(batch)
-        z, probes = torch.cat([g, self.convolve(g, batch)[1]], -1), {}
-        if self.nodal:
-            z, alpha = self.nodal(z, batch)
-            probes = {} if batch.seed is not None else {'attention': alpha}
-        return Out(self.head(z, batch), probes=probes)
+        z = torch.cat([g, self.convolve(g, batch)[1]], -1)
+        if not self.nodal:
+            return Out(self.head(z, batch))
+        z, alpha = self.nodal(z, batch)
+        return Out(
+            self.head(z, batch), probes={} if batch.seed is not None else {'attention': alpha}
+        )
 
     @classmethod
     def from_released(cls, state: dict, preset='released', **options) -> 'DialogueGCN':

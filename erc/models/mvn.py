@@ -144,7 +144,7 @@ class MVN(nn.Module):
         classes: int,  # C
         *,
         words='',  # the feature that holds words, see `WordReader`; none: vectors of turns
-        embeddings=None,  # (V, D) of the words
+        embeddings=None,  # (V, D) of the words, or the encoder they come from
         width=300,  # d, of both directions of the reader together
         window=40,  # K, turns of the past
         longest=None,  # words of the past that are kept, see `_past_words`

@@ -207,11 +207,10 @@ def past_rows(
     device='cpu',
 ) -> Tensor:  # (N, K), the newest last; N where the dialogue had not begun
     "Return the rows of the K turns before each turn."
-    N, starts = sum(sizes), np.cumsum([0, *sizes])
-    turn = np.repeat(np.arange(len(sizes)), sizes)
-    column = np.arange(N) - starts[turn]
+    N, starts = sum(sizes), np.cumsum([0, *sizes])[:-1]
+    turn, column = (np.repeat(x, sizes) for x in (np.arange(len(sizes)), starts))
     earlier = turn[:, None] - np.arange(window, 0, -1)
-    rows = starts[np.maximum(earlier, 0)] + column[:, None]
+    rows = starts[earlier.clip(0)] + (np.arange(N) - column)[:, None]
     return torch.from_numpy(np.where(earlier < 0, N, rows)).to(device)
 
 # %% ../../nbs/252_sequences.ipynb #a6489b75
