@@ -88,7 +88,7 @@ def _judged_sentence(claims: pd.DataFrame) -> str:
         f'{int(judged.mixed.sum())} of the decided ones fail for another pair of records.'
     )
 
-# %% ../../nbs/381_summary.ipynb #d742f8f1
+# %% ../../nbs/384_summary.ipynb #d742f8f1
 def _undecided_sentence(claims: pd.DataFrame) -> str:
     "Return what is known of the claims that were not confirmed."
     undecided = claims[claims.verdict == 'not confirmed']
