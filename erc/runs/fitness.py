@@ -24,25 +24,35 @@ class Reason(NamedTuple):
     remedy: str  # what would remove it: a command, a file, another run; '' where nothing would
 
 # %% ../../nbs/365_fitness.ipynb #093f39b6
+def _lacks_folds(record: Record) -> str:
+    "Return how a record falls short of testing every dialogue once, or ''."
+    absent = [fold for fold in record.cross if fold not in record.folds]
+    if absent:
+        return f'without {", ".join(absent)}'
+    return '' if record.cross else "on the paper's split alone"
+
+
+def _not_protocol(record: Record, stale: str) -> str:
+    "Return why a record is not one of the protocol, or ''."
+    if stale.startswith('settings changed'):
+        return f'{record.key} was not run under the protocol'
+    if stale:
+        return f'{record.key} no longer holds: {stale}'
+    short = _lacks_folds(record)
+    return f'{record.key} was run {short}' if short else ''
+
+# %% ../../nbs/365_fitness.ipynb #8ca21d21
 def lacks_of(
     key: RunKey,
     record: Record | None,  # None: there is none
     stale='',  # why the record no longer holds, of `erc.runs.stale.stale_records`
 ) -> Reason | None:
     "Return why a run does not count as run under the protocol; None where it counts."
-    system, command = find_system(key.system_id), f'`erc run {key} --missing`'
-    if not cross_validated(system, key.variant):
-        why = 'trains its encoder, which the protocol does not cover'
-        return Reason(f'{key} {why}', f'{key} by the protocol, every dialogue tested once')
-    if record is None:
-        return Reason(f'no record of {key}', command)
-    if stale:
-        return Reason(f'{key} was not run under the protocol ({stale})', command)
-    absent = [fold for fold in record.cross if fold not in record.folds]
-    if absent or not record.cross:
-        which = f'without {", ".join(absent)}' if absent else "on the paper's split alone"
-        return Reason(f'{key} was run {which}', command)
-    return None
+    if not cross_validated(find_system(key.system_id), key.variant):
+        why = f'{key} trains its encoder, which the protocol does not cover'
+        return Reason(why, f'{key} by the protocol, every dialogue tested once')
+    why = f'no record of {key}' if record is None else _not_protocol(record, stale)
+    return Reason(why, f'`erc run {key} --missing`') if why else None
 
 # %% ../../nbs/365_fitness.ipynb #35026e63
 def tested_folds(record: Record) -> list[Fold]:
