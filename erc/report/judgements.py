@@ -301,7 +301,7 @@ def _verdict_columns(case: Case, judgement: Judgement, family: int) -> dict:
     }
 
 # %% ../../nbs/386_judgements.ipynb #85430f87
-_SAID = ('paper', 'artefact', 'place', 'claim', 'family', 'printed')
+_SAID = ('paper', 'artefact', 'place', 'claim', 'metric', 'slice', 'family', 'scale', 'printed')
 
 
 def _row(case: Case, judgement: Judgement, family: int) -> dict:
