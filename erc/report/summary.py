@@ -63,7 +63,7 @@ def read_ledger(
     home = Path(home or results_home())
     records, broken = read_records(home)
     stale = stale_records(records.values()) if stale is None else stale
-    claims = _in_words(judge_claims(home, records, stale))
+    claims = _in_words(judge_claims(home, records, stale or None))
     return Ledger(home, records, broken, stale, claims, artefact_table(home, '', records, stale))
 
 # %% ../../nbs/387_summary.ipynb #fded6aeb
@@ -267,6 +267,7 @@ def summary_markdown(
         ledger_sentence(ledger.claims),
         f'Tables, figures and diagrams: {states}.',
         f'![Claims by paper and verdict]({where}figures/ledger_verdicts.png)',
+        f'![Power at the printed effects]({where}figures/ledger_power.png)',
         *filter(None, lists),
     ]
 
