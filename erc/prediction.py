@@ -322,15 +322,15 @@ class Comparison:
         return f'{found}. {self.claim}' if self.claim else found
 
 # %% ../nbs/990_prediction.ipynb #e6abbb39
-def _difference_for(claim: Claim, a: Tested, b: Tested, names: str) -> Interval:
-    "Return the difference of two sides as a claim asks: by its metric, on its part of the test set."
+def _compare_for(claim: Claim, a: str, b: str, sides: tuple) -> Comparison:
+    "Compare two sides as a claim asks: by its metric, on its part of the test set."
     if any(len(pair.better) > 1 for pair in claim.pairs):
         raise ValueError(f'{claim.id} is about more than two runs: erc.claims() has its verdict')
-    effect = difference(claim, a, b)
+    effect = difference(claim, *sides)
     if effect is None:
         parts = ' and '.join(filter(None, [claim.slice, claim.against]))
-        raise ValueError(f'{names} do not both count {parts}, as {claim.id} asks')
-    return effect
+        raise ValueError(f'{a} and {b} do not both count {parts}, as {claim.id} asks')
+    return Comparison(a, b, claim.metric, effect, _judged(claim))
 
 # %% ../nbs/990_prediction.ipynb #f669ff31
 def _difference(a: Tested, b: Tested, metric: str) -> Interval:
@@ -346,11 +346,9 @@ def compare(
 ) -> Comparison:
     "Compare two systems by the paired difference on one test set; raise ValueError where the sets differ."
     a, b = _side(a), _side(b)
-    sides, names = _on_one_test_set(a, b), f'{a.name} and {b.name}'
+    sides = _on_one_test_set(a, b)
     if claim:
         asked = _find_claim(claim)
-        asked, judged = replace(asked, metric=metric or asked.metric), _judged(asked)
-        effect = _difference_for(asked, *sides, names)
-        return Comparison(a.name, b.name, asked.metric, effect, judged)
+        return _compare_for(replace(asked, metric=metric or asked.metric), a.name, b.name, sides)
     metric = metric or a.metric
     return Comparison(a.name, b.name, metric, _difference(*sides, metric))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'Ledger', 'read_ledger', 'verdict_counts', 'ledger_sentence', 'verdict_table', 'verdict_figure',
-           'claims_table', 'in_turns', 'summary_markdown', 'fill_summary']
+           'claims_table', 'judged_claims', 'in_turns', 'summary_markdown', 'fill_summary']
 
 # %% ../../nbs/387_summary.ipynb #56ef6706
 import math
@@ -16,6 +16,7 @@ import pandas as pd
 
 from ..core import results_home, write_atomic
 from .artefacts import paper_title
+from .browse import claims as saved_claims
 from .judgements import JUDGED, VERDICTS, judge_claims
 from .status import artefact_table
 from .tables import Table
@@ -229,6 +230,20 @@ def claims_table(claims: pd.DataFrame, paper: str) -> Table:
     title = f'{_short_title(paper)}, claims'
     caption = _CLAIMS_CAPTION
     return Table(paper, 'claims', _claim_cells(own), title=title, caption=caption)
+
+# %% ../../nbs/387_summary.ipynb #5ab71bf0
+_WORDS = ('ours', 'verdict', 'note', 'reason', 'decide', 'basis', 'by_session', 'others')
+
+
+def judged_claims(
+    paper: str,
+    artefact='',  # 'table1'; all if empty
+    home=None,  # folder that holds `claims.csv`; the project's `results/` if None
+) -> Table:
+    "Return a paper's claims as `erc report` last judged them, for its section."
+    table = saved_claims(home)
+    table = table[table.artefact == artefact] if artefact else table
+    return claims_table(table.assign(**{k: table[k].fillna('') for k in _WORDS}), paper)
 
 # %% ../../nbs/387_summary.ipynb #71eee847
 def in_turns(
