@@ -16,7 +16,7 @@ from ..core import package_file
 from ..evidence.intervals import Interval, contrast, paired
 from ..evidence.verdicts import randomised
 from .artefacts import printed, reference
-from ..runs.fitness import tested_folds
+from ..runs.fitness import same_test, tested_folds
 from ..runs.keys import RunKey
 from ..runs.records import Record, score_of
 
@@ -170,17 +170,16 @@ def _laid_out(a: list, b: list, score) -> tuple:
     return first, second, _score_of_parts(score)
 
 # %% ../../nbs/377_claims.ipynb #541f4375
-def _comparable(a, b, better: Tested, worse: Tested) -> bool:
+def _comparable(a, b, better: Tested, worse: Tested, against) -> bool:
     "Return whether two sides were counted, on the same dialogues and classes."
-    if a is None or b is None or list(better.classes) != list(worse.classes):
-        return False
-    return [x.shape[1:] for x in a] == [x.shape[1:] for x in b]
+    counted = a is not None and b is not None
+    return counted and list(better.classes) == list(worse.classes) and (against or same_test(a, b))
 
 
 def sides_of(claim: Claim, better: Tested, worse: Tested):
     "Return counts by fold of both sides and the score; None where they cannot be compared."
     a, b = better.counts(claim.slice), worse.counts(claim.against or claim.slice)
-    if not _comparable(a, b, better, worse):
+    if not _comparable(a, b, better, worse, bool(claim.against)):
         return None
     score = score_of(claim.metric, better.classes)
     return _laid_out(a, b, score) if claim.against else (a, b, score)
