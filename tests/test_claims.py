@@ -209,6 +209,8 @@ def test_a_contrast_adds_its_runs():
     sides = {r.key: tested(r) for r in records}
     double = pair('p/a:tuned@c + p/y:tuned@d', 'p/b:tuned@c + p/x:tuned@d')
     effect, p = measure(claim(), double, sides, 200)
-    means = [score_of('accuracy')(sum(x.sum((0, 1)) for x in s.counts('all'))) for s in sides.values()]
+    means = [
+        score_of('accuracy')(sum(x.sum((0, 1)) for x in s.counts('all'))) for s in sides.values()
+    ]
     assert p is None and np.isclose(effect.mean, means[0] - means[1] - means[2] + means[3])
     assert effect.dialogues == 60
