@@ -89,7 +89,7 @@ def forest_figure(
     fig, ax = plt.subplots(figsize=(width, 0.7 + 0.165 * (rows.y.max() + 1.6)))
     _draw_effects(rows, ax)
     _name_lines(rows, ax)
-    ax.set_xlabel('effect in points: ours with its 95 % interval (dot), as printed (diamond)')
+    ax.set_xlabel('points: ours with its 95 % interval (dot), printed (diamond)')
     ax.grid(axis='x')
     ax.spines['left'].set_visible(False)
     return fig
