@@ -18,7 +18,7 @@ from .data.batches import make_batches, standardise
 from .data.corpus import SPLITS, Corpus
 from .evidence.intervals import Interval, interval, paired
 from .report.browse import claims as judged_claims
-from .report.claims import Claim, difference, read_claims
+from .report.claims import Claim, Tested, difference, on_paper_split, read_claims, tested
 from .runs.browse import record
 from .runs.prepare import check_device, class_weights, count_confusions, scorer
 from .runs.records import VALUE_METRICS, Record, facts_table, score_of
@@ -207,42 +207,61 @@ class _Side:
     "One side of a comparison."
 
     name: str
-    confusions: dict  # slice -> (S, G, C, C), truth in rows; or (S, G, 6) moments
-    classes: list
     metric: str  # that selected its epochs
-    task: str  # 'emotion', ...
+    split: Tested  # on the paper's or the corpus's own split
+    whole: Tested | None = None  # on every dialogue, where each was tested once
+    folds: tuple = ()  # of `whole`
 
-    @property
-    def counts(self) -> np.ndarray:
-        counts = self.confusions['all']
-        return counts.astype(np.int64) if counts.dtype.kind in 'iu' else counts
+    def on(self, whole: bool) -> Tested:
+        "Return what it gave on every dialogue, or on the split."
+        return self.whole if whole else self.split
+
+
+def _side_of_record(found: Record) -> _Side:
+    "Return a record as a side; ValueError where nothing was predicted."
+    if 'all' not in found.confusions:
+        raise ValueError(f'{found.key} has no test predictions to compare')
+    split, whole = on_paper_split(found), found.cross and set(found.cross) <= set(found.folds)
+    more = (tested(found), tuple(found.cross)) if whole else ()
+    return _Side(str(found.key), found.metric, split, *more)
 
 
 def _side(x) -> _Side:
-    "Return a trained model, a record or a record's key as a side; ValueError where nothing was predicted."
-    if isinstance(x, TrainedModel):
-        counts = {'all': x.confusions('test')}
-        return _Side(x.name, counts, list(x.corpus.classes), x.metric, x.corpus.task)
-    found = x if isinstance(x, Record) else record(x)
-    if 'all' not in found.confusions:
-        raise ValueError(f'{found.key} has no test predictions to compare')
-    return _Side(str(found.key), found.confusions, found.classes, found.metric, found.task)
+    "Return a trained model, a record or a record's key as a side."
+    if not isinstance(x, TrainedModel):
+        return _side_of_record(x if isinstance(x, Record) else record(x))
+    counts = {'all': x.confusions('test')}
+    split = Tested([counts], list(x.corpus.classes), x.corpus.task)
+    return _Side(x.name, x.metric, split)
 
 # %% ../nbs/990_prediction.ipynb #7f7ab7b1
-def _same_counts(a: _Side, b: _Side) -> bool:
-    "Return whether both sides were scored on the same number of dialogues and on the same classes."
-    return a.classes == b.classes and a.counts.shape[1:] == b.counts.shape[1:]
+def _shapes(side: Tested) -> str:
+    dialogues = sum(x.shape[1] for x in side.counts('all'))
+    return f'{dialogues} dialogues, classes {side.classes}'
 
 
-def _check_same_test_set(a: _Side, b: _Side):
+def _same_labels(pair) -> bool:
+    "Return whether two confusion counts have the same true classes."
+    x, y = pair
+    return x.ndim != 4 or bool((x[0].sum(-1) == y[0].sum(-1)).all())
+
+
+def _check_same_test_set(a: Tested, b: Tested, names: str):
     "Raise ValueError for two sides that were not scored on the same dialogues, classes and labels."
-    if not _same_counts(a, b):
-        raise ValueError(
-            f'{a.name} and {b.name} were not scored on the same test set: {a.counts.shape[1]} and '
-            f'{b.counts.shape[1]} dialogues, classes {a.classes} and {b.classes}'
-        )
-    if a.counts.ndim == 4 and (a.counts.sum(-1)[0] != b.counts.sum(-1)[0]).any():
-        raise ValueError(f'{a.name} and {b.name} were scored against different labels')
+    pairs = list(zip(a.counts('all'), b.counts('all')))
+    if a.classes != b.classes or any(x.shape[1:] != y.shape[1:] for x, y in pairs):
+        shapes = f'{_shapes(a)} and {_shapes(b)}'
+        raise ValueError(f'{names} were not scored on the same test set: {shapes}')
+    if not all(map(_same_labels, pairs)):
+        raise ValueError(f'{names} were scored against different labels')
+
+
+def _on_one_test_set(a: _Side, b: _Side) -> tuple[Tested, Tested]:
+    "Return two sides on every dialogue where both have that, else on the split."
+    both = a.whole is not None and a.folds == b.folds
+    sides = a.on(both), b.on(both)
+    _check_same_test_set(*sides, f'{a.name} and {b.name}')
+    return sides
 
 # %% ../nbs/990_prediction.ipynb #46ecd5ab
 def _find_claim(id: str) -> Claim:  # 'shapes/table10/5'
@@ -261,13 +280,25 @@ class _Judged:
     claim: Claim
     ours: str  # the ledger's effect with its interval, in points; '' where nothing was measured
     verdict: str
-    reason: str  # of a verdict without a measurement
+    remark: str = (
+        ''  # power of an open claim; of one that is not judged, the reason and what decides
+    )
 
     def __str__(self):
         printed = self.claim.printed
         paper = 'no printed effect' if printed is None else f'paper {printed:+g}'
-        ledger = ', '.join(filter(None, [self.ours, self.verdict, self.reason]))
+        ledger = ', '.join(filter(None, [self.ours, self.verdict, self.remark]))
         return f'{self.claim.id}: {paper}; ledger: {ledger}'
+
+
+def _remark(row) -> str:
+    "Return what belongs to a verdict, in words."
+    if row.verdict == 'not run':
+        return row.decide
+    if row.reason:
+        return f'{row.reason}; it takes {row.decide}' if row.decide else row.reason
+    shown = f'power at the printed effect {row.power:.2f}' if row.power != '' else ''
+    return ', '.join(filter(None, [row.note, shown]))
 
 
 def _judged(claim: Claim) -> _Judged:
@@ -275,8 +306,8 @@ def _judged(claim: Claim) -> _Judged:
     table = judged_claims()
     if claim.id not in table.index:
         return _Judged(claim, '', 'not judged yet', '`erc report` does')
-    row = table.loc[claim.id, ['ours', 'verdict', 'reason']].fillna('')
-    return _Judged(claim, *row)
+    row = table.loc[claim.id].astype(object).fillna('')
+    return _Judged(claim, row.ours, row.verdict, _remark(row))
 
 # %% ../nbs/990_prediction.ipynb #6e5527cb
 @dataclass(frozen=True, repr=False)
@@ -302,15 +333,22 @@ class Comparison:
         return f'{found}. {self.claim}' if self.claim else found
 
 # %% ../nbs/990_prediction.ipynb #e6abbb39
-def _compare_for_claim(a: _Side, b: _Side, claim: Claim) -> Comparison:
+def _compare_for(claim: Claim, a: str, b: str, sides: tuple) -> Comparison:
     "Compare two sides as a claim asks: by its metric, on its part of the test set."
-    effect = difference(claim, a, b)
+    if any(len(pair.better) > 1 for pair in claim.pairs):
+        raise ValueError(f'{claim.id} is about more than two runs: erc.claims() has its verdict')
+    effect = difference(claim, *sides)
     if effect is None:
         parts = ' and '.join(filter(None, [claim.slice, claim.against]))
-        raise ValueError(f'{a.name} and {b.name} do not both count {parts}, as {claim.id} asks')
-    return Comparison(a.name, b.name, claim.metric, effect, _judged(claim))
+        raise ValueError(f'{a} and {b} do not both count {parts}, as {claim.id} asks')
+    return Comparison(a, b, claim.metric, effect, _judged(claim))
 
 # %% ../nbs/990_prediction.ipynb #f669ff31
+def _difference(a: Tested, b: Tested, metric: str) -> Interval:
+    "Return the difference of two sides over all of their turns."
+    return paired(a.counts('all'), b.counts('all'), score_of(metric, a.classes))
+
+
 def compare(
     a,  # a TrainedModel, a Record, or a record's key
     b,
@@ -318,12 +356,10 @@ def compare(
     claim='',  # what a paper says of the two, such as 'shapes/table10/5'
 ) -> Comparison:
     "Compare two systems by the paired difference on one test set; raise ValueError where the sets differ."
-    asked = _find_claim(claim) if claim else None
     a, b = _side(a), _side(b)
-    _check_same_test_set(a, b)
-    if asked:
-        return _compare_for_claim(a, b, replace(asked, metric=metric or asked.metric))
+    sides = _on_one_test_set(a, b)
+    if claim:
+        asked = _find_claim(claim)
+        return _compare_for(replace(asked, metric=metric or asked.metric), a.name, b.name, sides)
     metric = metric or a.metric
-    return Comparison(
-        a.name, b.name, metric, paired(a.counts, b.counts, score_of(metric, a.classes))
-    )
+    return Comparison(a.name, b.name, metric, _difference(*sides, metric))

@@ -1,16 +1,23 @@
-"Claims: they say what the papers print, name runs that recipes have, and are judged by one rule."
+"Claims: they say what the papers print, and name runs that recipes have."
 
 import re
 
 import numpy as np
 import pytest
 
-import erc.report.claims as C
 from erc.core import root
-from erc.evidence.intervals import Interval
+from erc.data.families import MODALITIES
 from erc.evidence.shifts import SLICES
 from erc.report.artefacts import artefacts
-from erc.report.claims import VERDICTS, Claim, Measured, judge_claims, read_claims
+from erc.report.claims import (
+    Claim,
+    Pair,
+    difference,
+    measure,
+    on_paper_split,
+    read_claims,
+    sides_of,
+)
 from erc.runs.keys import RunKey
 from erc.runs.recipes import find_system, wanted_runs
 from erc.runs.records import VALUE_METRICS, Fold, Record, read_records, score_of
@@ -57,25 +64,59 @@ def test_claims_name_runs_that_recipes_have():
     for c in CLAIMS:
         assert bool(c.pairs) != bool(c.why), f'{c.id}: either runs, or a reason why there are none'
         assert not c.why or len(c.why) > 10, c.id
-        for better, worse, basis in c.pairs:
-            assert better in wanted and worse in wanted, c.id
-            assert better.corpus == worse.corpus, f'{c.id}: two corpora'
-            assert better != worse or c.against, f'{c.id}: a system against itself'
-            assert basis == basis.strip() and basis.split(',')[0] in (
-                'same',
-                'own features',
-                'stand-in',
-            ), c.id
+        assert bool(c.why) <= bool(c.remedy), f'{c.id}: what would it take?'
+        for pair in c.pairs:
+            assert set(pair.keys) <= wanted, c.id
+            assert all(key.variant == 'tuned' for key in pair.keys), f'{c.id}: not the protocol'
+            assert pair.better != pair.worse or c.against, f'{c.id}: a system against itself'
+            assert sum(pair.signs.values()) == 0, f'{c.id}: signs do not cancel'
+            corpora = {key.corpus for key in pair.keys}
+            assert len(corpora) == 1 or len(pair.better) > 1, f'{c.id}: two corpora'
+            assert pair.basis == pair.basis.strip(), c.id
+            assert pair.basis.split(',')[0] in ('same', 'own features', 'stand-in'), c.id
 
 
 def test_both_sides_of_a_claim_read_the_same():
     "Text that both read is encoded alike, unless the claim or its basis is about the encoder."
     for c in CLAIMS:
-        for better, worse, basis in c.pairs:
-            a, b = (find_system(k.system_id).encode for k in (better, worse))
+        for pair in c.pairs:
+            if len(pair.better) > 1:
+                continue
+            a, b = (find_system(k.system_id).encode for k in (pair.better[0], pair.worse[0]))
             if any(a[k] != b[k] for k in a.keys() & b.keys()):
-                about_text = c.artefact in ('table3', 'table4') or 'fine-tuned' in basis
+                about_text = c.artefact in ('table3', 'table4') or 'fine-tuned' in pair.basis
                 assert c.paper == 'dialoguetrm' and about_text, c.id
+
+
+def test_a_table_is_read_in_one_reading():
+    "The full system of a table's ablations is the one that is compared with the other models."
+    for table, full in (('table1', 'multiemo_released'), ('table2', 'meld_released')):
+        own = [c for c in CLAIMS if (c.paper, c.artefact) == ('multiemo', table) and c.pairs]
+        ablations = [c for c in own if 'SWFC helps' in c.claim and 'more' not in c.claim]
+        assert {c.pairs[0].better[0].system for c in ablations} == {full}
+
+
+def test_what_a_claim_needs_are_modalities():
+    needs = {c.id: c.needs for c in CLAIMS}
+    assert all(set(x) <= set(MODALITIES) for x in needs.values())
+    assert needs['multiemo/table2/2'] == ('text', 'audio')  # attention with nothing to attend to
+    assert needs['multiemo/table2/14'] == ()  # a loss works on text alone
+
+
+def test_what_no_paper_says_is_no_claim():
+    gone = ['shapes/table8/2', 'shapes/table8/4', 'shapes/table9/1', 'shapes/table9/2']
+    assert not {*gone, 'mmspcl/table2/6', 'mmspcl/table5/6'} & {c.id for c in CLAIMS}
+    about_rnn = next(c for c in CLAIMS if c.id == 'shapes/text/1')
+    assert {key.system for key in about_rnn.pairs[0].keys} == {'dialoguernn_by_slice'}
+
+
+def test_differences_of_differences_have_printed_effects():
+    "Segment over [SEP] in Table 3, and MELD over IEMOCAP across Tables 1 and 2, from their cells."
+    found = {c.id: c for c in CLAIMS if c.pairs and len(c.pairs[0].better) > 1}
+    assert set(found) == {'dialoguetrm/table3/8', 'multiemo/table2/20'}
+    assert sorted(found['dialoguetrm/table3/8'].pairs[0].signs.values()) == [-2, 1, 1]
+    assert len(found['multiemo/table2/20'].pairs[0].keys) == 4
+    assert all(0.5 < c.printed < 2 for c in found.values())
 
 
 def test_claims_ask_for_scores_that_exist(found):
@@ -83,185 +124,93 @@ def test_claims_ask_for_scores_that_exist(found):
         slices = [s.removeprefix('-') for s in (c.slice, c.against) if s]
         assert set(slices) <= {'all', 'shift_network', *SLICES}, c.id
         assert c.scale == (1 if c.metric in VALUE_METRICS else 100), c.id
-        for record in (found[k] for pair in c.pairs for k in pair[:2] if k in found):
+        for record in (found[k] for pair in c.pairs for k in pair.keys if k in found):
             assert score_of(c.metric, record.classes), c.id
             assert (c.metric in VALUE_METRICS) == (record.task == 'regression'), c.id
-            assert set(slices) <= set(record.confusions), f'{c.id}: {record.key}'
 
 
-def test_every_slice_of_a_claim_adds_up(found):
-    "A slice and what it leaves are all utterances; scoring slices side by side is scoring each alone."
-    c = next(c for c in CLAIMS if c.against and C._found(c, found)[0])
-    better, worse, _ = C._found(c, found)[0][0]
-    x, y = C._slice_counts(better, c.slice), C._slice_counts(worse, c.against)
-    assert (x + y == better.confusions['all']).all()
-    a, b, score = C._sides(c, better, worse)
-    alone = score_of(c.metric, better.classes)
-    assert np.allclose(score(a.sum(1)), alone(x.sum(1))) and np.allclose(
-        score(b.sum(1)), alone(y.sum(1))
-    )
+# ---- what is measured
 
 
-# ---- pairs of records
-
-
-def claim(pairs=(), **changes):
+def claim(*pairs, **changes):
     fields = dict(
         id='p/table1/1',
         paper='sagru',
         artefact='table1',
         place='Table 1',
         claim='new beats old',
-        pairs=tuple((RunKey.parse(a), RunKey.parse(b), basis) for a, b, basis in pairs),
+        pairs=pairs,
         metric='accuracy',
         slice='all',
         against='',
+        needs=(),
         scale=100.0,
         printed=2.0,
         why='',
+        remedy='',
     )
     return Claim(**{**fields, **changes})
 
 
-def record(key, *right, n=20):
-    "A record of five seeds that has so many of n turns right in each of 30 dialogues."
-    counts = np.tile([[[k, n - k], [0, 0]] for k in right], (5, 30 // len(right), 1, 1))
-    fold = Fold(list(range(5)), confusions={'all': counts})
-    return Record(RunKey.parse(key), classes=['a', 'b'], task='emotion', folds={'paper': fold})
+def pair(better, worse, basis='own features'):
+    return Pair(*(tuple(map(RunKey.parse, side.split(' + '))) for side in (better, worse)), basis)
 
 
-def test_the_first_pair_with_both_records_decides():
-    c = claim([('p/a:tuned@c', 'p/b:tuned@c', 'one'), ('p/a:paper@c', 'p/b:paper@c', 'two')])
-    records = {
-        r.key: r for r in (record(k, 5) for k in ('p/a:paper@c', 'p/b:paper@c', 'p/a:tuned@c'))
-    }
-    pairs, lacks = C._found(c, records)
-    assert [(str(a.key), basis) for a, _, basis in pairs] == [('p/a:paper@c', 'two')] and not lacks
-    records[RunKey.parse('p/b:tuned@c')] = record('p/b:tuned@c', 5)
-    assert [basis for *_, basis in C._found(c, records)[0]] == ['one', 'two']
-    assert C._found(c, {}) == ([], 'p/a:tuned@c and p/b:tuned@c')
+def record(key, right, folds=('session1', 'paper'), seeds=2, seed=0):
+    "A record whose seeds have so large a share of 20 turns of 15 dialogues a fold right."
+    rng = np.random.default_rng(seed)
+    parts = {}
+    for name in folds:
+        hits = rng.binomial(20, right, (seeds, 15))
+        counts = np.stack([hits, 20 - hits, 0 * hits, 0 * hits], -1).reshape(seeds, 15, 2, 2)
+        half = np.where(np.arange(15)[:, None, None] < 8, counts, 0)
+        parts[name] = Fold([*range(seeds)], confusions={'all': counts, 'part': half})
+    about = dict(classes=['a', 'b'], task='emotion', cross=[*folds])
+    return Record(RunKey.parse(key), folds=parts, **about)
 
 
-def test_settings_as_printed_are_named_in_the_basis():
-    assert all(basis.endswith(', settings as printed') == (better.variant == 'paper') for c in CLAIMS for better, _, basis in c.pairs)  # fmt: skip
+def test_families_are_of_a_table_and_a_kind():
+    assert claim().family == 'sagru/table1/overall'
+    parts = claim(slice='intra_es'), claim(metric='class_f1:sad')
+    assert {c.family for c in parts} == {'sagru/table1/class or slice'}
 
 
-def test_other_pairs_stand_beside_the_first():
-    def pair(a, b, variant):
-        return record(f'p/new:{variant}@c', *a), record(f'p/old:{variant}@c', *b), ''
+def test_folds_are_pooled():
+    from erc.report.claims import tested
 
-    better, same, worse = (
-        pair((16, 18), (8, 10), 'tuned'),
-        pair((9, 11), (9, 11), 'paper'),
-        pair((8, 10), (16, 18), 'paper'),
-    )
-    assert C._measure_others(claim(), [], 200) == {
-        'others': '',
-        'others_above': True,
-        'others_below': True,
-    }
-    shown = C._measure_others(claim(), [better, same], 200)
-    assert shown['others'].startswith('new over old, tuned on c: +40.0 [')
-    assert '; new over old, paper on c: +0.0 [' in shown['others']
-    assert not shown['others_above'] and not shown['others_below']
-    assert C._measure_others(claim(), [better], 200)['others_above']
-    assert C._measure_others(claim(), [worse], 200)['others_below']
+    a, b = record('p/a:tuned@c', 0.8), record('p/b:tuned@c', 0.6, seed=1)
+    found = difference(claim(), tested(a), tested(b), 200)
+    assert (found.dialogues, found.folds) == (30, 2) and found.low > 0
+    on_split = difference(claim(), on_paper_split(a), on_paper_split(b), 200)
+    assert (on_split.dialogues, on_split.folds) == (15, 1)
+    effect, p = measure(claim(), pair('p/a:tuned@c', 'p/b:tuned@c'), {a.key: tested(a), b.key: tested(b)}, 200)  # fmt: skip
+    assert effect.mean == found.mean and p < 0.05
 
 
-# ---- verdicts
+def test_parts_laid_side_by_side_are_scored_alone():
+    from erc.report.claims import tested
+
+    c = claim(slice='part', against='-part')
+    side = tested(record('p/a:tuned@c', 0.7))
+    x, y = side.counts('part'), side.counts('-part')
+    assert all((p + q == w).all() for p, q, w in zip(x, y, side.counts('all')))
+    a, b, score = sides_of(c, side, side)
+    alone = score_of('accuracy')
+    for laid, own in ((a, x), (b, y)):
+        assert np.allclose(score(laid[0].sum(1)), alone(own[0].sum(1)))
+    assert sides_of(claim(slice='nowhere'), side, side) is None
 
 
-def measured(mean=0.02, low=0.01, high=0.03, **changes):
-    effect = Interval(mean, low, high, 5, 31, signed=True)
-    return Measured(effect, changes.pop('p', 0.01), changes.pop('flat', False), **changes)
+def test_a_contrast_adds_its_runs():
+    from erc.report.claims import tested
 
-
-@pytest.mark.parametrize(
-    'ours,holm,printed,verdict,size',
-    [
-        ({}, 0.01, 2.0, 'confirmed', 'as printed'),
-        ({}, 0.06, 2.0, 'not confirmed', 'as printed'),  # the interval alone is not enough
-        ({}, np.nan, 2.0, 'confirmed', 'as printed'),  # nothing to exchange: the interval decides
-        (dict(low=-0.01), 0.01, 2.0, 'not confirmed', 'as printed'),
-        (
-            dict(mean=-0.02, low=-0.03, high=-0.01),
-            0.01,
-            2.0,
-            'contradicted',
-            'smaller than printed',
-        ),
-        (
-            dict(mean=-0.02, low=-0.03, high=-0.01),
-            0.5,
-            2.0,
-            'not confirmed',
-            'smaller than printed',
-        ),
-        ({}, 0.01, 9.0, 'confirmed', 'smaller than printed'),
-        ({}, 0.01, 0.5, 'confirmed', 'larger than printed'),
-        ({}, 0.01, None, 'confirmed', ''),
-        (dict(mean=np.nan, low=np.nan, high=np.nan), 0.01, 2.0, 'not run', ''),
-    ],
-)
-def test_the_rule(ours, holm, printed, verdict, size):
-    got = C._judge(claim(printed=printed), measured(**ours), '', holm, 'same')
-    assert (got['verdict'], got['size']) == (verdict, size)
-    decided = verdict in VERDICTS[:3]
-    assert bool(got['ours']) == decided and bool(got['reason']) != decided
-
-
-def test_claims_that_cannot_be_judged_say_why():
-    assert (
-        C._judge(claim(why='no run of it here'), None, '', np.nan, '')['verdict']
-        == 'not testable here'
-    )
-    got = C._judge(claim(), None, 'p/b:tuned@c', np.nan, '')
-    assert (got['verdict'], got['reason']) == ('not run', 'no record of p/b:tuned@c')
-
-
-def test_correlations_are_not_in_percent():
-    ours = measured(mean=0.2, low=0.1, high=0.3)
-    assert C._judge(claim(scale=1.0, printed=0.25), ours, '', 0.01, 'same')['size'] == 'as printed'
-
-
-def test_two_systems_that_always_decide_alike_are_named():
-    one, two = np.zeros((5, 3, 2, 2), int), np.ones((5, 3, 2, 2), int)
-    one[..., 1] = 4  # every turn is taken for the second class
-    assert C._one_class(one) and not C._one_class(two)
-    got = C._judge(claim(), measured(flat=True, mean=0.0, low=0.0, high=0.0), '', 1.0, 'same')
-    assert got['note'] == 'both sides always decide for one class'
-
-
-def test_a_verdict_that_hangs_on_the_choice_of_pair_says_so():
-    def judged(ours, **changes):
-        return C._judge(claim(**changes), measured(**ours), '', 0.01, 'same')
-
-    assert not judged({})['mixed']
-    got = judged({'others_above': False})
-    assert (got['verdict'], got['mixed']) == ('confirmed', True), 'the first pair still decides'
-    assert got['note'] == 'as printed; other records do not agree'
-    against = dict(mean=-0.02, low=-0.03, high=-0.01)
-    assert judged({**against, 'others_below': False})['mixed']
-    assert not judged({**against, 'others_above': False})['mixed']
-    assert not judged({'low': -0.01, 'others_above': False})['mixed'], (
-        'nothing that others could deny'
-    )
-
-
-def test_committed_claims_are_what_the_records_say(found):
-    "The verdicts that are shown follow from the records alone, and twice the same."
-    from erc.report.browse import claims
-
-    table = judge_claims(records=found)
-    assert len(table) == len(CLAIMS) and set(table.verdict) <= set(VERDICTS)
-    confirmed, against = (table[table.verdict == v] for v in ('confirmed', 'contradicted'))
-    assert (confirmed.low > 0).all() and not (confirmed.holm >= 0.05).any()
-    assert (against.high < 0).all() and not (against.holm >= 0.05).any()
-    assert (table.holm.dropna() >= table.p[table.holm.notna()] - 1e-12).all(), (
-        'a correction makes nothing smaller'
-    )
-    committed = claims(root() / 'results')
-    assert committed.verdict.to_dict() == table.verdict.to_dict(), 'run `erc report`'
-    assert np.allclose(
-        committed['mean'].to_numpy(float), table['mean'].to_numpy(float), equal_nan=True
-    )
+    shares = {'p/a:tuned@c': 0.8, 'p/b:tuned@c': 0.7, 'p/x:tuned@d': 0.6, 'p/y:tuned@d': 0.6}
+    records = [record(key, right, seed=i) for i, (key, right) in enumerate(shares.items())]
+    sides = {r.key: tested(r) for r in records}
+    double = pair('p/a:tuned@c + p/y:tuned@d', 'p/b:tuned@c + p/x:tuned@d')
+    effect, p = measure(claim(), double, sides, 200)
+    means = [
+        score_of('accuracy')(sum(x.sum((0, 1)) for x in s.counts('all'))) for s in sides.values()
+    ]
+    assert p is None and np.isclose(effect.mean, means[0] - means[1] - means[2] + means[3])
+    assert effect.dialogues == 60

@@ -46,7 +46,6 @@ from erc.studies.dialoguetrm import (
     _windows,
     cases,
     cases_figure,
-    claim_line,
     conv_context,
     encode_pairs,
     indi_context,
@@ -572,18 +571,6 @@ def test_cases_figure_has_a_panel_per_window():
     assert len(fig.axes) == 3
     labels = [label.get_text() for label in fig.axes[0].get_yticklabels()]
     assert labels == ['gold', 'text', 'text and audio']
-
-
-def test_a_claim_in_words():
-    def record(right):
-        counts = np.array([[right, 10 - right], [10 - right, right]])
-        fold = Fold(confusions={'all': np.tile(counts, (3, 20, 1, 1))})
-        return Record(RunKey('dialoguetrm', 'U', 'tuned', 'demo'), folds={'paper': fold})
-
-    better, worse = record(9), record(4)
-    assert '*confirmed*' in claim_line('context helps', better, worse, 'demo')
-    assert '*contradicted*' in claim_line('context helps', worse, better, 'demo')
-    assert claim_line('context helps', better, None, 'demo') == '- context helps: not run.'
 
 
 def test_counts_of_table_6(data):

@@ -14,8 +14,9 @@ import erc.report.summary as S
 from erc.core import results_home, root
 from erc.report.artefacts import STATES, artefacts
 from erc.report.audits import AUDITS
-from erc.report.claims import judge_claims, read_claims
+from erc.report.claims import read_claims
 from erc.report.comparison import records_of
+from erc.report.judgements import judge_claims
 from erc.report.status import artefact_table
 from erc.runs.keys import RunKey
 from erc.runs.recipes import find_system, load_recipe
@@ -58,7 +59,7 @@ def test_a_deleted_record_turns_into_not_run_and_nothing_else_changes(home, foun
     same = ['state', 'present', 'wanted', 'seeds', 'basis']
     assert a.loc[rest, same].equals(b.loc[rest, same])
     x, y = judge_claims(records=found), judge_claims(records=after)
-    touched = [c.id for c in read_claims() if any(key in pair[:2] for pair in c.pairs)]
+    touched = [c.id for c in read_claims() if any(key in pair.keys for pair in c.pairs)]
     assert touched and not (set(y.loc[touched].better + y.loc[touched].worse) & {str(key)})
     columns = ['better', 'worse', 'mean', 'low', 'high', 'p', 'ours']
     assert x.drop(index=touched)[columns].equals(y.drop(index=touched)[columns])

@@ -29,12 +29,10 @@ from erc.runs.recipes import find_system, load_recipe
 from erc.runs.records import find_record
 from erc.runs.run import run_system
 from erc.studies.sagru import (
-    CLAIMS,
     FOUR_CLASSES,
     LEVELS,
     attention_probe,
     clipped_feature,
-    describe_claim,
     drawn_dialogue,
     four_classes,
     load_four,
@@ -472,11 +470,6 @@ def test_attention_of_the_drawn_dialogue_is_that_of_the_dialogue_alone():
     alone = from_padded(features, torch.zeros(1, len(rows)), [len(rows)])
     expected = model(alone).probes['attention'].transpose(0, 1)
     close(attention.astype(np.float32), expected, 2e-3)
-
-
-def test_a_claim_without_records_says_so():
-    line = describe_claim(CLAIMS[0], None, None, 'tuned')
-    assert line.endswith('(S5 over S1, `tuned`): not run.')
 
 
 def test_recorded_runs():

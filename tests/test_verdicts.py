@@ -15,40 +15,6 @@ from erc.evidence.power import minimal_detectable_effect, power
 from erc.evidence.standard_errors import StandardError
 
 
-@pytest.mark.parametrize(
-    'low,high,printed,call,size',
-    [
-        (0.01, 0.03, 2, 'confirmed', 'as printed'),
-        (0.01, 0.03, '+5.36', 'confirmed', 'smaller than printed'),
-        (0.05, 0.09, 2, 'confirmed', 'larger than printed'),
-        (-0.01, 0.03, 2, 'not confirmed', 'as printed'),
-        (-0.01, 0.01, '2.0', 'not confirmed', 'smaller than printed'),
-        (-0.03, -0.01, 2, 'contradicted', 'smaller than printed'),
-        (-0.03, -0.01, '−2', 'confirmed', 'as printed'),
-        (-0.09, -0.05, -2, 'confirmed', 'larger than printed'),
-        (0.01, 0.03, -2, 'contradicted', 'smaller than printed'),
-    ],
-)
-def test_verdicts(low, high, printed, call, size):
-    v = V.verdict(
-        Interval((low + high) / 2, low, high, 5, 31, signed=True), printed, basis='own features'
-    )
-    assert (v.call, v.size, v.seeds, v.basis) == (call, size, 5, 'own features')
-
-
-def test_verdict_without_a_number():
-    i = Interval(0.02, 0.01, 0.03, 5, 31, signed=True)
-    assert (
-        V.verdict(i, direction=1).call == 'confirmed'
-        and V.verdict(i, direction=-1).call == 'contradicted'
-        and V.verdict(i, direction=1).size == ''
-    )
-    assert V.verdict(interval(np.zeros((1, 2, 2, 2)), 'accuracy'), 1).call == 'no score'
-    for bad in ({}, dict(printed=0), dict(direction=0)):
-        with pytest.raises(ValueError, match='direction'):
-            V.verdict(i, **bad)
-
-
 def test_randomisation_finds_a_difference_that_is_there():
     found = 0
     for i in range(60):
@@ -137,16 +103,6 @@ def test_holm_of_a_known_table():
         / 2000
     )
     assert errors < 0.06, 'ten true nulls: a table with any false positive is rare'
-
-
-@pytest.mark.parametrize(
-    'p,call',
-    [(None, 'confirmed'), (0.049, 'confirmed'), (0.05, 'not confirmed'), (0.7, 'not confirmed')],
-)
-def test_verdict_with_a_corrected_p(p, call):
-    assert V.verdict(Interval(0.02, 0.01, 0.03, 5, 31, signed=True), 2, p=p).call == call
-    against = V.verdict(Interval(-0.02, -0.03, -0.01, 5, 31, signed=True), 2, p=p).call
-    assert against == ('contradicted' if call == 'confirmed' else 'not confirmed')
 
 
 # ---- folds

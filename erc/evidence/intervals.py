@@ -37,6 +37,13 @@ class Interval:
         default=None, compare=False
     )  # None where nothing was scored
 
+    @property
+    def side(self) -> str:
+        "Where it lies: 'above zero', 'below zero' or 'around zero'."
+        if self.low > 0:
+            return 'above zero'
+        return 'below zero' if self.high < 0 else 'around zero'
+
     def text(
         self,
         digits=1,  # decimals

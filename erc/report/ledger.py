@@ -13,11 +13,14 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from ..core import root, write_atomic
+from .agreement import agreement_sentence, ceiling_frame
 from .artefacts import artefacts, heading, paper_title, render, saved_artefact
 from .audits import AUDITS, audit_sentences, audit_tables
-from .claims import DISAGREE, VERDICTS
 from .comparison import comparison
 from .figures import Figure, figure_style
+from .forest import forest_figure, power_figure
+from .judgements import JUDGED
+from .mosei_audit import audit_frame, audit_sentence, shift_frame
 from .page import image_data
 from erc.report.selection import (
     selection_figure,
@@ -43,14 +46,17 @@ from ..runs.keys import RunKey
 
 # %% ../../nbs/910_ledger.ipynb #a228b129
 RULE = (
-    'Confirmed: the 95 % interval of our difference (two-level bootstrap over seeds and dialogues) excludes '
-    'zero on the claimed side, and approximate randomisation, corrected by Holm within the table, agrees at '
-    '5 % (a comparison of two parts of one test set under one system has its interval alone). Contradicted: '
-    'the same on the other side. Not confirmed: neither. Not run: a system has no record yet. Not testable '
-    'here: what the claim needs is not available; the line says what. Effects are differences in points, ours '
-    "with interval. A verdict holds for its basis: the paper's corpus with our own features, or another "
-    'corpus that stands in. Where a claim names several pairs of records, the first decides and the others '
-    'stand beside it.'
+    'The first line that holds. Not testable here: the claim needs what is not at hand; the line says what. '
+    'Not run: no record was made by the protocol that tests every dialogue once; the line says which command '
+    'makes it. Not decidable: a run is untrained, has collapsed, lies below a regression on its own vectors, '
+    'was chosen on a blind dev set, never says the class in question, or does not read what the claim is '
+    'about. Confirmed: the 95 % interval of our difference (over dialogues and seeds nested in folds) lies '
+    'above zero, and approximate randomisation, corrected by Holm over the claims of one table about all, or '
+    'about parts, of a test set, agrees at 5 %; smaller than printed: it ends below half of the printed '
+    'effect. Reversed: the same below zero. Refuted as printed: that the effect is half of the printed one or '
+    'more is rejected, one-sided, with the same correction; on this basis: corpus, features or encoder are '
+    "not the paper's. Open: the rest. Effects are differences in points, ours with interval. Where a claim "
+    'names several pairs of records, the first that was run decides and the others stand beside it.'
 )
 
 # %% ../../nbs/910_ledger.ipynb #8836b4b6
@@ -85,6 +91,12 @@ def _outdated(saved: dict, records: dict) -> bool:
     )
 
 # %% ../../nbs/910_ledger.ipynb #6739772e
+def _facts(records: dict, audit: str, corpus: str) -> dict | None:
+    "Return what an audit counted of a corpus; None where it was not run."
+    record = records.get(RunKey('ledger', audit, 'fixed', corpus))
+    return record and record.facts
+
+# %% ../../nbs/910_ledger.ipynb #d346d8c7
 _STATUS = ('paper', 'artefact', 'kind', 'state', 'command', 'notebook', 'anchor')
 _STATUS += ('seeds', 'newest', 'basis', 'beyond', 'records')
 
@@ -98,9 +110,23 @@ def _drawn(row, ledger: Ledger) -> dict:
     return fresh.facts()
 
 
+def _ceilings(row, records: dict) -> list[str]:
+    "Return what one annotator would score on the corpora of a table, where that was counted."
+    if row.kind != 'table':
+        return []
+    metrics = {RunKey.parse(k).corpus: records[RunKey.parse(k)].metric for k in row.records}
+    counted = {corpus: _facts(records, 'agreement', corpus) for corpus in metrics}
+    return [
+        f'{corpus}: {agreement_sentence(facts, metrics[corpus])}'
+        for corpus, facts in counted.items()
+        if facts and metrics[corpus] in facts['test']['ceilings']
+    ]
+
+
 def _page_artefact(row, ledger: Ledger) -> dict:
     "Return an artefact as the page shows it: its facts, image, and where it is drawn."
     drawn = _drawn(row, ledger)
+    drawn = {**drawn, 'notes': [*drawn.get('notes', []), *_ceilings(row, ledger.records)]}
     bare = dict(caption=row.title, badge=row.state, notes=[], table=None)
     bare['title'] = heading(row.paper, row.artefact)
     image = image_data(drawn['path']) if row.kind != 'table' and drawn.get('path') else ''
@@ -137,20 +163,48 @@ def _as_text(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.astype(object).where(frame.notna(), '').astype(str)
 
 
-def _audit_facts(name: str, frame: pd.DataFrame) -> dict:
+def _audit_facts(name: str, title: str, frame: pd.DataFrame) -> dict:
     "Return an audit's table as the page and the Markdown file show it."
-    title = AUDITS[name]
     if not len(frame):
         return {'title': title, 'table': None, 'markdown': ''}
     table = Table('ledger', f'audit_{name}', _as_text(frame), title=title, caption=title)
     return {**table.facts(), 'markdown': frame.to_markdown(index=False)}
 
+# %% ../../nbs/910_ledger.ipynb #8de82b0f
+_LABEL_AUDITS = {
+    'ceilings': 'What one annotator of IEMOCAP would score',
+    'mosei_labels': 'The released labels of MOSEI',
+    'mosei_shifts': 'How much shifts in MOSEI, by released and by official labels',
+}
+_ANNOTATED = ('iemocap6', 'iemocap4', 'iemocap4_shapes')
+
+
+def _label_audits(records: dict) -> dict[str, tuple]:  # name -> sentence, table
+    "Return the audits of labels: how far annotators agree, and whose labels MOSEI's pairs have."
+    agreed = {corpus: _facts(records, 'agreement', corpus) for corpus in _ANNOTATED}
+    agreed = {corpus: facts for corpus, facts in agreed.items() if facts}
+    mosei = _facts(records, 'mosei_labels', 'mosei_released')
+    return {
+        'ceilings': (agreement_sentence(agreed.get('iemocap6')), ceiling_frame(agreed)),
+        'mosei_labels': (audit_sentence(mosei), audit_frame(mosei)),
+        'mosei_shifts': ('', shift_frame(mosei)),
+    }
+
+# %% ../../nbs/910_ledger.ipynb #ab8f0fba
+def _audits(records: dict) -> list[tuple]:  # name, title, sentence, table
+    "Return every audit."
+    tables, labels = audit_tables(records), _label_audits(records)
+    sentences = audit_sentences(tables)
+    counted = [(k, title, sentences[k], tables[k]) for k, title in AUDITS.items()]
+    return counted + [(k, title, *labels[k]) for k, title in _LABEL_AUDITS.items()]
+
 
 def _audit_values(records: dict) -> list[dict]:
     "Return each audit with its sentence and its table."
-    tables = audit_tables(records)
-    sentences = audit_sentences(tables)
-    return [{**_audit_facts(k, tables[k]), 'sentence': sentences[k]} for k in AUDITS]
+    return [
+        {**_audit_facts(name, title, frame), 'sentence': sentence}
+        for name, title, sentence, frame in _audits(records)
+    ]
 
 # %% ../../nbs/910_ledger.ipynb #372c478d
 def _linked(a: dict) -> str:
@@ -189,6 +243,14 @@ def _artefact_lines(rows: list[dict]) -> str:
     return frame.to_markdown(index=False, disable_numparse=True)
 
 # %% ../../nbs/910_ledger.ipynb #56c7521f
+def _forest(claims: pd.DataFrame, paper: str) -> Figure:
+    "Return what a paper prints and what we measure, claim by claim."
+    title = f'{paper_title(paper).partition(":")[0]}, effects'
+    caption = 'Effects by verdict: ours with 95 % interval, diamonds as printed.'
+    fig = forest_figure(claims[claims.paper == paper])
+    return Figure('ledger', f'forest_{paper}', fig, title=title, caption=caption)
+
+
 def _paper_values(ledger: Ledger, paper: str) -> dict:
     "Return everything that the page shows of one paper."
     own = ledger.artefacts[ledger.artefacts.paper == paper]
@@ -196,6 +258,7 @@ def _paper_values(ledger: Ledger, paper: str) -> dict:
     table = claims_table(ledger.claims, paper)
     return {
         'title': paper_title(paper),
+        'forest': _saved(_forest(ledger.claims, paper), ledger.home),
         'claims': table.facts(),
         'claims_markdown': to_markdown(table),
         'artefacts': shown,
@@ -206,18 +269,31 @@ def _paper_values(ledger: Ledger, paper: str) -> dict:
 _VERDICTS_SHOWN = dict(title='Ledger, verdicts', caption='Claims of each paper by verdict.')
 
 
+_POWER_SHOWN = dict(
+    title='Ledger, power',
+    caption='Left, how often each printed effect would be confirmed here if it were true. Right, each '
+    "printed effect against the smallest one that one run a side can tell from chance on the paper's split.",
+)
+
+
+def _claim_figures(claims: pd.DataFrame) -> list[Figure]:
+    "Return the figures of the first screen."
+    return [
+        Figure('ledger', 'verdicts', verdict_figure(claims), **_VERDICTS_SHOWN),
+        Figure('ledger', 'power', power_figure(claims), **_POWER_SHOWN),
+    ]
+
+# %% ../../nbs/910_ledger.ipynb #a1b4b40f
 def _claim_values(ledger: Ledger) -> dict:
     "Return the first screen: verdicts in words, numbers, lists and a picture."
     claims = ledger.claims
-    figure = Figure('ledger', 'verdicts', verdict_figure(claims), **_VERDICTS_SHOWN)
     return {
         'about': ledger_sentence(claims),
         'rule': RULE,
-        'disagree': DISAGREE,
         'verdicts': verdict_counts(claims),
         'by_paper': verdict_table(claims).facts(),
-        'lists': {v: in_turns(claims, v) for v in VERDICTS[:3]},
-        'figure': _saved(figure, ledger.home),
+        'lists': {v: in_turns(claims, v) for v in JUDGED},
+        'figures': [_saved(figure, ledger.home) for figure in _claim_figures(claims)],
         'broken': ledger.broken,
         'stale': [f'{key}: {why}' for key, why in ledger.stale.items()],
         'summary': '\n\n'.join(summary_markdown(ledger)),

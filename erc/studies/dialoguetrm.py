@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['conv_context', 'indi_context', 'encode_pairs', 'load_dialogues', 'vector_ridge', 'shift_counts', 'cases',
-           'cases_figure', 'claim_line', 'model_figure']
+           'cases_figure', 'model_figure']
 
 # %% ../../nbs/395_dialoguetrm.ipynb #b298d9e6
 import numpy as np
@@ -16,9 +16,7 @@ from ..data.batches import standardised
 from ..data.corpus import Corpus, validate
 from ..data.features import context_mean
 from ..data.registry import load_corpus
-from ..evidence.intervals import paired
 from ..evidence.shifts import shift_flags
-from ..evidence.verdicts import verdict
 from ..nn.encoders import max_sentence_tokens, pad_rows, pair_ids, warn_cut
 from ..runs.keys import RunKey
 from ..runs.records import find_record
@@ -324,23 +322,6 @@ def cases_figure(
     for ax, window in zip(axes[:, 0], found):
         _window_panel(ax, window, list(classes))
     return fig
-
-# %% ../../nbs/395_dialoguetrm.ipynb #d1dcbd63
-def claim_line(
-    claim: str,  # 'audio helps the text'
-    better,  # Record of the system that the paper puts first; None where it was not run
-    worse,  # Record of the other
-    basis: str,  # 'own features'
-) -> str:  # one line of Markdown
-    "Judge one comparison of the paper from two records."
-    if better is None or worse is None:
-        return f'- {claim}: not run.'
-    counts = better.confusions['all'], worse.confusions['all']
-    found = verdict(paired(*counts, 'weighted_f1'), direction=1, basis=basis)
-    return (
-        f'- {claim}: {found.effect} points of weighted F1, {found.seeds} seeds, {found.basis}: '
-        f'*{found.call}*.'
-    )
 
 # %% ../../nbs/395_dialoguetrm.ipynb #b636ffbf
 _MODEL = {  # name: x, y, text

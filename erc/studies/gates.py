@@ -15,7 +15,6 @@ from torch.nn.functional import linear
 from ..data.batches import Batch
 from ..data.corpus import Corpus
 from ..evidence.intervals import Interval, interval, paired
-from ..evidence.verdicts import verdict
 from ..models.arc import emotion_arcs
 from ..models.gruarc import GRUArcModel
 from ..models.shift import previous_turn
@@ -272,7 +271,7 @@ def _gate_result(corpus: str, given, learned) -> str:
     effect = paired(*counts, auc)
     result = (
         f'{corpus}: the AUC of the gate with the shift signal minus that of the learned reset '
-        f'gate is {effect.text(2, 1)} ({verdict(effect, direction=1).call})'
+        f'gate is {effect.text(2, 1)} ({effect.side})'
     )
     for name in ('reset', 'update'):
         own = _auc_interval(learned.probes[f'{name}_counts_by_seed'])

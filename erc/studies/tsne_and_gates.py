@@ -15,7 +15,6 @@ from ..core import choose
 from ..data.corpus import Corpus
 from ..evidence.intervals import Interval, interval, paired
 from ..evidence.shifts import polarities
-from ..evidence.verdicts import verdict
 from ..report.figures import MARKERS, palette
 
 # %% ../../nbs/900_tsne_and_gates.ipynb #35471aa7
@@ -282,7 +281,7 @@ def _corpora_with_both(maps: dict) -> list:
 
 # %% ../../nbs/900_tsne_and_gates.ipynb #b0840762
 def text_against_audio(maps: dict) -> pd.DataFrame:
-    "Compare text with audio wherever both are mapped, with a verdict on the paper's claim."
+    "Compare text with audio wherever both are mapped, and tell on which side of zero the difference lies."
     lines = []
     for corpus in _corpora_with_both(maps):
         for by in ('sentiment', 'emotion'):
@@ -290,7 +289,7 @@ def text_against_audio(maps: dict) -> pd.DataFrame:
                 effect = _text_minus_audio(maps, corpus, by, where)
                 line = dict(corpus=corpus, by=by, where=where)
                 line['text - audio'] = effect.text()
-                line['text is more separable'] = verdict(effect, direction=1).call
+                line['the difference is'] = effect.side
                 lines.append(line)
     return pd.DataFrame(lines)
 
@@ -329,4 +328,4 @@ def _audio_result(corpus: str, feature: str, maps: dict) -> str:
 
 def _text_result(corpus: str, maps: dict) -> str:
     effect = _text_minus_audio(maps, corpus, 'emotion')
-    return f'{corpus} {effect.text()} ({verdict(effect, direction=1).call})'
+    return f'{corpus} {effect.text()} ({effect.side})'
