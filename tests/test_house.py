@@ -18,7 +18,7 @@ NOTEBOOKS = sorted((ROOT / 'nbs').glob('[0-9]*.ipynb'))
 LAYERS = ['core', 'data', 'evidence', 'nn', 'models', 'training', 'runs', 'report', 'studies']
 # what a reader has to hold at once: fastcore's and miniai's order of size is the aim (500 characters,
 # 60 nodes, nothing over 150 nodes, 300 names); these limits follow the house down and never up
-MEDIAN_CHARACTERS, MEDIAN_NODES, MOST_NODES, MOST_OVER_150, MOST_NAMES = 600, 80, 310, 45, 600
+MEDIAN_CHARACTERS, MEDIAN_NODES, MOST_NODES, MOST_LINES, MOST_NAMES = 575, 80, 150, 400, 600
 PAPERS = {'shapes': 4, 'dialoguetrm': 5, 'multiemo': 6, 'sagru': 7, 'mmspcl': 8}
 
 
@@ -289,7 +289,6 @@ def test_functions_are_small():
     sizes = functions()
     assert statistics.median(n for *_, n in sizes) <= MEDIAN_NODES
     assert [f for f in sizes if f[2] > MOST_NODES] == []
-    assert len([f for f in sizes if f[2] > 150]) <= MOST_OVER_150
 
 
 def test_cells_are_small():
@@ -301,7 +300,13 @@ def test_a_cell_has_one_public_definition():
     for p in NOTEBOOKS:
         for source in exported(p):
             public = [n.name for n in definitions(source) if not n.name.startswith('_')]
-            assert len(public) <= 4, (p.name, public)
+            assert len(public) <= 3, (p.name, public)
+
+
+def test_modules_are_short():
+    for path in ROOT.glob('erc/**/*.py'):
+        lines = len(path.read_text(encoding='utf-8').splitlines())
+        assert lines <= MOST_LINES or path.name == '_modidx.py', (path.name, lines)
 
 
 def test_public_names_are_few():

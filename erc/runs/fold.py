@@ -76,7 +76,7 @@ class Job:
         "Return the corpus as a seed reads it."
         return of_fold(self.system, self.corpus, self.fold, seed)
 
-# %% ../../nbs/355_fold.ipynb #7695be82
+# %% ../../nbs/355_fold.ipynb #7fae363e
 class _Watch:
     "Test scores of every epoch, (1, E), kept where selection cannot see them."
 
@@ -92,6 +92,13 @@ class _Watch:
 
     def load(self, engine, saved):
         self.curve[:] = saved['test']
+
+
+def _watch(job: Job, corpus: Corpus, test: list, hyperparameters: dict) -> _Watch | None:
+    "Return what scores test after every epoch, if the system says so."
+    if not job.system.watch:
+        return None
+    return _Watch(hyperparameters['epochs'], scorer(corpus, 'test', job.system.metric), test)
 
 # %% ../../nbs/355_fold.ipynb #41b0e0ad
 @dataclass
@@ -115,20 +122,13 @@ class Trained:
         return bool(np.isnan(self.fit.dev).all())
 
 # %% ../../nbs/355_fold.ipynb #6a063b2c
-def _watch(job: Job, corpus: Corpus, test: list, hyperparameters: dict) -> _Watch | None:
-    "Return what scores test after every epoch, if the system says so."
-    if not job.system.watch:
-        return None
-    return _Watch(hyperparameters['epochs'], scorer(corpus, 'test', job.system.metric), test)
-
-
 def _batches(job: Job, corpus: Corpus, seed: int, hyperparameters: dict) -> tuple:
     "Return the batches of train and dev, and those of test on the device."
     train, dev, test = split_batches(job.system, corpus, hyperparameters, seed)
     dtype = getattr(torch, hyperparameters['dtype'])
     return train, dev, [b.to(job.device, dtype) for b in test]
 
-# %% ../../nbs/355_fold.ipynb #32d5e9a9
+
 def _fit_options(job: Job, corpus: Corpus, seed: int, hyperparameters: dict, begin) -> dict:
     "Return what `fit` is told besides model, batches and score."
     labels = corpus.table.label.to_numpy()[corpus.rows('train')]

@@ -116,25 +116,25 @@ def _checkpoint(task: _Task, engine) -> Checkpoint | None:
     run = digest([task.digest, group, hash_tensors(engine.tensors.values())])
     return Checkpoint(path, run, task.every)
 
-# %% ../../nbs/330_fit.ipynb #1dae16ea
-def _one_by_one(task: _Task) -> bool:
-    "Return whether seeds train one after another."
-    return not task.vectorise or torch.device(task.device).type == 'cpu'
-
-# %% ../../nbs/330_fit.ipynb #947179e2
+# %% ../../nbs/330_fit.ipynb #ada9df54
 def _engine_kind(task: _Task, group: list):
     "Return the engine for some seeds: a single one needs no stack."
     if not task.vectorise:
         return Single
     return Keyed if len(group) == 1 else Stack
 
-# %% ../../nbs/330_fit.ipynb #1cd42eaf
+
 def _training(task: _Task, group: list) -> Training:
     "Return the training of some seeds, not yet begun."
     engine = _engine_kind(task, group)(task.make, group, task.dtype, task.device, task.begin)
     loss_of = criterion(task.target, task.weight)
     steps = make_steps(engine, task.train, loss_of, task.settings, task.capture)
     return Training(steps, task.watch, _checkpoint(task, engine), task.shuffle)
+
+# %% ../../nbs/330_fit.ipynb #1dae16ea
+def _one_by_one(task: _Task) -> bool:
+    "Return whether seeds train one after another."
+    return not task.vectorise or torch.device(task.device).type == 'cpu'
 
 # %% ../../nbs/330_fit.ipynb #df2da90c
 def _earlier_group_size(task: _Task) -> int:  # 0 if there was none
