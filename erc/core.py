@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['root', 'data_home', 'cache_home', 'results_home', 'package_file', 'atomic_path', 'write_atomic', 'sha256_of',
-           'canonical', 'digest', 'choose', 'resolve']
+           'digest', 'choose', 'resolve']
 
 # %% ../nbs/000_core.ipynb #5800171c
 import difflib
@@ -101,7 +101,7 @@ def sha256_of(
         return hashlib.file_digest(file, 'sha256').hexdigest()
 
 # %% ../nbs/000_core.ipynb #43be44f9
-def canonical(
+def _canonical(
     value,  # anything that JSON can hold; NaN and infinity raise ValueError
 ) -> str:
     "Return the JSON of a value with sorted keys and without spaces."
@@ -114,7 +114,7 @@ def digest(
     value,  # anything that JSON can hold
 ) -> str:  # 16 hex digits
     "Return a short digest of a value's canonical JSON."
-    return hashlib.sha256(canonical(value).encode()).hexdigest()[:16]
+    return hashlib.sha256(_canonical(value).encode()).hexdigest()[:16]
 
 # %% ../nbs/000_core.ipynb #20157c5d
 def _nearest(name, known) -> str | None:

@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 
-from erc.data.families import STRUCTURES
+from erc.data.families import _STRUCTURES
 
 
 def linked(src, dest, *skip):
@@ -55,7 +55,7 @@ def family(structure, dims, seed=0, lengths=(3, 2, 4, 1, 2, 3, 2, 2, 2, 2, 2, 3)
     }
     if structure == 'multilogue_real':
         structure = 'multilogue9'
-    return tuple(fields[name] for name in STRUCTURES[structure])
+    return tuple(fields[name] for name in _STRUCTURES[structure])
 
 
 KINDS = {  # structure, or a variant of one -> sizes of text, audio and visual vectors

@@ -7,16 +7,16 @@ import pytest
 
 from erc.report.artefacts import (
     Artefact,
-    artefact_path,
+    _artefact_path,
+    _missing_command,
+    _notebook_anchor,
+    _state_of,
     description,
     heading,
-    missing_command,
-    notebook_anchor,
     paper_title,
     printed,
     reference,
     saved_artefact,
-    state_of,
 )
 
 
@@ -60,7 +60,7 @@ def test_unknown_paper_artefact_and_place():
     ],
 )
 def test_state(kinds, state):
-    assert state_of(kinds) == state
+    assert _state_of(kinds) == state
 
 
 def test_names():
@@ -72,7 +72,7 @@ def test_names():
 
 
 def test_a_state_has_its_command():
-    assert Words('shapes', 'table6', state='partly').command == missing_command('shapes')
+    assert Words('shapes', 'table6', state='partly').command == _missing_command('shapes')
     assert Words('shapes', 'table6', state='partly', command='fetch').command == 'fetch'
     assert Words('shapes', 'table6').command == '', 'nothing is missing'
     demo = Words('shapes', 'table6', state='not run', profile='demo')
@@ -84,7 +84,7 @@ def test_a_state_has_its_command():
 def test_saving(tmp_path):
     artefact = Words('shapes', 'table6', text='one', basis=['demo'])
     path = artefact.save(tmp_path)
-    assert path == artefact_path('table', 'shapes', 'table6', tmp_path)
+    assert path == _artefact_path('table', 'shapes', 'table6', tmp_path)
     facts = saved_artefact('shapes', 'table6', tmp_path)
     assert (facts['state'], facts['basis'], facts['path']) == ('drawn', ['demo'], str(path))
     assert saved_artefact('shapes', 'table7', tmp_path) == {}
@@ -122,5 +122,5 @@ def test_anchors(tmp_path):
         'case_short': 'Cases',
         'our_own': '',
     }
-    assert {name: notebook_anchor(path, name) for name in want} == want
-    assert notebook_anchor(tmp_path / 'none.ipynb', 'table5') == ''
+    assert {name: _notebook_anchor(path, name) for name in want} == want
+    assert _notebook_anchor(tmp_path / 'none.ipynb', 'table5') == ''

@@ -13,11 +13,11 @@ from erc.nn.attention import (
     Attention,
     Encoder,
     EncoderLayer,
+    _attention_weights,
     _from_blocks,
     _to_blocks,
     attend,
     attend_packed,
-    attention_weights,
     within_dialogues,
 )
 
@@ -85,7 +85,7 @@ def test_key_mask_and_source_equal_the_library():
     allow = ~padding[:, None]
     close(ours(x, partial(attend, allow=allow), source), want.detach(), 1e-12)
     q, k, _ = ours.project(x, source)
-    close(attention_weights(q, k, 2, allow), weights.detach(), 1e-12)
+    close(_attention_weights(q, k, 2, allow), weights.detach(), 1e-12)
 
 
 def test_keys_from_other_rows():

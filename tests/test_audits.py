@@ -8,18 +8,18 @@ import pytest
 
 from erc.core import root
 from erc.report.audits import (
-    AUDITS,
+    _AUDITS,
+    _audit_sentences,
+    _audit_tables,
+    _repeated_sentences,
     audit,
-    audit_sentences,
-    audit_tables,
-    repeated_sentences,
 )
 from erc.report.selection import (
-    PROTOCOLS,
-    selection_sentence,
-    selection_table,
-    tuning_sentence,
-    tuning_table,
+    _PROTOCOLS,
+    _selection_sentence,
+    _selection_table,
+    _tuning_sentence,
+    _tuning_table,
 )
 from erc.runs.keys import RunKey
 from erc.runs.records import find_record, read_records
@@ -33,14 +33,14 @@ def found():
 def test_selection_of_known_curves():
     curves = {'test': np.array([[0.4, 0.5, 0.7], [0.6, 0.8, np.nan]])}
     record = SimpleNamespace(metric='accuracy', seeds=[0, 1], test=[0.5, 0.6], curves=curves)
-    row = selection_table({RunKey.parse('p/a:paper@c'): record}).iloc[0]
-    assert np.allclose([row[p] for p in PROTOCOLS], [55, 75, 75, 60, 80])
-    assert not len(selection_table({RunKey.parse('p/a:paper@demo'): record}))
-    assert 'No record' in selection_sentence(selection_table({}))
+    row = _selection_table({RunKey.parse('p/a:paper@c'): record}).iloc[0]
+    assert np.allclose([row[p] for p in _PROTOCOLS], [55, 75, 75, 60, 80])
+    assert not len(_selection_table({RunKey.parse('p/a:paper@demo'): record}))
+    assert 'No record' in _selection_sentence(_selection_table({}))
 
 
 def test_choosing_on_test_never_loses(found):
-    table = selection_table(found)
+    table = _selection_table(found)
     best = table[['best test epoch', 'best seed', 'chosen on dev']].max(axis=1)
     assert len(table) and (table['best of both'] >= best - 1e-4).all()
     assert (table['best test epoch'] >= table['last epoch'] - 1e-4).all()
@@ -48,14 +48,14 @@ def test_choosing_on_test_never_loses(found):
 
 
 def test_price_of_settings(found):
-    table = tuning_table(found)
+    table = _tuning_table(found)
     row = table.iloc[0]
     paper, tuned = (
         find_record(f'{row.system}:{v}@{row.corpus}', root() / 'results')
         for v in ('paper', 'tuned')
     )
     assert np.isclose(row.gain, 100 * (np.mean(tuned.test) - np.mean(paper.test)))
-    assert f'{len(table)} systems' in tuning_sentence(table)
+    assert f'{len(table)} systems' in _tuning_sentence(table)
 
 
 def test_repeated_sentences_are_counted():
@@ -66,8 +66,8 @@ def test_repeated_sentences_are_counted():
             split=['train', 'dev', 'train', 'train', 'test', 'test', 'test'],
         )
     )
-    assert repeated_sentences(table) == {'test': 2, 'repeated': 2, 'same label': 1}
-    assert repeated_sentences(table, 4) == {'test': 1, 'repeated': 1, 'same label': 1}
+    assert _repeated_sentences(table) == {'test': 2, 'repeated': 2, 'same label': 1}
+    assert _repeated_sentences(table, 4) == {'test': 1, 'repeated': 1, 'same label': 1}
 
 
 def test_audits_count_what_the_corpora_hold(found, data):
@@ -82,10 +82,10 @@ def test_audits_count_what_the_corpora_hold(found, data):
 
 
 def test_sentences_follow_the_counts(found):
-    tables = audit_tables(found)
-    words = audit_sentences(tables)
-    assert set(words) == set(AUDITS) and not any('Not run' in w for w in words.values())
+    tables = _audit_tables(found)
+    words = _audit_sentences(tables)
+    assert set(words) == set(_AUDITS) and not any('Not run' in w for w in words.values())
     meld = tables['repeated'].query("corpus == 'meld' and words == '4 or more'").iloc[0]
     assert f'{meld["share, %"]} % of MELD' in words['repeated']
     nothing = {name: table.iloc[:0] for name, table in tables.items()}
-    assert all('Not run' in w for w in audit_sentences(nothing).values())
+    assert all('Not run' in w for w in _audit_sentences(nothing).values())

@@ -10,7 +10,7 @@ from erc.data.features import encode
 from erc.data.registry import load_corpus
 from erc.data.sentence_encoders import encoder_path
 from erc.evidence.metrics import METRICS, confusion
-from erc.models.baselines import majority, tfidf_logreg, training_rows, vector_logreg
+from erc.models.baselines import _training_rows, majority, tfidf_logreg, vector_logreg
 
 WORDS = {0: 'calm quiet fine', 1: 'great happy wonderful', 2: 'awful angry terrible'}
 
@@ -114,7 +114,7 @@ def test_unlabelled_rows_are_predicted_but_not_learned_from():
     y = c.table['label'].to_numpy().copy()
     y[::4] = -1
     some = c.replace(table=c.table.assign(label=y))
-    keep = training_rows(some)
+    keep = _training_rows(some)
     assert (y[keep] >= 0).all() and len(keep) == ((c.table['split'] == 'train') & (y >= 0)).sum()
     for fn, kw in ALL.values():
         assert (fn(some, **kw) >= 0).all()

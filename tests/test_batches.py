@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from erc.data.batches import from_padded, make_batches, packed_order, standardise, standardised
+from erc.data.batches import _packed_order, from_padded, make_batches, standardise, standardised
 
 
 def padded(lengths, T=None, D=3, seed=0):
@@ -49,7 +49,7 @@ def test_steps_are_slices_of_running_dialogues():
 )
 def test_refused_lengths(lengths, message):
     with pytest.raises(ValueError, match=message):
-        packed_order(lengths)
+        _packed_order(lengths)
 
 
 def test_refused_shapes():

@@ -8,12 +8,12 @@ from torch import nn
 
 from erc.nn.cells import Out
 from erc.training.bench import (
-    fine_tuning_speed,
-    lengths_of,
-    operations,
-    step_seconds,
-    toy_dialogues,
-    training_costs,
+    _fine_tuning_speed,
+    _lengths_of,
+    _operations,
+    _step_seconds,
+    _toy_dialogues,
+    _training_costs,
 )
 
 
@@ -26,7 +26,7 @@ class Linear(nn.Module):
         return Out(self.out(batch.features['text']))
 
 
-BATCH = toy_dialogues({'text': 8}, 'emotion', (4, 9, 3))
+BATCH = _toy_dialogues({'text': 8}, 'emotion', (4, 9, 3))
 
 
 @pytest.mark.parametrize(
@@ -34,45 +34,45 @@ BATCH = toy_dialogues({'text': 8}, 'emotion', (4, 9, 3))
     [(108, 5361, 110), (1, 7, 7), (3, 5, 3), (3, 9, 3), (64, 64, 1), (10, 100, 91), (10, 99, 10)],
 )
 def test_lengths_of_a_toy_batch(shape):
-    n = lengths_of(*shape)
+    n = _lengths_of(*shape)
     assert (len(n), sum(n), max(n)) == shape and min(n) >= 1
 
 
 @pytest.mark.parametrize('shape', [(3, 4, 3), (3, 10, 3)])
 def test_impossible_lengths(shape):
     with pytest.raises(ValueError, match='cannot have'):
-        lengths_of(*shape)
+        _lengths_of(*shape)
 
 
 def test_random_dialogues_have_the_wanted_shape():
     assert len(BATCH) == 9 and len(BATCH.sizes) == 3 and BATCH.sizes[0] == 4
     assert BATCH.features['text'].shape == (9, 8) and BATCH.features['text'].dtype == torch.float32
-    again = toy_dialogues({'text': 8}, 'emotion', (4, 9, 3))
+    again = _toy_dialogues({'text': 8}, 'emotion', (4, 9, 3))
     assert torch.equal(BATCH.features['text'], again.features['text'])
 
 
 def test_operations_count_forward_and_backward():
-    assert operations(Linear, BATCH, 'emotion') == 2 * (2 * 9 * 8 * 2)
+    assert _operations(Linear, BATCH, 'emotion') == 2 * (2 * 9 * 8 * 2)
 
 
 def test_costs_have_a_line_for_each_number_of_seeds():
-    costs = training_costs(Linear, BATCH, 'emotion', (1, 3))
+    costs = _training_costs(Linear, BATCH, 'emotion', (1, 3))
     assert costs.seeds.tolist() == [1, 3] and costs.GFLOP[1] == pytest.approx(3 * costs.GFLOP[0])
     times = costs[['alone ms', 'stacked ms', 'product ms', 'best / product']]
     assert (times > 0).all().all() and costs['captured ms'].isna().all()
 
 
 def test_a_step_cannot_be_captured_on_a_cpu():
-    assert math.isnan(step_seconds(Linear, BATCH, 'emotion', 1, 'captured'))
+    assert math.isnan(_step_seconds(Linear, BATCH, 'emotion', 1, 'captured'))
 
 
 def test_unknown_target_names_the_nearest():
     with pytest.raises(ValueError, match="did you mean 'emotion'"):
-        operations(Linear, BATCH, 'emotio')
+        _operations(Linear, BATCH, 'emotio')
 
 
 def test_fine_tuning_counts_tokens_that_are_not_padding():
-    padded = toy_dialogues({'text': 8}, 'emotion', (4, 9, 3))
+    padded = _toy_dialogues({'text': 8}, 'emotion', (4, 9, 3))
     padded.features['text'][:, 5:] = 0
-    speed = fine_tuning_speed(Linear, [BATCH, padded], 'emotion', {'epochs': 1}, steps=2)
+    speed = _fine_tuning_speed(Linear, [BATCH, padded], 'emotion', {'epochs': 1}, steps=2)
     assert speed['pairs'] == 18 and speed['tokens a pair'] == round((8 + 5) / 2)

@@ -13,10 +13,10 @@ from erc.nn.cells import (
     GRUCell,
     Out,
     Products,
+    _hash_int32,
+    _random_key,
     dropout,
     dropout_mask,
-    hash_int32,
-    random_key,
     weighted_nll,
 )
 
@@ -31,13 +31,13 @@ def lowbias32(x):
 def test_hash_is_lowbias32():
     x = torch.tensor([0, 1, -1, 2**31 - 1, -(2**31), 123456789], dtype=torch.int32)
     want = [lowbias32(v % 2**32) for v in x.tolist()]
-    assert [v % 2**32 for v in hash_int32(x).tolist()] == want
+    assert [v % 2**32 for v in _hash_int32(x).tolist()] == want
 
 
 def test_masks_stay_what_they_were():
     "The masks that every recorded run was trained with; a change here would make all runs stale."
     b = from_padded({'x': torch.ones(3, 2, 4)}, torch.zeros(3, 2, dtype=torch.long), [2, 1, 2])
-    assert random_key(b.at(3, 7), 'place') == 218154367
+    assert _random_key(b.at(3, 7), 'place') == 218154367
     kept = dropout_mask(8, 0.5, b.at(3, 7), 'place') > 0
     assert [''.join(str(int(v)) for v in row) for row in kept] == [
         '10110000',

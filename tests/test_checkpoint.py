@@ -5,7 +5,7 @@ import warnings
 import pytest
 import torch
 
-from erc.training.checkpoint import Checkpoint, hash_tensors
+from erc.training.checkpoint import Checkpoint, _hash_tensors
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_a_damaged_file_is_not_used(path, damage):
 
 def test_hash_knows_type_shape_bytes_and_order():
     a, b = torch.tensor([1.0, 2.0]), torch.tensor([3.0])
-    same = hash_tensors([a.clone(), b]), hash_tensors([torch.stack([a, a], 1)[:, 0], b])
-    assert set(same) == {hash_tensors([a, b])}, 'memory layout does not count'
+    same = _hash_tensors([a.clone(), b]), _hash_tensors([torch.stack([a, a], 1)[:, 0], b])
+    assert set(same) == {_hash_tensors([a, b])}, 'memory layout does not count'
     others = [[b, a], [a[:, None], b], [a.double(), b], [a + 1, b]]
-    assert len({hash_tensors(x) for x in [[a, b], *others]}) == 5
+    assert len({_hash_tensors(x) for x in [[a, b], *others]}) == 5

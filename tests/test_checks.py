@@ -8,7 +8,7 @@ from corpus_files import linked
 
 from erc.core import package_file
 from erc.data import checks
-from erc.data.checks import check, expected, listing
+from erc.data.checks import _expected, _listing, check
 from erc.data.registry import CORPORA
 
 
@@ -20,14 +20,17 @@ def test_every_stated_fact_is_found(data, name):
 
 
 def test_a_wrong_count_is_seen(data, monkeypatch):
-    stated = expected('mosi')
+    stated = _expected('mosi')
     stated.loc[0, 'expected'] += 1
-    monkeypatch.setattr(checks, 'expected', lambda name: stated.copy())
+    monkeypatch.setattr(checks, '_expected', lambda name: stated.copy())
     assert list(check('mosi', root=data)['ok'][:2]) == [False, True]
 
 
 def test_listing(data, tmp_path):
-    here, away = listing(root=data).set_index('corpus'), listing(root=tmp_path).set_index('corpus')
+    here, away = (
+        _listing(root=data).set_index('corpus'),
+        _listing(root=tmp_path).set_index('corpus'),
+    )
     assert list(here.index) == list(CORPORA) and set(here['here']) == {'yes'}
     assert (here.loc['meld', 'dialogues'], here.loc['mosei_released', 'utterances']) == (
         1432,
@@ -54,7 +57,7 @@ def test_a_damaged_corpus_is_listed_beside_the_others(data, tmp_path):
         (data / 'meld/dev_sent_emo.csv').read_bytes()[:5000] + b'"'
     )
     (root / 'mosi/mosi_features.npz').write_bytes(b'PK')
-    t = listing(root=root).set_index('corpus')
+    t = _listing(root=root).set_index('corpus')
     assert t['here'].to_dict() == {
         n: 'damaged' if n.split('_')[0] in ('meld', 'mosi') else 'yes' for n in CORPORA
     }

@@ -7,16 +7,16 @@ import pytest
 
 from erc.core import root
 from erc.data.families import MODALITIES
-from erc.evidence.shifts import SLICES
+from erc.evidence.shifts import _SLICES
 from erc.report.artefacts import artefacts
 from erc.report.claims import (
-    Claim,
     Pair,
+    _Claim,
+    _measure,
+    _sides_of,
     difference,
-    measure,
     on_paper_split,
     read_claims,
-    sides_of,
 )
 from erc.runs.keys import RunKey
 from erc.runs.recipes import find_system, wanted_runs
@@ -122,7 +122,7 @@ def test_differences_of_differences_have_printed_effects():
 def test_claims_ask_for_scores_that_exist(found):
     for c in CLAIMS:
         slices = [s.removeprefix('-') for s in (c.slice, c.against) if s]
-        assert set(slices) <= {'all', 'shift_network', *SLICES}, c.id
+        assert set(slices) <= {'all', 'shift_network', *_SLICES}, c.id
         assert c.scale == (1 if c.metric in VALUE_METRICS else 100), c.id
         for record in (found[k] for pair in c.pairs for k in pair.keys if k in found):
             assert score_of(c.metric, record.classes), c.id
@@ -149,7 +149,7 @@ def claim(*pairs, **changes):
         why='',
         remedy='',
     )
-    return Claim(**{**fields, **changes})
+    return _Claim(**{**fields, **changes})
 
 
 def pair(better, worse, basis='own features'):
@@ -183,7 +183,7 @@ def test_folds_are_pooled():
     assert (found.dialogues, found.folds) == (30, 2) and found.low > 0
     on_split = difference(claim(), on_paper_split(a), on_paper_split(b), 200)
     assert (on_split.dialogues, on_split.folds) == (15, 1)
-    effect, p = measure(claim(), pair('p/a:tuned@c', 'p/b:tuned@c'), {a.key: tested(a), b.key: tested(b)}, 200)  # fmt: skip
+    effect, p = _measure(claim(), pair('p/a:tuned@c', 'p/b:tuned@c'), {a.key: tested(a), b.key: tested(b)}, 200)  # fmt: skip
     assert effect.mean == found.mean and p < 0.05
 
 
@@ -194,11 +194,11 @@ def test_parts_laid_side_by_side_are_scored_alone():
     side = tested(record('p/a:tuned@c', 0.7))
     x, y = side.counts('part'), side.counts('-part')
     assert all((p + q == w).all() for p, q, w in zip(x, y, side.counts('all')))
-    a, b, score = sides_of(c, side, side)
+    a, b, score = _sides_of(c, side, side)
     alone = score_of('accuracy')
     for laid, own in ((a, x), (b, y)):
         assert np.allclose(score(laid[0].sum(1)), alone(own[0].sum(1)))
-    assert sides_of(claim(slice='nowhere'), side, side) is None
+    assert _sides_of(claim(slice='nowhere'), side, side) is None
 
 
 def test_a_contrast_adds_its_runs():
@@ -208,7 +208,7 @@ def test_a_contrast_adds_its_runs():
     records = [record(key, right, seed=i) for i, (key, right) in enumerate(shares.items())]
     sides = {r.key: tested(r) for r in records}
     double = pair('p/a:tuned@c + p/y:tuned@d', 'p/b:tuned@c + p/x:tuned@d')
-    effect, p = measure(claim(), double, sides, 200)
+    effect, p = _measure(claim(), double, sides, 200)
     means = [
         score_of('accuracy')(sum(x.sum((0, 1)) for x in s.counts('all'))) for s in sides.values()
     ]

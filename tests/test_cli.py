@@ -17,7 +17,7 @@ import erc.runs.bench
 from erc.cli import app
 from erc.core import root
 from erc.report.artefacts import artefacts
-from erc.runs.bench import bench_encoder, bench_training
+from erc.runs.bench import _bench_encoder, _bench_training
 from erc.runs.recipes import System, find_system, load_recipe
 from erc.runs.records import find_record
 
@@ -233,11 +233,11 @@ def test_missing_leaves_out_what_is_there(monkeypatch):
     gone = pd.DataFrame(
         [('shapes/shift_paper:tuned@mosi', 'absent')], columns=['key', 'why']
     ).set_index('key')
-    monkeypatch.setattr('erc.runs.plan.missing_runs', lambda *a, **k: gone)
+    monkeypatch.setattr('erc.runs.plan._missing_runs', lambda *a, **k: gone)
     plan = json.loads(erc_('run', 'shapes', '--missing', '--dry-run', '--json'))
     assert [(r['key'], r['why']) for r in plan] == [('shapes/shift_paper:tuned@mosi', 'absent')]
     assert 'up to date' in erc_('run', 'shapes', '--dry-run')
-    monkeypatch.setattr('erc.runs.plan.missing_runs', lambda *a, **k: gone[:0])
+    monkeypatch.setattr('erc.runs.plan._missing_runs', lambda *a, **k: gone[:0])
     assert 'nothing is missing' in erc_('run', 'shapes', '--missing')
 
 
@@ -346,15 +346,15 @@ def test_commands_of_the_readme_exist():
 
 def test_bench_training(monkeypatch):
     toy = dict(shape=(4, 8, 3), sizes={'sentence': 8, 'previous': 8}, classes=2)
-    table = bench_training('shapes/shift_paper', seeds=(1, 2), **toy)
+    table = _bench_training('shapes/shift_paper', seeds=(1, 2), **toy)
     assert table.seeds.tolist() == [1, 2] and table['captured ms'].isna().all()
     assert (table[['alone ms', 'stacked ms', 'product ms', 'best / product']] > 0).all().all()
     one_logit = (
         8 * 2 * 24 * 2 / 1e9
     )  # of 24 numbers for 8 rows: forward, and backward to the weights
     assert table.GFLOP[1] == 2 * table.GFLOP[0] == 2 * one_logit
-    small = {k: {**v, 'shape': (2, 3, 2)} for k, v in erc.runs.bench.BENCHES.items()}
-    monkeypatch.setattr(erc.runs.bench, 'BENCHES', small)
+    small = {k: {**v, 'shape': (2, 3, 2)} for k, v in erc.runs.bench._BENCHES.items()}
+    monkeypatch.setattr(erc.runs.bench, '_BENCHES', small)
     rows = json.loads(erc_('bench', '--seeds', '1,2', '--json'))
     assert [(r['system'], r['seeds']) for r in rows] == [(k, n) for k in small for n in (1, 2)]
     sizes = 'text=4,audio=3,visual=3,sentence=4'
@@ -385,7 +385,7 @@ def test_bench_of_an_encoder(tmp_path, monkeypatch):
     folder = str(toy_encoder(tmp_path / 'enc', texts, width=32, length=64))
     small = {'preset': 'small', 'encoder': folder, 'width': 32, 'heads': 2, 'ffn': 32, 'layers': 1}
     system = dataclasses.replace(find_system('dialoguetrm/U_ft'), encoder=folder, args=small)
-    table = bench_encoder(system, 'demo', steps=2)
+    table = _bench_encoder(system, 'demo', steps=2)
     assert len(table) == 1 and table.pairs[0] > 1 and 3 < table['tokens a pair'][0] <= 64
     seconds = table.pairs[0] / table['pairs a second'][0]
     assert table.seconds[0] == pytest.approx(seconds, abs=0.001)  # printed in milliseconds

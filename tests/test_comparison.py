@@ -22,14 +22,14 @@ from toy_report import (
 from erc.data.sources import pins
 from erc.report.artefacts import reference
 from erc.report.comparison import (
-    artefact_status,
+    _artefact_status,
+    _records_of,
+    _training_end,
     comparison,
-    records_of,
     standing,
-    training_end,
 )
-from erc.report.lines import comparison_lines, record_cell
-from erc.report.tables import to_html, to_latex, to_markdown
+from erc.report.lines import _comparison_lines, _record_cell
+from erc.report.tables import _to_html, _to_latex, _to_markdown
 from erc.runs.keys import RunKey
 from erc.runs.recipe_files import papers
 from erc.runs.recipes import ArtefactSpec, Column, Row, load_recipe
@@ -45,7 +45,7 @@ def status(home, spec, stale=fresh):
     def find(key):
         return find_record(key, home)
 
-    return artefact_status('shapes', 'table6', spec, find, stale, home)
+    return _artefact_status('shapes', 'table6', spec, find, stale, home)
 
 
 def test_cells_are_the_records_means_and_intervals(tmp_path):
@@ -82,14 +82,14 @@ def test_a_printed_dash_and_trailing_zeros_stay(tmp_path):
     numbers = reference('shapes').query('artefact == "table2" and column == "F1"')
     value = numbers.set_index('row').value['Graph-MFN']
     assert table.frame.F1.tolist() == ['-', value] and value.endswith('0')
-    assert f'|{value}|' in to_markdown(table).replace(' ', '')
+    assert f'|{value}|' in _to_markdown(table).replace(' ', '')
 
 
 def test_a_removed_record_turns_its_cells_into_not_run(tmp_path):
     for run in RUNS:
         save_toy(tmp_path, run)
     whole = draw(tmp_path)
-    assert (whole.state, whole.badge) == ('drawn', 'drawn') and 'not run' not in to_html(whole)
+    assert (whole.state, whole.badge) == ('drawn', 'drawn') and 'not run' not in _to_html(whole)
     RunKey.parse('shapes/net:tuned@a').path(tmp_path).unlink()
     table = draw(tmp_path)
     gone = table.data[whole.data.ne(table.data).any(axis=1)]
@@ -97,7 +97,7 @@ def test_a_removed_record_turns_its_cells_into_not_run(tmp_path):
     assert len(gone) == 3 and set(gone.state) == {'not run'}
     assert set(gone[['mean', 'low', 'high', 'printed']].to_numpy().ravel()) == {''}
     assert table.badge == 'partly: 1 of 6 lines not run'
-    for text in (to_html(table), to_markdown(table), to_latex(table)):
+    for text in (_to_html(table), _to_markdown(table), _to_latex(table)):
         assert 'not run' in text and 'erc run shapes' in text
 
 
@@ -113,7 +113,7 @@ def test_stale_is_shown_with_its_reason(tmp_path):
     table = draw(tmp_path, stale=lambda record: 'settings changed: args')
     assert table.frame.line.tolist().count('the network (stale)') == 1
     assert table.notes[0] == 'Stale: the network, paper, a: settings changed: args.'
-    assert 'settings changed: args' in to_html(table) and table.kinds[1] == 'stale'
+    assert 'settings changed: args' in _to_html(table) and table.kinds[1] == 'stale'
 
 
 def test_stale_is_asked_of_the_recipes(tmp_path):
@@ -129,7 +129,7 @@ def test_needs_data(tmp_path):
     table = draw(tmp_path, recipe([FETCHED]))
     assert (table.state, table.frame.line[1]) == ('needs data', 'needs features of MOSEI')
     assert table.frame.F1[1] == 'needs data'
-    assert table.command == 'erc data get mosei_features' and table.command in to_html(table)
+    assert table.command == 'erc data get mosei_features' and table.command in _to_html(table)
 
 
 def test_status_of_what_needs_data(tmp_path):
@@ -167,24 +167,24 @@ def test_a_demonstration_has_blocks_of_its_own(tmp_path):
 def test_no_demonstration_stands_in_a_table_with_a_printed_number(tmp_path):
     save_toy(tmp_path, 'net:paper@demo')
     table = draw(tmp_path, profile='demo')
-    blocks = to_html(table).split('<table>')[1:]
+    blocks = _to_html(table).split('<table>')[1:]
     assert len(blocks) == 2 and 'paper prints' in blocks[0] and 'the network' not in blocks[0]
-    assert 'paper prints' not in blocks[1] and 'nothing here compares' in to_html(table)
-    assert to_markdown(table).count('\n|:') == 2, 'two tables'
+    assert 'paper prints' not in blocks[1] and 'nothing here compares' in _to_html(table)
+    assert _to_markdown(table).count('\n|:') == 2, 'two tables'
 
 
 def test_slice_or_class_that_a_record_lacks(tmp_path):
     save_toy(tmp_path, confusions={'all': counts()})
     assert line_of(draw(tmp_path), 'net', 'paper').state['shift'] == 'not counted'
-    assert record_cell(toy_record(), Column('x', 'class_f1:happy')).state == 'not counted'
+    assert _record_cell(toy_record(), Column('x', 'class_f1:happy')).state == 'not counted'
     empty = toy_record(confusions={'all': np.zeros((2, 3, 2, 2), int)})
-    assert str(record_cell(empty, Column('x', 'accuracy'))) == 'not counted'
+    assert str(_record_cell(empty, Column('x', 'accuracy'))) == 'not counted'
 
 
 def test_a_score_of_classes_says_nothing_about_values():
     values = replace(toy_record(), task='regression')
-    assert str(record_cell(values, Column('x', 'accuracy'))) == ''
-    assert str(record_cell(toy_record(), Column('x', 'pearson_r'))) == ''
+    assert str(_record_cell(values, Column('x', 'accuracy'))) == ''
+    assert str(_record_cell(toy_record(), Column('x', 'pearson_r'))) == ''
 
 
 def test_baselines_have_no_seeds_to_count(tmp_path):
@@ -242,9 +242,9 @@ def test_a_headline_without_a_number_of_ours(tmp_path):
 
 def test_records_and_status(tmp_path):
     spec = recipe().artefacts['table6']
-    assert [str(key) for key in records_of(spec)] == [f'shapes/{run}' for run in RUNS]
+    assert [str(key) for key in _records_of(spec)] == [f'shapes/{run}' for run in RUNS]
     key = RunKey.parse('shapes/net:tuned@iemocap6_polarity_paper')
-    assert records_of(ArtefactSpec(records=[key])) == [key]
+    assert _records_of(ArtefactSpec(records=[key])) == [key]
     save_toy(tmp_path)
     s = status(tmp_path, spec, stale=lambda record: 'old')
     assert (s.state, len(s.records), s.wanted) == ('partly', 1, 6)
@@ -269,13 +269,13 @@ def test_wired_rows_open_with_their_first_record(tmp_path):
 
 
 def test_lines_follow_the_recipe():
-    lines = comparison_lines(ArtefactSpec(rows=ROWS))
+    lines = _comparison_lines(ArtefactSpec(rows=ROWS))
     kinds = [(line.row, line.kind) for line in lines]
     assert kinds[0] == ('CMU-MOSEI', 'printed') and kinds[1:5] == [('CMU-MOSEI', 'ours')] * 4
     assert kinds[-1] == ('ours alone', 'ours')
     assert (lines[6].label, lines[6].key.corpus) == ('renamed', 'c')
     for_demo = Row('x', printed=False, entries=entries('net:paper'))
-    assert comparison_lines(ArtefactSpec(rows=[for_demo])) == [], 'a run without corpus'
+    assert _comparison_lines(ArtefactSpec(rows=[for_demo])) == [], 'a run without corpus'
 
 
 def test_every_recipe_can_be_drawn_without_records(tmp_path):
@@ -295,7 +295,7 @@ def test_floors_of_another_recipe_stand_in_a_table():
     table = comparison('shapes', 'table10', stale=fresh)
     lines = table.data[table.data.system == 'majority']
     assert len(lines) and (lines.state == 'drawn').all(), 'the records of the floors are committed'
-    wanted = {str(key) for key in records_of(load_recipe('shapes').artefacts['table10'])}
+    wanted = {str(key) for key in _records_of(load_recipe('shapes').artefacts['table10'])}
     assert {'baselines/majority:fixed@iemocap6', 'shapes/gruarc:tuned@iemocap6'} <= wanted
 
 
@@ -317,13 +317,15 @@ def test_what_would_fetch_a_row_can_be_fetched():
 def test_how_a_training_ended(dev, rose):
     stops = [0.9] * 5 + [np.nan] * 3  # says nothing about the end
     loss = [[8.0, 7, 6, 5, 4, 3, 2, 1], [9.0] * 8]
-    end = training_end(SimpleNamespace(curves={'dev': [dev, stops], 'loss': loss}, selected=[2, 7]))
+    end = _training_end(
+        SimpleNamespace(curves={'dev': [dev, stops], 'loss': loss}, selected=[2, 7])
+    )
     assert end['rose'] == pytest.approx(rose) and end['loss'] == (3.5, 1.5)
     assert [end[name] for name in ('epochs', 'first', 'last', 'stopped')] == [8, 3, 8, 1]
     all_stopped = SimpleNamespace(curves={'dev': [stops] * 2, 'loss': [stops] * 2}, selected=[0, 1])
-    assert training_end(all_stopped)['rose'] == pytest.approx(0)
+    assert _training_end(all_stopped)['rose'] == pytest.approx(0)
     alone = SimpleNamespace(curves={'dev': [dev], 'loss': [[1.0] * 8]}, selected=[0])
-    assert training_end(alone)['rose'] == pytest.approx(rose)
+    assert _training_end(alone)['rose'] == pytest.approx(rose)
 
 
 @pytest.mark.parametrize(

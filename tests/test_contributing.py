@@ -15,7 +15,7 @@ from erc.cli import app
 from erc.core import package_file
 from erc.data import registry
 from erc.report import claims
-from erc.report.judgements import VERDICTS
+from erc.report.judgements import _VERDICTS
 from erc.runs import recipe_files
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -71,7 +71,7 @@ def surroundings(tmp_path, monkeypatch):
     monkeypatch.setenv('ERC_CACHE', str(tmp_path / 'cache'))
     monkeypatch.setattr(registry, 'CORPORA', {**registry.CORPORA})
     monkeypatch.setattr(recipe_files, '_ADDED', {})
-    monkeypatch.setitem(prediction.DEFAULTS, 'epochs', 2)
+    monkeypatch.setitem(prediction._DEFAULTS, 'epochs', 2)
     yield tmp_path
     sys.modules.pop('pooled', None)
 
@@ -91,7 +91,7 @@ def test_examples_run(surroundings, monkeypatch):
     assert isinstance(comparison, prediction.Comparison)
     assert '2 runs' in printed[0] and 'mine/pooled_ta:tuned@demo: weighted_f1' in printed[1]
     assert {'Pooled, text', 'Pooled, text and audio'} <= set(table.frame.line)
-    assert judged.claim == 'Audio helps' and judged.verdict in VERDICTS
+    assert judged.claim == 'Audio helps' and judged.verdict in _VERDICTS
 
 
 def test_map_is_that_of_the_package():

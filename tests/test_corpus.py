@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from erc.data.corpus import Corpus, Source, dev_dialogues, validate
+from erc.data.corpus import Corpus, Source, _dev_dialogues, validate
 
 
 def test_import_needs_no_torch():
@@ -115,10 +115,12 @@ def test_dev_cut_is_keyed():
         columns=['dialogue', 'split', 'label'],
     )
     np.random.seed(1)
-    a = dev_dialogues(t)
+    a = _dev_dialogues(t)
     np.random.seed(2)
-    assert a == dev_dialogues(t) == dev_dialogues(t.sample(frac=1, random_state=3)) and len(a) == 5
-    assert a != dev_dialogues(t, seed=1) and not {int(d[1:]) for d in a} & set(range(50, 60))
+    assert (
+        a == _dev_dialogues(t) == _dev_dialogues(t.sample(frac=1, random_state=3)) and len(a) == 5
+    )
+    assert a != _dev_dialogues(t, seed=1) and not {int(d[1:]) for d in a} & set(range(50, 60))
 
 
 # ---- what is shown ---------------------------------------------------------------------

@@ -13,12 +13,12 @@ from erc.core import cache_home
 from erc.data.registry import load_corpus
 from erc.nn.cells import Out, dropout
 from erc.runs import recipes
-from erc.runs.fold import Job, cross_folds, run_fold, train_seed, wanted_seeds
-from erc.runs.prepare import load_encoded, split_batches
+from erc.runs.fold import _cross_folds, _Job, _run_all_of_fold, _train_seed, _wanted_seeds
+from erc.runs.prepare import _load_encoded, _split_batches
 from erc.runs.recipes import find_system, settings_of
 from erc.runs.records import find_record
 from erc.runs.run import run_system
-from erc.runs.stale import missing_runs
+from erc.runs.stale import _missing_runs
 from erc.training.loop import _order
 
 FOLDS = [f'fold{i}' for i in range(1, 6)]
@@ -64,7 +64,7 @@ class Net(nn.Module):
 
 def small_search():
     "Two epochs a point, and no wider grid."
-    recipes.SEARCH.update(epochs=2, margin=1.0)
+    recipes._SEARCH.update(epochs=2, margin=1.0)
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -75,8 +75,8 @@ def toy(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv('ERC_RECIPES', str(folder))
         patch.setenv('ERC_CACHE', str(folder / 'cache'))
-        for key, value in recipes.SEARCH.items():
-            patch.setitem(recipes.SEARCH, key, value)
+        for key, value in recipes._SEARCH.items():
+            patch.setitem(recipes._SEARCH, key, value)
         small_search()
         yield
 
@@ -90,9 +90,9 @@ def system_of(name):
     return find_system(f'toy/{name}')
 
 
-def job_of(name='net', fold='fold1', kind=Job, **options):
+def job_of(name='net', fold='fold1', kind=_Job, **options):
     system = dataclasses.replace(system_of(name), **options)
-    return kind(system, load_encoded(system, 'demo')[0], fold=fold, progress=False)
+    return kind(system, _load_encoded(system, 'demo')[0], fold=fold, progress=False)
 
 
 def run(home, name='net', seeds=(0, 1), variant='tuned', **options):
@@ -140,9 +140,9 @@ def test_the_papers_split_takes_the_place_of_the_fold_that_it_is(demo):
     is_test = demo.table.split == 'test'
     session = np.where(is_test, '5', 1 + demo.table.dialogue.factorize()[0] % 4)
     sessions = demo.replace(table=demo.table.assign(session=session.astype(str)))
-    cross = cross_folds(system_of('net'), 'tuned', sessions)
+    cross = _cross_folds(system_of('net'), 'tuned', sessions)
     assert cross == ['session1', 'session2', 'session3', 'session4', 'paper']
-    seeds = wanted_seeds(system_of('net'), cross, range(5))
+    seeds = _wanted_seeds(system_of('net'), cross, range(5))
     assert list(seeds) == ['paper', *cross[:-1]]
     assert {k: len(v) for k, v in seeds.items()} == {'paper': 5, **dict.fromkeys(cross[:-1], 2)}
 
@@ -195,17 +195,17 @@ def test_the_search_trains_seed_0_shortly_and_every_seed_takes_what_it_found(mon
 
     def noted(job, seed, point, begin=None):
         trained.append((job.fold, seed, point['lr'], point['epochs'], job.system.watch))
-        return train_seed(job, seed, point, begin)
+        return _train_seed(job, seed, point, begin)
 
-    monkeypatch.setattr(F, 'train_seed', noted)
+    monkeypatch.setattr(F, '_train_seed', noted)
     job, settings = job_of(), settings_of(system_of('net'), 'tuned')
-    (fold,) = run_fold(job, settings, [1], {})
+    (fold,) = _run_all_of_fold(job, settings, [1], {})
     lr = fold.facts['chosen']['lr']
     search = [('fold1', 0, rate, 2, False) for rate in RATES]
     assert trained == [*search, ('fold1', 1, lr, 3, True)], 'test is not scored in a search'
     trained.clear()
     other = next(rate for rate in RATES if rate != lr)
-    list(run_fold(job, settings, [2], {'chosen': {**fold.facts['chosen'], 'lr': other}}))
+    list(_run_all_of_fold(job, settings, [2], {'chosen': {**fold.facts['chosen'], 'lr': other}}))
     assert trained == [('fold1', 2, other, 3, True)], 'a fold that has seeds is not searched again'
 
 
@@ -228,7 +228,7 @@ def test_a_grid_without_a_search_of_its_own_trains_its_best_point_once(monkeypat
     assert record.dev[0] == max(t['dev'] for t in record.facts['tried'])
 
 
-class Shuffled(Job):
+class Shuffled(_Job):
     "A job whose test labels are shuffled."
 
     def data(self, seed):
@@ -242,7 +242,8 @@ class Shuffled(Job):
 def test_nothing_that_selects_in_a_fold_sees_its_test_labels(name):
     settings = settings_of(system_of(name), 'tuned')
     a, b = (
-        next(iter(run_fold(job_of(name, kind=kind), settings, [0], {}))) for kind in (Job, Shuffled)
+        next(iter(_run_all_of_fold(job_of(name, kind=kind), settings, [0], {})))
+        for kind in (_Job, Shuffled)
     )
     assert (a.selected, a.dev, a.facts) == (b.selected, b.dev, b.facts)
     assert np.array_equal(a.predictions, b.predictions) and a.test != b.test
@@ -258,14 +259,14 @@ def test_nothing_that_selects_in_a_fold_sees_its_test_labels(name):
 def test_seeds_have_their_own_batches_and_their_own_order(monkeypatch):
     job, settings = job_of(), settings_of(system_of('net'), 'tuned')['hyperparameters']
     corpus = job.data(0)
-    first = [split_batches(job.system, corpus, settings, seed)[0][0] for seed in (0, 0, 1)]
+    first = [_split_batches(job.system, corpus, settings, seed)[0][0] for seed in (0, 0, 1)]
     ids = [set(batch.ids.tolist()) for batch in first]
     assert ids[0] == ids[1] != ids[2]
     assert _order(0, 0, 9).tolist() != _order(1, 0, 9).tolist() != _order(1, 1, 9).tolist()
     told = []
     monkeypatch.setattr(F, 'fit', lambda *a, **options: told.append(options))
     for seed in (0, 3):
-        train_seed(job, seed, {**settings, 'lr': 1e-3})
+        _train_seed(job, seed, {**settings, 'lr': 1e-3})
     assert [(options['seeds'], options['shuffle']) for options in told] == [([0], 0), ([3], 3)]
 
 
@@ -335,11 +336,11 @@ def test_pretraining_happens_inside_the_fold(monkeypatch):
 
     def noted(job, seed, point, begin=None):
         seen.append((job, job.data(seed), seed))
-        return train_seed(job, seed, point, begin)
+        return _train_seed(job, seed, point, begin)
 
-    monkeypatch.setattr(F, 'train_seed', noted)
+    monkeypatch.setattr(F, '_train_seed', noted)
     job = job_of('after', watch=False)
-    fold = list(run_fold(job, settings_of(system_of('after'), 'tuned'), [0, 1], {}))[0]
+    fold = list(_run_all_of_fold(job, settings_of(system_of('after'), 'tuned'), [0, 1], {}))[0]
     before = [(corpus, seed) for own, corpus, seed in seen if own.system.name == 'net']
     assert [seed for _, seed in before] == [0, 0, 0, 0, 1], 'search, then one for each seed'
     for corpus, seed in before:
@@ -378,7 +379,7 @@ def test_folds_run_by_two_processes_are_one_record(whole, tmp_path):
 
 def test_missing_runs_name_the_folds_that_lack_seeds(tmp_path):
     def why():
-        return missing_runs('toy', home=tmp_path, seeds=3).why.get('toy/net:tuned@demo')
+        return _missing_runs('toy', home=tmp_path, seeds=3).why.get('toy/net:tuned@demo')
 
     assert why() == 'absent'
     run(tmp_path, seeds=[0], folds=['paper', 'fold2'])

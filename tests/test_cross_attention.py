@@ -7,7 +7,7 @@ from test_dialoguernn import unpack
 
 from erc.data.batches import from_padded
 from erc.models.cross_attention import MODALITIES, MultiAttn
-from erc.models.multiemo import convert_released
+from erc.models.multiemo import _convert_released
 
 LETTERS = dict(zip('tav', MODALITIES))
 
@@ -20,7 +20,7 @@ def arrays(golden):
 
 def released_net(arrays):
     net = MultiAttn(8, 4, 2, ffn=12).double()
-    net.load_state_dict(convert_released(unpack(arrays, 'sd')))
+    net.load_state_dict(_convert_released(unpack(arrays, 'sd')))
     return net
 
 
@@ -44,7 +44,7 @@ def test_outputs_and_gradients_match_the_authors(arrays, padding):
     sum((out[m] * cotangents[m])[real].sum() for m in MODALITIES).backward()
     for letter, m in LETTERS.items():
         close(contexts[m].grad[real], arrays[f'{prefix}dC_{letter}'][real])
-    theirs = convert_released(unpack(arrays, f'{prefix}grad'))
+    theirs = _convert_released(unpack(arrays, f'{prefix}grad'))
     assert set(theirs) == {name for name, _ in net.named_parameters()}
     for name, parameter in net.named_parameters():
         close(parameter.grad, theirs[name])

@@ -5,33 +5,33 @@ import pytest
 import torch
 from helpers import close
 
-from erc.nn.curriculum import Curriculum, class_means, difficulty, distance, keep_probability
+from erc.nn.curriculum import Curriculum, _class_means, _difficulty, _distance, _keep_probability
 
 
 def test_curriculum_matches_authors(golden):
     g = golden('mmspcl/spcl_curriculum')
     z, labels = torch.from_numpy(g['reps']), torch.from_numpy(g['labels'])
-    centres, members = class_means(z, labels, 3)
+    centres, members = _class_means(z, labels, 3)
     close(centres, g['centers'])
     assert members.tolist() == np.bincount(g['labels']).tolist()
-    close(distance(z, centres), g['distance'])
-    hard = difficulty(z, labels, centres)
+    close(_distance(z, centres), g['distance'])
+    hard = _difficulty(z, labels, centres)
     close(hard, g['difficulty'])
     assert hard.argsort().tolist() == g['order_easy_to_hard'].tolist()
     for epoch, probability in enumerate(g['keep_prob_by_rank']):
-        close(keep_probability(11, epoch, 4), probability)
+        close(_keep_probability(11, epoch, 4), probability)
         close(probability.sum(), g['expected_size'][epoch])
 
 
 def test_later_epochs_and_single_rows():
-    close(keep_probability(5, 9, 4), np.full(5, 0.5))
-    close(keep_probability(1, 0, 4), [0.5])
-    assert len(keep_probability(0, 0, 4)) == 0
+    close(_keep_probability(5, 9, 4), np.full(5, 0.5))
+    close(_keep_probability(1, 0, 4), [0.5])
+    assert len(_keep_probability(0, 0, 4)) == 0
 
 
 def test_bad_options():
     with pytest.raises(ValueError, match='epochs=0'):
-        keep_probability(3, 0, 0)
+        _keep_probability(3, 0, 0)
     with pytest.raises(ValueError, match="unknown curriculum 'hard'"):
         Curriculum('hard')
     for extra in (-0.1, 2):

@@ -239,9 +239,9 @@ def test_valence_follows_emotion(corpora):
 
 
 def test_bag_of_words_is_the_same_for_the_same_words():
-    a, b, c = D.bag_of_words(['Just the keys.', 'the keys, just', 'Again.'])
+    a, b, c = D._bag_of_words(['Just the keys.', 'the keys, just', 'Again.'])
     assert np.allclose(a, b, atol=1e-6) and abs(np.corrcoef(a, c)[0, 1]) < 0.6
     assert (
-        np.array_equal(D.bag_of_words(['Again.', 'x'])[0], c)
-        and np.isfinite(D.bag_of_words(['', '...'])).all()
+        np.array_equal(D._bag_of_words(['Again.', 'x'])[0], c)
+        and np.isfinite(D._bag_of_words(['', '...'])).all()
     )

@@ -15,7 +15,7 @@ from baseline_golden import (
 from helpers import close, toy_batch
 
 from erc.models.dialoguecrn import DialogueCRN
-from erc.models.mmgcn import focal_loss
+from erc.models.mmgcn import _focal_loss
 
 SIZES = {'text': 4, 'audio': 3}
 
@@ -27,8 +27,8 @@ def test_the_model_is_the_authors(golden):
     model = build(part(g, 'param.'))
     log_prob, y = model(batch).logits.log_softmax(-1), batch.targets['emotion']
     close(flat(batch, log_prob), g['out.log_prob'])
-    close(focal_loss(log_prob, y, gamma=1), g['out.loss_gamma1_unweighted'])
-    loss = focal_loss(log_prob, y, 0, T(g['in.class_weight']))
+    close(_focal_loss(log_prob, y, gamma=1), g['out.loss_gamma1_unweighted'])
+    loss = _focal_loss(log_prob, y, 0, T(g['in.class_weight']))
     close(loss, g['out.loss'])
     loss.backward()
     check_gradients(model, part(g, 'grad.'), build)

@@ -13,7 +13,7 @@ from baseline_golden import (
 )
 from helpers import close, toy_batch
 
-from erc.models.dialoguegcn import PRESETS, DialogueGCN, _relation
+from erc.models.dialoguegcn import _PRESETS, DialogueGCN, _relation
 from erc.nn.cells import weighted_nll
 
 RELEASED = [
@@ -89,7 +89,7 @@ def test_the_newer_code(golden):
 
 
 SIZES = {'text': 4, 'audio': 3}
-OPTIONS = [{'preset': preset} for preset in PRESETS] + [
+OPTIONS = [{'preset': preset} for preset in _PRESETS] + [
     {'base': 'dialoguernn'},
     {'base': 'none', 'past': -1, 'future': 0},
 ]

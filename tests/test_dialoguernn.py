@@ -8,9 +8,9 @@ from helpers import close, toy_batch
 from erc.data.batches import from_padded
 from erc.nn.dialoguernn import (
     DialogueRNN,
-    contexts,
-    our_parameter_name,
-    padded_contexts,
+    _contexts,
+    _our_parameter_name,
+    _padded_contexts,
 )
 from erc.nn.recurrences import PastAttention, RunningAttention, party_states
 
@@ -44,11 +44,11 @@ def test_authors_numbers(golden, name, both):
     close(b.to_padded(s[0])[T(real)], spoken.transpose(1, 0, 2)[real])
     (out * T(g['cot']).transpose(0, 1)).sum().backward()
     close(u.grad[T(real)], g['dU'].transpose(1, 0, 2)[real])
-    theirs = {our_parameter_name(k): v for k, v in unpack(g, 'grad').items()}
+    theirs = {_our_parameter_name(k): v for k, v in unpack(g, 'grad').items()}
     for k, v in rnn.named_parameters():
         close(v.grad, theirs[k])
     if not both:
-        assert not any(our_parameter_name(k).startswith('ahead') for k in g['params_without_grad'])
+        assert not any(_our_parameter_name(k).startswith('ahead') for k in g['params_without_grad'])
 
 
 @pytest.mark.parametrize('name,both', [('bi', True), ('uni', False)])
@@ -57,7 +57,7 @@ def test_padded_rows_are_the_authors(golden, name, both):
     g = golden(f'multiemo/d_dialoguernn_{name}')
     rnn = DialogueRNN.from_released(unpack(g, 'sd'), bidirectional=both)
     b = from_padded({'u': T(g['U']).transpose(0, 1)}, T(g['speaker']).clamp(min=0), g['lengths'])
-    close(padded_contexts([rnn], [b.features['u']], b)[0], g['C'].transpose(1, 0, 2))
+    close(_padded_contexts([rnn], [b.features['u']], b)[0], g['C'].transpose(1, 0, 2))
 
 
 def toy(lengths=(5, 3, 1, 4), speakers=3):
@@ -91,7 +91,7 @@ def test_lanes_equal_networks_one_by_one(kind):
     torch.manual_seed(0)
     b, rnns = toy(), [DialogueRNN(4, 5, **kind).double() for _ in range(3)]
     x = [torch.randn(len(b), 4, dtype=torch.float64) for _ in range(3)]
-    for rnn, lane, context in zip(rnns, x, contexts(rnns, x, b)):
+    for rnn, lane, context in zip(rnns, x, _contexts(rnns, x, b)):
         close(context, rnn(b, lane), 1e-12)
 
 
@@ -136,4 +136,6 @@ def test_bad_input():
     with pytest.raises(ValueError, match="unknown attention 'generl'"):
         DialogueRNN(4, attention='generl')
     with pytest.raises(ValueError, match='forward and bidirectional'):
-        contexts([DialogueRNN(4), DialogueRNN(4, bidirectional=False)], [b.features['text']] * 2, b)
+        _contexts(
+            [DialogueRNN(4), DialogueRNN(4, bidirectional=False)], [b.features['text']] * 2, b
+        )

@@ -18,36 +18,36 @@ import erc.studies.dialoguetrm as study
 from erc.data.batches import from_padded, make_batches
 from erc.data.registry import load_corpus
 from erc.data.sentence_encoders import toy_encoder
-from erc.evidence.metrics import moments, pearson_r
+from erc.evidence.metrics import _pearson_r, moments
 from erc.models.dialoguetrm import (
     DialogueTRM,
+    _band_mask,
     _chunk_blocks,
     _chunk_mask,
+    _context_free_mask,
+    _receptive_field,
     _resolve_options,
     _strict_mask,
     _strict_pass,
-    band_mask,
-    context_free_mask,
-    receptive_field,
 )
-from erc.nn.attention import Encoder, attend, attention_weights, within_dialogues
+from erc.nn.attention import Encoder, _attention_weights, attend, within_dialogues
 from erc.report.artefacts import reference
 from erc.report.comparison import comparison
-from erc.report.lines import record_cell
+from erc.report.lines import _record_cell
 from erc.runs.keys import RunKey
-from erc.runs.plan import fill_estimates, measured_seconds
-from erc.runs.prepare import prepare
-from erc.runs.recipes import Column, find_system, follows_protocol, load_recipe
+from erc.runs.plan import _fill_estimates, _measured_seconds
+from erc.runs.prepare import _prepare
+from erc.runs.recipes import Column, _follows_protocol, find_system, load_recipe
 from erc.runs.records import Fold, Record, find_record
 from erc.runs.run import run_system
 from erc.studies.dialoguetrm import (
+    _encode_pairs,
     _rectified,
     _short_cases,
     _windows,
     cases,
     cases_figure,
     conv_context,
-    encode_pairs,
     indi_context,
     load_dialogues,
     shift_counts,
@@ -86,14 +86,14 @@ def test_contexts(golden):
 def test_masks(golden):
     g = golden('dialoguetrm/dialoguetrm_masks')
     L, K = int(g['L']), int(g['K'])
-    banded = band_mask(L, K).numpy()
+    banded = _band_mask(L, K).numpy()
     assert (banded == g['context_dependent']).all()
     assert (~banded == g['torch_bool_attn_mask_context_dependent']).all()
-    assert (context_free_mask(L).numpy() == g['context_free']).all()
-    assert (band_mask(L, 2).numpy() == g['context_dependent_L8_K2']).all()
+    assert (_context_free_mask(L).numpy() == g['context_free']).all()
+    assert (_band_mask(L, 2).numpy() == g['context_dependent_L8_K2']).all()
     for n in range(6):
-        assert (receptive_field(L, K, n + 1).numpy() == g['receptive_field_after_layers'][n]).all()
-        assert (receptive_field(L, 2, n + 1).numpy() == g['receptive_field_L8_K2'][n]).all()
+        assert (_receptive_field(L, K, n + 1).numpy() == g['receptive_field_after_layers'][n]).all()
+        assert (_receptive_field(L, 2, n + 1).numpy() == g['receptive_field_L8_K2'][n]).all()
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_pairs(golden, kind, longest, options):
     starts = [1000 + 10 * (n + 1) for n in range(len(g['utterance_lengths']))]
     ids = [list(range(start, start + m)) for start, m in zip(starts, g['utterance_lengths'])]
     special = dict(cls=101, sep=102, longest=longest)
-    for name, x in encode_pairs(ids, g['speakers'], int(g['K']), **special, **options).items():
+    for name, x in _encode_pairs(ids, g['speakers'], int(g['K']), **special, **options).items():
         expected, width = g[f'{kind}_{name}'], x.shape[1]
         assert (x == expected[:, :width]).all() and not expected[:, width:].any(), name
 
@@ -120,15 +120,15 @@ def test_masked_transformer(golden):
     net = Encoder(8, heads, 2, 16, 0.0).double()
     net.load_state_dict(encoder_state(g, 'layer'))
     batch = from_padded({'x': x[None]}, torch.zeros(1, 8), [8])
-    close(net(x, within_dialogues(batch, band_mask(8, K))), g['y_banded'])
+    close(net(x, within_dialogues(batch, _band_mask(8, K))), g['y_banded'])
     close(net(x, None), g['y_context_free'])
     close(net(x, within_dialogues(batch)), g['y_unmasked'])
     close(_strict_pass(net, x, batch, K), g['y_strict_per_target'])
     hidden = x[None]
     for i, layer in enumerate(net.layers):
         q, k, _ = layer.self_attn.project(hidden)
-        close(attention_weights(q, k, heads, band_mask(8, K))[0], g['attn_banded'][i])
-        hidden = layer(hidden, partial(attend, allow=band_mask(8, K)))
+        close(_attention_weights(q, k, heads, _band_mask(8, K))[0], g['attn_banded'][i])
+        hidden = layer(hidden, partial(attend, allow=_band_mask(8, K)))
 
 
 # ---- what must hold
@@ -263,7 +263,7 @@ def test_values():
     [
         lambda: indi_context('AB', 0),
         lambda: conv_context(3, 0),
-        lambda: band_mask(3, -1),
+        lambda: _band_mask(3, -1),
         lambda: model(K=0),
         lambda: load_dialogues('demo', K=0),
     ],
@@ -309,9 +309,9 @@ def test_options_reach_the_fusion():
 
 def test_bad_input():
     with pytest.raises(ValueError, match='sep=None'):
-        encode_pairs([[5]], 'A', 3, cls=1, sep=None)
+        _encode_pairs([[5]], 'A', 3, cls=1, sep=None)
     with pytest.raises(ValueError, match='no room'):
-        encode_pairs([[5]], 'A', 3, cls=1, sep=2, longest=3)
+        _encode_pairs([[5]], 'A', 3, cls=1, sep=2, longest=3)
     with pytest.raises(ValueError, match='unknown feature'):
         model()(toy(sizes={'text': 6, 'audio': 4}))
     with pytest.raises(ValueError, match='attribute of demo'):
@@ -351,7 +351,7 @@ def test_contexts_of_a_corpus():
 
 def test_cut_utterances_are_counted_in_a_warning():
     with pytest.warns(UserWarning, match='1 of 2 sentences are longer than 3 tokens'):
-        x = encode_pairs([[7, 7, 7, 7], [8]], 'AA', 3, cls=1, sep=2, longest=6)
+        x = _encode_pairs([[7, 7, 7, 7], [8]], 'AA', 3, cls=1, sep=2, longest=6)
     assert x['input_ids'].tolist() == [[1, 7, 7, 7, 2, 2], [1, 8, 2, 7, 7, 2]]
 
 
@@ -425,7 +425,7 @@ def test_fine_tuned_on_pairs(folder, tmp_path, monkeypatch):
 def test_every_text_row_of_table_3_reads_something_else(folder, tmp_path, monkeypatch):
     monkeypatch.setenv('ERC_CACHE', str(tmp_path))
     whole, no_segment, no_separator, alone = (
-        prepare(system_with(folder, name), 'demo')[0].features['text']
+        _prepare(system_with(folder, name), 'demo')[0].features['text']
         for name in ('U_ft', 'u_nosegment_ft', 'u_nosep_ft', 'u_free_ft')
     )
     assert (whole < 0).any(), 'the second segment is negative'
@@ -441,7 +441,7 @@ def test_frozen_rows_of_table_3_average_the_same_words(folder, tmp_path, monkeyp
     The mean is over the utterance's own tokens in each row.
     """
     monkeypatch.setenv('ERC_CACHE', str(tmp_path))
-    tokenizer, pool = erc.nn.encoders.tokenizer_of(folder), erc.nn.encoders.pooled
+    tokenizer, pool = erc.nn.encoders._tokenizer_of(folder), erc.nn.encoders._pooled
     averaged, vectors = {}, {}
 
     def spied(hidden, ids, how, mask_id=None):
@@ -451,10 +451,10 @@ def test_frozen_rows_of_table_3_average_the_same_words(folder, tmp_path, monkeyp
             rows.append(tuple(v for v in tokens if v != tokenizer.sep_token_id))
         return pool(hidden, ids, how, mask_id)
 
-    monkeypatch.setattr(erc.nn.encoders, 'pooled', spied)
+    monkeypatch.setattr(erc.nn.encoders, '_pooled', spied)
     for name in ('U', 'u_bare', 'u_nosegment', 'u_nosep'):
         rows = averaged[name] = []
-        vectors[name] = prepare(system_with(folder, name), 'demo')[0].features['text']
+        vectors[name] = _prepare(system_with(folder, name), 'demo')[0].features['text']
     texts = load_dialogues('demo').table.text.tolist()
     words = {tuple(ids[:-1]) for ids in tokenizer(texts)['input_ids']}  # [CLS] and the words
     assert set(averaged['U']) == words
@@ -481,7 +481,7 @@ def test_values_leave_records(tmp_path):
     corpus = load_dialogues('demo', attribute='valence')
     test = corpus.rows('test')
     labels = corpus.table.label.to_numpy()[test]
-    close(record.test, pearson_r(labels, record.predictions), 1e-6)
+    close(record.test, _pearson_r(labels, record.predictions), 1e-6)
     assert record.task == 'regression' and record.predictions.dtype == np.float32
     dialogues = corpus.table.dialogue[test].nunique()
     assert record.confusions['all'].shape == (2, dialogues, 6)
@@ -517,7 +517,7 @@ def test_recipe_is_whole():
         if system.kind == 'model':
             own = ['tuned', 'paper'] if system.name in WHOLE else ['tuned']
             assert list(system.variants) == own, system.id
-            assert follows_protocol(system, 'tuned') == system.vectorise, system.id
+            assert _follows_protocol(system, 'tuned') == system.vectorise, system.id
     for table in ('table2', 'table3', 'table4', 'table5', 'table6'):
         rows = set(printed[printed.artefact == table].row) - {'header'}
         assert rows <= {row.row for row in recipe.artefact(table).rows}, table
@@ -603,11 +603,11 @@ def test_time_is_estimated_from_steps(tmp_path):
     epochs = {'short': 2, 'long': 40}
     system = hashed('U', variants={k: {'epochs': n, 'batch': 8} for k, n in epochs.items()})
     short, long = (
-        measured_seconds(system, system.key(variant, 'demo'), seeds=range(2)) for variant in epochs
+        _measured_seconds(system, system.key(variant, 'demo'), seeds=range(2)) for variant in epochs
     )
     assert 0 < short < long < 40 * short * 6
     counts = find_system('dialoguetrm/cases')
-    assert np.isnan(measured_seconds(counts, counts.key('fixed', 'demo')))
+    assert np.isnan(_measured_seconds(counts, counts.key('fixed', 'demo')))
     key = system.key('short', 'demo')
     record = run_system(system, key, seeds=[0, 1], home=tmp_path, progress=False)
     assert short < 8 * record.seconds
@@ -617,8 +617,8 @@ def test_one_long_step_is_estimate_enough(monkeypatch):
     system = hashed('U', variants={'short': {'epochs': 2, 'batch': 8}})
     key, taken, run = system.key('short', 'demo'), [], Steps.run
     monkeypatch.setattr(Steps, 'run', lambda self, b: taken.append(b) or run(self, b))
-    assert measured_seconds(system, key, seeds=range(2), enough=0.0) > 0 and len(taken) == 1
-    measured_seconds(system, key, seeds=range(2))
+    assert _measured_seconds(system, key, seeds=range(2), enough=0.0) > 0 and len(taken) == 1
+    _measured_seconds(system, key, seeds=range(2))
     assert len(taken) > 3
 
 
@@ -633,8 +633,8 @@ def test_each_missing_run_is_timed_by_itself(monkeypatch):
         timed.append(str(key))
         return np.nan if system.kind == 'facts' else 60.0
 
-    monkeypatch.setattr(erc.runs.plan, 'measured_seconds', sixty)
-    plan = fill_estimates(pd.DataFrame({'why': 'absent', 'seconds': np.nan}, index=keys))
+    monkeypatch.setattr(erc.runs.plan, '_measured_seconds', sixty)
+    plan = _fill_estimates(pd.DataFrame({'why': 'absent', 'seconds': np.nan}, index=keys))
     assert timed == keys and plan.seconds.sum() == 180 and plan.seconds.isna().sum() == 1
 
 
@@ -646,7 +646,7 @@ def test_cells_of_values():
     counts = moments(truth, predictions, np.repeat(range(8), 5))
     fold = Fold(seeds=[0, 1, 2], confusions={'all': counts})
     record = Record(RunKey('a', 'b', 'c', 'd'), task='regression', folds={'paper': fold})
-    cell = record_cell(record, Column('r', 'pearson_r', scale=1, digits=2))
+    cell = _record_cell(record, Column('r', 'pearson_r', scale=1, digits=2))
     assert str(cell).count('.') == 3
-    assert abs(cell.mean - pearson_r(truth, predictions).mean()) < 1e-4
-    assert str(record_cell(record, Column('F1', 'weighted_f1'))) == ''
+    assert abs(cell.mean - _pearson_r(truth, predictions).mean()) < 1e-4
+    assert str(_record_cell(record, Column('F1', 'weighted_f1'))) == ''

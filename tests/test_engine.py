@@ -15,8 +15,8 @@ from erc.data.batches import from_padded
 from erc.nn.cells import Out, dropout
 from erc.training import captured as captured_module
 from erc.training import engine as engine_module
-from erc.training.captured import Captured, make_steps
-from erc.training.engine import Keyed, Single, Stack, Steps, build
+from erc.training.captured import Captured, _make_steps
+from erc.training.engine import Keyed, Single, Stack, Steps, _build
 from erc.training.settings import Settings, criterion
 
 LOSS = criterion('emotion')
@@ -44,11 +44,11 @@ def test_single_refuses_several_seeds():
 def test_weights_depend_on_the_seed_alone():
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    first = build(Net, 3, torch.float32, 'cpu')
+    first = _build(Net, 3, torch.float32, 'cpu')
     assert torch.equal(before, torch.get_rng_state()), 'the global random stream is left alone'
     torch.manual_seed(6)
-    again = build(Net, 3, torch.float32, 'cpu')
-    other = build(Net, 4, torch.float32, 'cpu')
+    again = _build(Net, 3, torch.float32, 'cpu')
+    other = _build(Net, 4, torch.float32, 'cpu')
     assert torch.equal(first.a.weight, again.a.weight)
     assert not torch.equal(first.a.weight, other.a.weight)
 
@@ -311,7 +311,7 @@ def test_steps_are_captured_where_that_is_possible(monkeypatch, how, kind):
     for name in ('Captured', 'Steps'):
         cls = getattr(captured_module, name)
         monkeypatch.setattr(captured_module, name, lambda *a, cls=cls: made.append(cls))
-    make_steps(engine, TRAIN, LOSS, Settings(epochs=4), how.get('capture', True))
+    _make_steps(engine, TRAIN, LOSS, Settings(epochs=4), how.get('capture', True))
     assert made == [kind]
 
 
@@ -321,7 +321,7 @@ def test_a_capture_that_saves_nothing_is_left_out(monkeypatch):
         seeds=SimpleNamespace(is_cuda=True), can_be_captured=True, model=SimpleNamespace()
     )
     with pytest.warns(UserWarning, match='3 epochs of 5 batches do not repay capturing'):
-        assert make_steps(engine, TRAIN, LOSS, Settings(epochs=3)) == 'uncaptured'
+        assert _make_steps(engine, TRAIN, LOSS, Settings(epochs=3)) == 'uncaptured'
 
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')

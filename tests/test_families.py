@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from corpus_files import KINDS, family
 
-from erc.data.families import STRUCTURES, convert, load_converted, structure_of
-from erc.data.iemocap import IEMOCAP4, IEMOCAP6
-from erc.data.meld import MELD_CLASSES
-from erc.data.mosi import SENTIMENT
+from erc.data.families import _STRUCTURES, _load_converted_corpus, _structure_of, convert
+from erc.data.iemocap import _IEMOCAP4, _IEMOCAP6
+from erc.data.meld import _MELD_CLASSES
+from erc.data.mosi import _SENTIMENT
 
 
 @pytest.mark.parametrize('protocol', [2, 4])
@@ -20,8 +20,8 @@ def test_every_structure_is_converted(tmp_path, kind, protocol):
     path = tmp_path / f'{kind}.pkl'
     path.write_bytes(pickle.dumps(x, protocol=protocol))
     structure = 'multilogue9' if kind == 'multilogue_real' else kind
-    assert structure_of(x, path) == structure
-    made, c = convert(path, tmp_path / 'out'), load_converted(tmp_path / 'out')
+    assert _structure_of(x, path) == structure
+    made, c = convert(path, tmp_path / 'out'), _load_converted_corpus(tmp_path / 'out')
     assert sorted(os.listdir(tmp_path / 'out')) == [
         'corpus.json',
         'features.safetensors',
@@ -32,12 +32,12 @@ def test_every_structure_is_converted(tmp_path, kind, protocol):
         and c.name == kind
         and c.provenance['files'].keys() == {path.name}
     )
-    parts = dict(zip(STRUCTURES[structure], x))
+    parts = dict(zip(_STRUCTURES[structure], x))
     want = {
         'avec9': ('regression', ()),
-        'multilogue9': ('sentiment', SENTIMENT),
+        'multilogue9': ('sentiment', _SENTIMENT),
         'multilogue_real': ('regression', ()),
-    }.get(kind, ('emotion', MELD_CLASSES if 'meld' in kind else IEMOCAP6))
+    }.get(kind, ('emotion', _MELD_CLASSES if 'meld' in kind else _IEMOCAP6))
     assert (c.task, c.classes) == want
     assert {k: v.shape[1] for k, v in c.features.items()} == {
         m: s for m, s in zip(('text', 'audio', 'visual'), KINDS[kind]) if m in parts
@@ -64,7 +64,7 @@ def test_four_class_file_and_own_name(tmp_path):
     x[2] = {d: [v % 4 for v in y] for d, y in x[2].items()}
     (tmp_path / 'x.pkl').write_bytes(pickle.dumps(tuple(x), protocol=2))
     c = convert(tmp_path / 'x.pkl', tmp_path / 'out', name='mine')
-    assert c.classes == IEMOCAP4 and load_converted(tmp_path / 'out').name == 'mine'
+    assert c.classes == _IEMOCAP4 and _load_converted_corpus(tmp_path / 'out').name == 'mine'
     assert convert(tmp_path / 'x.pkl', tmp_path / 'out2', structure='mmgcn9').task == 'emotion'
     with pytest.raises(ValueError, match="unknown structure 'mmgcn'"):
         convert(tmp_path / 'x.pkl', tmp_path / 'out3', structure='mmgcn')
@@ -99,7 +99,9 @@ def test_multiemo(tmp_path):
         (tmp_path / f'in/{m}Features.pkl').write_bytes(pickle.dumps(v))
     (tmp_path / 'in/Speakers.pkl').write_bytes(pickle.dumps(speakers))
     c = convert(tmp_path / 'in', tmp_path / 'out', name='multiemo')
-    assert {k: v.shape[1] for k, v in load_converted(tmp_path / 'out').features.items()} == {
+    assert {
+        k: v.shape[1] for k, v in _load_converted_corpus(tmp_path / 'out').features.items()
+    } == {
         'text': 768,
         'audio': 512,
         'visual': 1000,
@@ -170,10 +172,10 @@ def test_converted_files_belong_together(tmp_path):
     table = tmp_path / 'out/table.csv'
     table.write_text(table.read_text().replace('Line 0', 'Lime 0', 1))
     with pytest.raises(ValueError, match='table.csv is not what corpus.json describes'):
-        load_converted(tmp_path / 'out')
+        _load_converted_corpus(tmp_path / 'out')
     table.unlink()
     with pytest.raises(FileNotFoundError, match='no table.csv'):
-        load_converted(tmp_path / 'out')
+        _load_converted_corpus(tmp_path / 'out')
 
 
 def test_the_real_mosei_pickle_of_pairs_is_no_corpus(data, tmp_path):

@@ -13,7 +13,7 @@ import pytest
 import erc.data.features as F
 import erc.data.sentence_encoders as S
 from erc.data.corpus import Corpus
-from erc.data.features import context_mean, encode, encode_text, hashed_words, read_store
+from erc.data.features import _encode_text, _hashed_words, _read_store, context_mean, encode
 from erc.data.registry import load_corpus
 from erc.data.sentence_encoders import encoder_identity, encoder_path, toy_encoder
 
@@ -42,7 +42,7 @@ def minilm():
 
 def vectors(texts, enc, cache, *args, **kw):
     "Encode texts with a store under `cache`."
-    return encode_text(texts, enc, *args, progress=False, cache=cache, **kw)
+    return _encode_text(texts, enc, *args, progress=False, cache=cache, **kw)
 
 
 def shards(cache):
@@ -141,17 +141,17 @@ def no_encoder(*args):
 
 def test_second_call_loads_no_encoder(toy, tmp_path, monkeypatch):
     x = vectors(LINES, toy, tmp_path)
-    monkeypatch.setattr(F, 'load_encoder', no_encoder)
+    monkeypatch.setattr(F, '_load_encoder', no_encoder)
     np.testing.assert_array_equal(vectors(LINES[::-1], toy, tmp_path)[::-1], x)
     with pytest.raises(AssertionError):
         vectors([*LINES, 'new'], toy, tmp_path)
 
 
 def test_only_new_sentences_are_encoded(toy, tmp_path, monkeypatch):
-    seen, real = [], F.tokenise
+    seen, real = [], F._tokenise
     monkeypatch.setattr(
         F,
-        'tokenise',
+        '_tokenise',
         lambda tok, model, texts: seen.append(sorted(texts)) or real(tok, model, texts),
     )
     vectors(LINES, toy, tmp_path)
@@ -226,9 +226,9 @@ def test_a_damaged_shard_is_named_and_made_again(toy, tmp_path, spoil):
 def test_two_processes_at_once(toy, tmp_path):
     code = """
 import sys
-from erc.data.features import encode_text
+from erc.data.features import _encode_text
 texts = [f'my keys {i}' for i in range(300)]
-encode_text(texts, sys.argv[1], cache=sys.argv[2], progress=False)
+_encode_text(texts, sys.argv[1], cache=sys.argv[2], progress=False)
 """
     both = [
         subprocess.Popen(
@@ -238,7 +238,7 @@ encode_text(texts, sys.argv[1], cache=sys.argv[2], progress=False)
     ]
     assert [p.wait() for p in both] == [0, 0]
     [folder] = {p.parent for p in shards(tmp_path)}
-    assert len(read_store(folder)) == 300
+    assert len(_read_store(folder)) == 300
     assert not [p for p in folder.iterdir() if p.suffix != '.safetensors' or p.name.startswith('.')]
 
 
@@ -329,7 +329,7 @@ def test_no_output_and_no_trace_in_global_state(toy, tmp_path, capfd):
     )
     assert torch.equal(state, torch.get_rng_state())
     assert capfd.readouterr() == ('', '')
-    encode_text(['a new line'], toy, cache=tmp_path)
+    _encode_text(['a new line'], toy, cache=tmp_path)
     assert 'encoding with' in capfd.readouterr().err
 
 
@@ -375,7 +375,7 @@ def test_encode_concatenates_columns(toy, tmp_path):
 def test_encode_with_hashed_words_needs_no_encoder(monkeypatch):
     monkeypatch.setattr(F, 'encoder_path', no_encoder)
     out = encode(small(), 'hashing')
-    np.testing.assert_array_equal(out.features['text'], hashed_words(LINES))
+    np.testing.assert_array_equal(out.features['text'], _hashed_words(LINES))
     assert 'encoders' not in out.provenance
 
 
@@ -425,10 +425,10 @@ def test_meld_in_time(data, minilm):
     "MELD is encoded in 200 s of processor time (100 s on two cores), and read from the store in 1 s."
     texts = load_corpus('meld').table['text']
     folder = F.cache_home() / 'features' / f'{encoder_identity(minilm)}-mean'
-    cold, start = not read_store(folder), time.process_time()
-    x = encode_text(texts, progress=False)
+    cold, start = not _read_store(folder), time.process_time()
+    x = _encode_text(texts, progress=False)
     if cold:
         assert time.process_time() - start < 200
     start = time.perf_counter()
-    np.testing.assert_array_equal(encode_text(texts, progress=False), x)
+    np.testing.assert_array_equal(_encode_text(texts, progress=False), x)
     assert time.perf_counter() - start < 1

@@ -15,14 +15,14 @@ from toy_report import draw, save_toy
 
 from erc.report.figures import (
     Figure,
-    confusion_figure,
-    curves_figure,
+    _confusion_figure,
+    _curves_figure,
+    _lightness,
+    _missing_figure,
     diagram_figure,
     figure_style,
     interval_figure,
     interval_rows,
-    lightness,
-    missing_figure,
     palette,
 )
 from erc.runs.keys import RunKey
@@ -57,7 +57,7 @@ def toy(classes='abc', **fold):
 @pytest.mark.parametrize('n', [1, 2, 3, 4, 6, 7])
 def test_palette_reads_in_grey(n):
     p = palette(EMOTIONS[:n])
-    light = [lightness(c) for c in p.values()]
+    light = [_lightness(c) for c in p.values()]
     assert (
         list(p) == EMOTIONS[:n] and (np.diff(light) > 0.04).all() and max(light, default=0) < 0.85
     )
@@ -98,32 +98,32 @@ def test_repeated_classes_are_refused():
 
 def test_confusion_shows_row_percent():
     record = toy()
-    ax = confusion_figure(record).axes[0]
+    ax = _confusion_figure(record).axes[0]
     c = record.confusions['all'].sum((0, 1))
     want = [f'{100 * c[i, j] / c[i].sum():.0f}' for i in range(3) for j in range(3)]
     assert [text.get_text() for text in ax.texts] == want
     assert [label.get_text() for label in ax.get_yticklabels()] == ['a', 'b', 'c']
     assert [label.get_text() for label in ax.get_xticklabels()] == ['a', 'b', 'c']
     with pytest.raises(ValueError, match='Known: all'):
-        confusion_figure(record, 'al')
+        _confusion_figure(record, 'al')
 
 
 def test_confusion_of_a_class_that_never_occurs():
     c = np.zeros((1, 2, 2, 2), int)
     c[..., 0, 0] = 1
-    ax = confusion_figure(toy('ab', confusions={'all': c})).axes[0]
+    ax = _confusion_figure(toy('ab', confusions={'all': c})).axes[0]
     assert ax.texts[3].get_text() == '0'
 
 
 def test_confusion_on_given_axes():
     fig, (left, right) = plt.subplots(1, 2)
-    assert confusion_figure(toy(), ax=right) is fig and right.texts and not left.texts
+    assert _confusion_figure(toy(), ax=right) is fig and right.texts and not left.texts
 
 
 def test_curves_mark_the_selected_epoch():
     record = toy()
     alone = toy(curves={'dev': record.curves['dev']})
-    axes = curves_figure([record, None, alone]).axes
+    axes = _curves_figure([record, None, alone]).axes
     dots = next(line for line in axes[0].lines if line.get_marker() == 'o')
     scores = [record.curves['dev'][i, epoch] for i, epoch in enumerate(record.selected)]
     assert list(dots.get_xdata()) == record.selected
@@ -133,7 +133,7 @@ def test_curves_mark_the_selected_epoch():
     assert {line.get_color() for line in seeds[0]} == {'#2c3f8f', '#d1495b'}
     assert axes[0].get_title(loc='left') == 'net\npaper@demo'
     with pytest.raises(ValueError, match='run the systems'):
-        curves_figure([None])
+        _curves_figure([None])
 
 
 def labels_of(rows):
@@ -203,7 +203,7 @@ def test_files_are_whole_and_repeatable(tmp_path):
         figure = Figure(
             'shapes',
             'fig9',
-            confusion_figure(toy()),
+            _confusion_figure(toy()),
             caption='A caption.',
             state='partly',
             basis=['demo'],
@@ -222,7 +222,7 @@ def test_files_are_whole_and_repeatable(tmp_path):
 
 
 def test_shown_twice_gives_the_same_bytes():
-    figure = Figure('shapes', 'fig9', curves_figure([toy()]))
+    figure = Figure('shapes', 'fig9', _curves_figure([toy()]))
     plt.close(figure.fig)
     assert figure._repr_png_() == figure._repr_png_()
 
@@ -239,10 +239,10 @@ def test_failed_save_leaves_nothing(tmp_path):
 
 
 def test_a_missing_figure_says_what_to_run():
-    figure = missing_figure('shapes', 'fig1')
+    figure = _missing_figure('shapes', 'fig1')
     text = figure.fig.axes[0].texts[0].get_text()
     assert 'erc run shapes --missing' in text and figure.state == 'not run'
-    demo = missing_figure('shapes', 'fig1', 'demo').fig.axes[0].texts[0].get_text()
+    demo = _missing_figure('shapes', 'fig1', 'demo').fig.axes[0].texts[0].get_text()
     assert 'profile demo' in demo
 
 

@@ -5,11 +5,11 @@ import pandas as pd
 import pytest
 
 from erc.data.files import (
-    label_codes,
+    _label_codes,
+    _require_rows,
     numeric_column,
     read_table,
     require_file,
-    require_rows,
 )
 
 
@@ -40,9 +40,9 @@ def test_text_stays_text(tmp_path):
     ],
 )
 def test_unknown_labels_are_named(names, allow_blank, message):
-    assert label_codes(['glad', '', 'glum'], ('glum', 'glad'), 'x.csv').tolist() == [1, -1, 0]
+    assert _label_codes(['glad', '', 'glum'], ('glum', 'glad'), 'x.csv').tolist() == [1, -1, 0]
     with pytest.raises(ValueError, match=message.replace('.', r'\.').replace('?', r'\?')):
-        label_codes(names, ('glum', 'glad'), 'x.csv', allow_blank=allow_blank)
+        _label_codes(names, ('glum', 'glad'), 'x.csv', allow_blank=allow_blank)
 
 
 @pytest.mark.parametrize(
@@ -67,8 +67,8 @@ def test_blanks_become_nan_where_they_are_allowed():
 
 def test_arrays_have_the_right_length():
     arrays = {'a': np.zeros((2, 3))}
-    assert require_rows(arrays, 'a', 2, 'x.npz') is arrays['a']
+    assert _require_rows(arrays, 'a', 2, 'x.npz') is arrays['a']
     with pytest.raises(ValueError, match="x.npz: no array 'b'; it has a"):
-        require_rows(arrays, 'b', 2, 'x.npz')
+        _require_rows(arrays, 'b', 2, 'x.npz')
     with pytest.raises(ValueError, match=r"x.npz: array 'a' has shape \(2, 3\), expected 3 rows"):
-        require_rows(arrays, 'a', 3, 'x.npz')
+        _require_rows(arrays, 'a', 3, 'x.npz')

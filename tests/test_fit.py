@@ -26,8 +26,8 @@ from toy_training import (
 from erc.nn.cells import Out
 from erc.training import fit as fit_module
 from erc.training.engine import Keyed, Stack, Steps
-from erc.training.fit import Fit, fingerprint, fit, predict
-from erc.training.settings import Settings, select
+from erc.training.fit import Fit, _fingerprint, fit, predict
+from erc.training.settings import Settings, _select
 
 
 def train_stacked(make=Net, seeds=(0, 1, 2), size=3, **how):
@@ -109,7 +109,7 @@ def test_the_global_random_stream_is_left_alone(vectorise):
 def test_weights_are_those_of_the_selected_epoch():
     f = train(seeds=[0, 1, 2], settings={**SETTINGS, 'epochs': 6, 'lr': 5e-2})
     assert np.allclose(accuracy(f.predict(DEV)), f.dev.max(1))
-    assert np.array_equal(f.selected, select(f.dev))
+    assert np.array_equal(f.selected, _select(f.dev))
 
 
 def test_selection_cannot_see_test_labels():
@@ -341,8 +341,8 @@ def test_fingerprint_notices_mathematics_not_names():
         def forward(self, batch):
             return Out(super().forward(batch).logits * 1.001)
 
-    same, other = (fingerprint(m, b, 'emotion') for m in (Same, Other))
-    assert fingerprint(Net, b, 'emotion') == same != other
+    same, other = (_fingerprint(m, b, 'emotion') for m in (Same, Other))
+    assert _fingerprint(Net, b, 'emotion') == same != other
 
 
 # ---- interruptions
@@ -521,9 +521,9 @@ def test_one_seed_that_does_not_fit_is_an_error(monkeypatch):
 
 def test_groups_are_sized_by_free_memory(monkeypatch):
     "With a stand-in for a GPU on which a seed takes one byte."
-    monkeypatch.setattr(fit_module, 'bytes_of_a_seed', lambda *task: 1.0)
+    monkeypatch.setattr(fit_module, '_bytes_of_a_seed', lambda *task: 1.0)
     for free, size in {100: 3, 4: 2, 0.1: 1}.items():
-        monkeypatch.setattr(fit_module, 'free_bytes', lambda device, free=free: free)
+        monkeypatch.setattr(fit_module, '_free_bytes', lambda device, free=free: free)
         f = train_stacked(size='auto', settings={'epochs': 1})
         assert len(f.engines[0].seeds) == size
 

@@ -36,7 +36,7 @@ def no_warnings():
     ],
 )
 def test_still_rising(curves, want):
-    assert G.still_rising(curves) is want
+    assert G._still_rising(curves) is want
 
 
 def test_a_best_epoch_at_the_end_is_no_sign():
@@ -48,39 +48,39 @@ def test_a_best_epoch_at_the_end_is_no_sign():
 
 def test_collapsed():
     c, _ = world(np.random.default_rng(1), 30, seed_sd=0.001)
-    assert not G.collapsed(c).any()
+    assert not G._collapsed(c).any()
     constant = np.zeros_like(c[:1])
     constant[..., 0] = c[:1].sum(-1)
-    assert G.collapsed(np.concatenate([c, constant])).tolist() == [False] * 5 + [True]
-    assert G.collapsed([c, np.concatenate([constant, c[:1]])]).tolist() == [False] * 5 + [
+    assert G._collapsed(np.concatenate([c, constant])).tolist() == [False] * 5 + [True]
+    assert G._collapsed([c, np.concatenate([constant, c[:1]])]).tolist() == [False] * 5 + [
         True,
         False,
     ]
     poor, _ = world(np.random.default_rng(2), 30, seeds=1, seed_sd=0.001, gain=-0.2)
-    assert G.collapsed(np.concatenate([poor, c[:1]])).tolist() == [True, False]
+    assert G._collapsed(np.concatenate([poor, c[:1]])).tolist() == [True, False]
     sums = np.ones((3, 4, 6))
-    assert not G.collapsed(sums, lambda s: s[..., 0] / 100).any()  # moments have no classes
+    assert not G._collapsed(sums, lambda s: s[..., 0] / 100).any()  # moments have no classes
 
 
 def test_below_floor():
     c, same = world(np.random.default_rng(3), 60)
     poor, _ = world(np.random.default_rng(4), 60, gain=-0.15, same=same)
-    assert G.below_floor(poor, c) and not G.below_floor(c, poor) and not G.below_floor(c, c)
+    assert G._below_floor(poor, c) and not G._below_floor(c, poor) and not G._below_floor(c, c)
     folds = [[x[:, f::2] for f in range(2)] for x in (poor, c)]
-    assert G.below_floor(*folds)
+    assert G._below_floor(*folds)
 
 
 def test_blind_dev():
     g = np.random.default_rng(5)
     dev = FLAT + g.normal(0, 0.005, (3, 40))
-    assert not G.blind_dev(dev, dev - 0.1 + g.normal(0, 0.005, dev.shape))
-    assert G.blind_dev(dev, dev - 0.16)
-    assert G.blind_dev(dev, g.normal(0.4, 0.01, dev.shape))
-    assert not G.blind_dev([dev, dev], [dev, dev - 0.2])  # ten points on average
-    assert not G.blind_dev(dev, np.full(dev.shape, 0.5))  # test does not move: unknown
+    assert not G._blind_dev(dev, dev - 0.1 + g.normal(0, 0.005, dev.shape))
+    assert G._blind_dev(dev, dev - 0.16)
+    assert G._blind_dev(dev, g.normal(0.4, 0.01, dev.shape))
+    assert not G._blind_dev([dev, dev], [dev, dev - 0.2])  # ten points on average
+    assert not G._blind_dev(dev, np.full(dev.shape, 0.5))  # test does not move: unknown
     stopped = np.where(np.arange(40) < 25, dev, np.nan)
-    assert not G.blind_dev(stopped, stopped)
-    assert G.blind_dev(np.array([[0.9]]), np.array([[0.7]]))
+    assert not G._blind_dev(stopped, stopped)
+    assert G._blind_dev(np.array([[0.9]]), np.array([[0.7]]))
 
 
 def test_never_predicted():
@@ -88,5 +88,5 @@ def test_never_predicted():
     silent = c.copy()
     silent[..., 0] += silent[..., 3]
     silent[..., 3] = 0
-    assert G.never_predicted(silent, 3) and not G.never_predicted(c, 3)
-    assert not G.never_predicted([c, silent], 3) and G.never_predicted([c, silent, silent], 3)
+    assert G._never_predicted(silent, 3) and not G._never_predicted(c, 3)
+    assert not G._never_predicted([c, silent], 3) and G._never_predicted([c, silent, silent], 3)

@@ -19,18 +19,18 @@ from erc.models.shift import previous_turn
 from erc.report.artefacts import artefacts
 from erc.runs.recipes import find_system, load_recipe, settings_of
 from erc.studies.gates import (
+    _auc,
     _auc_interval,
     _bin_gates,
     _find_example,
     _gate_mean,
+    _gate_sentence,
+    _gates_figure,
+    _gates_frame,
+    _learned_gates,
     _mean_gates,
     _roc,
-    auc,
     gate_probe,
-    gate_sentence,
-    gates_figure,
-    gates_frame,
-    learned_gates,
 )
 from erc.studies.shapes import load_arcs
 
@@ -66,11 +66,11 @@ def frozen(model):
     ],
 )
 def test_auc_of_known_counts(counts, value):
-    assert auc(counts) == value
+    assert _auc(counts) == value
 
 
 def test_auc_without_one_kind():
-    assert np.isnan(auc([[1, 2], [0, 0]])) and np.isnan(auc([[0, 0], [1, 1]]))
+    assert np.isnan(_auc([[1, 2], [0, 0]])) and np.isnan(_auc([[0, 0], [1, 1]]))
 
 
 @pytest.mark.parametrize('move', [0.0, 0.3, -0.5, 2.0])
@@ -78,7 +78,7 @@ def test_binned_auc_is_near_the_exact_one(move):
     g = np.random.default_rng(3)
     shift = g.random(4000) < 0.3
     gate = g.standard_normal(4000) - move * shift
-    ours = auc(_bin_gates(gate, shift, np.arange(4000) // 10, 400).sum(0))
+    ours = _auc(_bin_gates(gate, shift, np.arange(4000) // 10, 400).sum(0))
     assert ours == pytest.approx(roc_auc_score(shift, -gate), abs=0.006)
 
 
@@ -97,7 +97,7 @@ def test_auc_interval_of_a_gate_that_knows_nothing_covers_a_half():
 
 def test_constant_gate_is_a_half():
     counts = _bin_gates(np.full(50, 0.5), np.arange(50) % 3 == 0, np.arange(50) // 5, 10)
-    assert counts.sum() == 50 and auc(counts.sum(0)) == 0.5
+    assert counts.sum() == 50 and _auc(counts.sum(0)) == 0.5
 
 
 def test_wrong_gates():
@@ -121,7 +121,7 @@ def test_learned_gates_make_the_emotion_states():
     m = frozen(GRUArcModel({'text': 6, 'audio': 4}, 2, preset='without_shift', **SMALL).double())
     b = toy_batch({'text': 6, 'audio': 4}, (4, 3, 1), speakers=2)
     nets, s = list(m.forward_nets.values()), m.forward_nets.party_states(b)
-    e, (r, z) = emotion_arcs(nets, s, None, b), learned_gates(m, b)
+    e, (r, z) = emotion_arcs(nets, s, None, b), _learned_gates(m, b)
     rows = slice(2 * 3, None)  # of the candidate
     for i, net in enumerate(nets):
         cell, before = net.e_cell, previous_turn(b, e[i])
@@ -177,8 +177,8 @@ def test_probe_follows_the_utterances_however_batches_are_cut(demo):
             assert np.allclose(a[name], b[name], atol=1e-5), name
     assert _gate_mean(a['reset_sums_by_seed'], 1).mean == pytest.approx(0.5, abs=0.2)
     lines = {'demo': (SimpleNamespace(probes=a), SimpleNamespace(probes=a))}
-    assert 'around zero' in gate_sentence(lines), 'a gate equals itself'
-    assert len(gates_frame(lines)) == 3 and len(gates_figure(lines).axes) == 3
+    assert 'around zero' in _gate_sentence(lines), 'a gate equals itself'
+    assert len(_gates_frame(lines)) == 3 and len(_gates_figure(lines).axes) == 3
 
 
 # the recipe

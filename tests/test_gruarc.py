@@ -15,13 +15,13 @@ import erc.models.gruarc as gruarc
 import erc.models.shift as shift
 from erc.data.batches import Batch, from_padded
 from erc.data.families import convert
-from erc.models.arc import GRUArcCell, ModalityNet, emotion_arcs
+from erc.models.arc import GRUArcCell, _ModalityNet, emotion_arcs
 from erc.models.gruarc import (
     GRUArcModel,
     _fusion_scores,
     _pad_batch,
+    _pairwise_fusion,
     _released_name,
-    pairwise_fusion,
 )
 from erc.models.shift import shift_gate
 from erc.nn.cells import weighted_nll
@@ -29,7 +29,7 @@ from erc.nn.recurrences import PastAttention, RunningAttention, party_states
 from erc.report.artefacts import reference
 from erc.runs.recipes import find_system, load_recipe
 from erc.runs.run import run_system
-from erc.training.bench import operations, toy_dialogues
+from erc.training.bench import _operations, _toy_dialogues
 from erc.training.engine import Single, Stack, Steps
 from erc.training.settings import complete, criterion
 
@@ -119,7 +119,7 @@ def test_attention(golden, name, chunk):
 def test_modality_net(golden, name):
     g = golden(f'shapes/modality_net_{name}_2party')
     sizes = g['in.m'].shape[-1], g['in.context'].shape[-1]
-    net = ModalityNet(*sizes, 5, 6, 4, 'query_free').double()
+    net = _ModalityNet(*sizes, 5, 6, 4, 'query_free').double()
     net.load_state_dict({_released_name(k): T(v) for k, v in of(g, 'param.').items()})
     given = {k: T(g[f'in.{k}']).requires_grad_() for k in ('m', 'context')}
     features = {k: v.transpose(0, 1) for k, v in given.items()}
@@ -149,7 +149,7 @@ def test_equations_as_printed(golden):
     state['attention.weight'] = T(p['W_alpha'].T.copy())
     state['e_cell.w_hi.weight'] = T(p['GRU_arc.W'])
     state['e_cell.u_hh.weight'] = T(p['GRU_arc.U'])
-    net = ModalityNet(7, 7, 5, 6, 4, 'eq5', bias=False).double()
+    net = _ModalityNet(7, 7, 5, 6, 4, 'eq5', bias=False).double()
     net.load_state_dict(state)
     features, targets = {'m': T(g['in.m']).transpose(0, 1)}, {'p': T(g['in.p_shift']).T}
     b = from_padded(features, T(g['in.speaker']).T, g['in.lengths'], targets)
@@ -171,7 +171,7 @@ def test_fusion(golden, padding):
     mask = real if padding == 'truth' else None
     # the authors' names of pairs, and the modalities that they are made of
     named = {'at': 'ta', 'va': 'va', 'tv': 'tv'}
-    pairs = {name: pairwise_fusion(h[x], h[y], mask) for name, (x, y) in named.items()}
+    pairs = {name: _pairwise_fusion(h[x], h[y], mask) for name, (x, y) in named.items()}
     z = torch.cat([*pairs.values(), *h.values()], -1)
     log_prob = out(z).log_softmax(-1)
     for name, ours in {**pairs, 'z': z, 'log_prob': log_prob}.items():
@@ -664,7 +664,7 @@ def test_work_of_a_step(preset):
     times it.
     """
     sizes = dict(text=768, audio=100, visual=512, sentence=768)
-    batch = toy_dialogues(sizes, 'emotion', (108, 5361, 110), 6)
+    batch = _toy_dialogues(sizes, 'emotion', (108, 5361, 110), 6)
 
     def make():
         return GRUArcModel(sizes, 6, preset=preset)
@@ -674,5 +674,5 @@ def test_work_of_a_step(preset):
     with Work() as work:
         steps(0, 1)
     assert work.operations <= 220 * 110, 'a time step takes more operations'
-    most = operations(make, batch, 'emotion') / 70
+    most = _operations(make, batch, 'emotion') / 70
     assert work.numbers <= most, 'more is written for the same products'

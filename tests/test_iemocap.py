@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from corpus_files import linked
 
-from erc.data.iemocap import IEMOCAP, IEMOCAP4, IEMOCAP6, _all_turns, vote_shares
+from erc.data.iemocap import _IEMOCAP4, _IEMOCAP6, IEMOCAP, _all_turns, _vote_shares
 from erc.data.registry import load_corpus
 
 TABLE = IEMOCAP['iemocap6'].joined[0]
@@ -33,7 +33,8 @@ def test_all_turns_of_iemocap_with_a_rating(data):
 
 
 @pytest.mark.parametrize(
-    'name,classes', [('iemocap6', IEMOCAP6), ('iemocap4', IEMOCAP4), ('iemocap4_shapes', IEMOCAP4)]
+    'name,classes',
+    [('iemocap6', _IEMOCAP6), ('iemocap4', _IEMOCAP4), ('iemocap4_shapes', _IEMOCAP4)],
 )
 def test_unlabelled_turns_are_context(data, name, classes):
     full, c = load_corpus(name, root=data, keep_unlabelled=True), load_corpus(name, root=data)
@@ -106,13 +107,13 @@ def test_agreement_is_the_share_of_votes_for_the_label(data, tmp_path):
             if corpus is four and name == 'happy':
                 share += votes.loc[row.id, 'exc']
             assert abs(row.agreement - share) < 1e-3
-    shares = vote_shares(six, root=data)
+    shares = _vote_shares(six, root=data)
     assert shares.shape == (len(six), 6) and shares.sum(1).max() < 1.001
     picked = shares[np.arange(len(six)), six.table['label']]
     assert np.allclose(picked, six.table['agreement'], atol=1e-4)
     bare = load_corpus('iemocap6', root=linked(data, tmp_path, 'iemocap_text/iemocap_votes'))
     assert bare.table['agreement'].isna().all()
     with pytest.raises(FileNotFoundError, match='iemocap_votes'):
-        vote_shares(bare, root=tmp_path)
+        _vote_shares(bare, root=tmp_path)
     with pytest.raises(ValueError, match='corpus of votes'):
-        vote_shares(load_corpus('demo'))
+        _vote_shares(load_corpus('demo'))

@@ -11,14 +11,14 @@ from worlds import dialogues_of, folds_of, true_score, truth, world
 from erc.evidence import intervals as I
 from erc.evidence import standard_errors as errors
 from erc.evidence.metrics import (
+    _pearson_from_moments,
+    _pearson_r,
     accuracy,
     confusion,
     moments,
-    pearson_from_moments,
-    pearson_r,
     weighted_f1,
 )
-from erc.evidence.verdicts import randomised
+from erc.evidence.verdicts import _randomised
 
 
 @pytest.mark.parametrize('seed_sd', [0.01, 0.02])
@@ -40,7 +40,7 @@ def test_coverage_and_false_positives(dialogues, seed_sd):
         covered[i] = both.low <= want <= both.high
         covered_alone[i] = alone.low <= want <= alone.high
         excluded[i] = not difference.low <= 0 <= difference.high
-        small_p[i] = randomised(a, b, **options) < 0.05
+        small_p[i] = _randomised(a, b, **options) < 0.05
     assert 0.93 <= covered.mean() <= 0.985
     assert max(excluded.mean(), small_p.mean(), (excluded & small_p).mean()) < 0.07
     assert covered_alone.sum() < covered.sum()  # the interval over dialogues alone is worse
@@ -176,9 +176,9 @@ def test_other_additive_statistics():
     y = g.normal(size=600)
     p = y + g.normal(size=(5, 600))
     d = np.repeat(np.arange(60), 10)
-    i = I.interval(moments(y, p, d), pearson_from_moments, resamples=2000)
+    i = I.interval(moments(y, p, d), _pearson_from_moments, resamples=2000)
     assert (
-        np.isclose(i.mean, pearson_r(y, p).mean())
+        np.isclose(i.mean, _pearson_r(y, p).mean())
         and i.low < i.mean < i.high
         and i.high - i.low < 0.15
     )
@@ -344,7 +344,7 @@ def test_lucky_training_sets_are_seen_by_folds_alone():
         lucky = [(d, y, base + g.normal(0, 0.02, 5)[d % 5], noise) for _ in 'ab']
         a, b = (folds_of(g, same, (2,) * 5, seed_sd=0.01) for same in lucky)
         pooled = I.paired(a, b, weighted_f1, resamples=200, seed=i)
-        by_fold, _ = I.interval_by_fold(a, b, weighted_f1)
+        by_fold, _ = I._interval_by_fold(a, b, weighted_f1)
         covered[i] = pooled.low <= 0 <= pooled.high, by_fold.low <= 0 <= by_fold.high
     assert covered[:, 0].mean() < 0.85 and covered[:, 1].mean() >= 0.92, covered.mean(0)
 
@@ -394,10 +394,10 @@ def test_a_contrast_on_one_test_set():
 
 def test_interval_by_fold_is_students_of_the_effects():
     c, _ = world(np.random.default_rng(20), 50, seeds=2)
-    found, effects = I.interval_by_fold(split(c, 5), metric='accuracy')
+    found, effects = I._interval_by_fold(split(c, 5), metric='accuracy')
     want = stats.t.interval(0.95, 4, effects.mean(), stats.sem(effects))
     assert np.allclose((found.low, found.high), want) and len(effects) == found.folds == 5
-    same, _ = I.interval_by_fold(split(c, 5), split(c, 5), accuracy)
+    same, _ = I._interval_by_fold(split(c, 5), split(c, 5), accuracy)
     assert (same.low, same.high, same.signed) == (0, 0, True)
     with pytest.raises(ValueError, match='two folds'):
-        I.interval_by_fold(c)
+        I._interval_by_fold(c)

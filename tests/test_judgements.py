@@ -10,8 +10,15 @@ from worlds import dialogues_of, folds_of
 import erc.report.judgements as J
 from erc.core import root
 from erc.report.claims import read_claims
-from erc.report.judgements import JUDGED, VERDICTS, Evidence, claims_frame, examine, judge_claims
-from erc.runs.fitness import Reason, floor_key
+from erc.report.judgements import (
+    _JUDGED,
+    _VERDICTS,
+    _claims_frame,
+    _Evidence,
+    _examine,
+    judge_claims,
+)
+from erc.runs.fitness import Reason, _floor_key
 from erc.runs.keys import RunKey
 from erc.runs.records import Fold, Record, read_records
 
@@ -48,9 +55,9 @@ def record(key, gain=0.0, seed=0, seeds=2, folds=FOLDS, rising=False, lead=0.03,
 def judged(*records, claims=None, stale=None, **changes):
     "Judge one claim, that A beats B, or several."
     known = {r.key: r for r in records}
-    evidence = Evidence(known, stale or {}, resamples=400)
+    evidence = _Evidence(known, stale or {}, resamples=400)
     claims = claims or [claim(pair(A, B), metric='weighted_f1', **changes)]
-    frame = claims_frame([examine(evidence, c) for c in claims])
+    frame = _claims_frame([_examine(evidence, c) for c in claims])
     return frame.iloc[0] if len(frame) == 1 else frame
 
 
@@ -97,8 +104,8 @@ def test_an_encoder_in_training_is_outside_the_protocol():
 def test_floors_are_regressions_on_the_same_vectors():
     floors = {A: FLOOR, 'dialoguetrm/u_free:tuned@iemocap6': 'baselines/text:tuned@iemocap6'}
     floors['multiemo/meld_rnn:tuned@meld'] = 'baselines/text_context:tuned@meld'
-    assert {k: str(floor_key(RunKey.parse(k))) for k in floors} == floors
-    assert floor_key(RunKey.parse('dialoguetrm/valence_M:tuned@iemocap_vad')) is None
+    assert {k: str(_floor_key(RunKey.parse(k))) for k in floors} == floors
+    assert _floor_key(RunKey.parse('dialoguetrm/valence_M:tuned@iemocap_vad')) is None
 
 
 # ---- the gate
@@ -126,8 +133,8 @@ def test_an_ablation_may_fall_below_the_floor(floor):
     row = judged(record(A, 0.1), record(B, -0.25, seed=1), floor)
     assert row.verdict == 'confirmed'
     multi, rnn = 'multiemo/multiemo_released:tuned@iemocap6', 'multiemo/dialoguernn:tuned@iemocap6'
-    assert J.held_to_floor(pair(multi, rnn)) == [RunKey.parse(multi), RunKey.parse(rnn)]
-    assert J.held_to_floor(pair(A, B)) == [RunKey.parse(A)]
+    assert J._held_to_floor(pair(multi, rnn)) == [RunKey.parse(multi), RunKey.parse(rnn)]
+    assert J._held_to_floor(pair(A, B)) == [RunKey.parse(A)]
 
 
 def test_a_collapsed_seed_is_named(floor):
@@ -208,7 +215,7 @@ def test_other_pairs_stand_beside_the_first(floor):
     agrees = judged(*records, record(s3, 0.0, seed=2), claims=both)
     denies = judged(*records, record(s3, 0.16, seed=2), claims=both)
     assert (agrees.verdict, agrees.mixed, denies.verdict, denies.mixed) == ('confirmed', False, 'confirmed', True)  # fmt: skip
-    assert denies.note == J.DISAGREE and denies.others.startswith('S5 over S3, iemocap4: -')
+    assert denies.note == J._DISAGREE and denies.others.startswith('S5 over S3, iemocap4: -')
     assert ';' not in denies.others, 'what was not run is not shown'
     later = judged(records[0], floor, record(s3, seed=2), claims=both)
     assert (later.basis, later.worse) == ('other', s3), 'the first pair that was run decides'
@@ -217,7 +224,7 @@ def test_other_pairs_stand_beside_the_first(floor):
 def test_one_system_on_two_slices_has_no_swaps(floor):
     within = claim(pair(A, A), metric='accuracy', slice='all', against='intra_es')
     row = judged(record(A), floor, claims=[within])
-    assert row.verdict in JUDGED and math.isnan(row.p) and math.isfinite(row.holm)
+    assert row.verdict in _JUDGED and math.isnan(row.p) and math.isfinite(row.holm)
 
 
 def test_a_contrast_of_four_is_judged(floor):
@@ -230,7 +237,7 @@ def test_a_contrast_of_four_is_judged(floor):
 
 
 def test_remedies_are_named_once():
-    twice = J.Case(
+    twice = J._Case(
         claim(), reasons=[Reason('one', 'a run'), Reason('two', 'a run'), Reason('x', '')]
     )
     assert J._decides(twice, 'not run', 1) == 'a run'
@@ -252,12 +259,12 @@ def test_committed_claims_are_what_the_records_say(found):
 
     table = judge_claims(records=found)
     assert list(table.index) == [c.id for c in read_claims()]
-    assert set(table.verdict) <= set(VERDICTS)
+    assert set(table.verdict) <= set(_VERDICTS)
     above, below = (table[table.verdict == v] for v in ('confirmed', 'reversed'))
     assert (above.low > 0).all() and (above.holm < 0.05).all()
     assert (below.high < 0).all() and (below.holm < 0.05).all()
     assert (table.p_half[table.verdict == 'refuted as printed'] < 0.05).all()
-    outside = ~table.verdict.isin(JUDGED)
+    outside = ~table.verdict.isin(_JUDGED)
     assert (table.reason[outside] != '').all() and (table.reason[~outside] == '').all()
     waiting = table.verdict.isin(['not run', 'not testable here', 'open'])
     assert (table.decide[waiting] != '').all()

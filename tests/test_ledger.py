@@ -12,10 +12,10 @@ import pytest
 import erc.report.ledger as L
 import erc.report.summary as S
 from erc.core import results_home, root
-from erc.report.artefacts import STATES, artefacts
-from erc.report.audits import AUDITS
+from erc.report.artefacts import _STATES, artefacts
+from erc.report.audits import _AUDITS
 from erc.report.claims import read_claims
-from erc.report.comparison import records_of
+from erc.report.comparison import _records_of
 from erc.report.judgements import judge_claims
 from erc.report.status import artefact_table
 from erc.runs.keys import RunKey
@@ -64,7 +64,7 @@ def test_a_deleted_record_turns_into_not_run_and_nothing_else_changes(home, foun
     columns = ['better', 'worse', 'mean', 'low', 'high', 'p', 'ours']
     assert x.drop(index=touched)[columns].equals(y.drop(index=touched)[columns])
     ledgers = [
-        S.Ledger(h, r, [], {}, t, s.reset_index())
+        S._Ledger(h, r, [], {}, t, s.reset_index())
         for h, r, t, s in ((home, found, x, a), (other, after, y, b))
     ]
     table = next(i for i in hit if i[1].startswith('table'))
@@ -83,7 +83,7 @@ def test_an_edited_record_is_named(home, tmp_path):
     good, broken = read_records(other)
     assert len(broken) == 2 and RunKey.from_path(path) not in good
     assert path.name in ' '.join(broken) and 'does not match its checksum' in ' '.join(broken)
-    page = L.write_report(other).read_text()
+    page = L._write_report(other).read_text()
     assert 'Not a sound record' in page and path.name in page
     assert path.name in (other / 'REPORT.md').read_text()
 
@@ -101,7 +101,7 @@ def page(home):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, 'connect', refuse)
         readme = (root() / 'README.md').read_text()
-        path = L.write_report(home)
+        path = L._write_report(home)
         assert (root() / 'README.md').read_text() == readme, (
             'a report of another folder is not the project summary'
         )
@@ -129,7 +129,7 @@ def test_the_page_has_all_of_it(page, found):
     assert all(f'<b>{n}</b> {verdict}' in first for verdict, n in counts.items()), (
         'verdicts come first'
     )
-    assert all(title in text for title in AUDITS.values())
+    assert all(title in text for title in _AUDITS.values())
     assert 'erc reproduce --profile recorded --only 700_sagru' in text
     assert 'Not run: `erc run ledger' not in text
 
@@ -143,7 +143,7 @@ def test_diagrams_are_in_the_page(page):
 
 
 def test_a_folder_without_records_has_a_page(tmp_path):
-    assert 'not run' in L.write_report(tmp_path).read_text()
+    assert 'not run' in L._write_report(tmp_path).read_text()
 
 
 def test_summary_of_the_readme_is_that_of_the_report():
@@ -160,11 +160,11 @@ def test_summary_of_the_readme_is_that_of_the_report():
 def test_fill_keeps_the_rest(tmp_path):
     path = tmp_path / 'a.md'
     path.write_text(f'above\n{S._MARKS[0]}\nold\n{S._MARKS[1]}\nbelow\n')
-    assert S.fill_summary(path, 'new') and S.fill_summary(path, 'newer')
+    assert S._fill_summary(path, 'new') and S._fill_summary(path, 'newer')
     assert path.read_text() == f'above\n{S._MARKS[0]}\n\nnewer\n\n{S._MARKS[1]}\nbelow\n'
     path.write_text('no marks\n')
-    assert not S.fill_summary(path, 'new') and path.read_text() == 'no marks\n'
-    assert not S.fill_summary(tmp_path / 'absent.md', 'x')
+    assert not S._fill_summary(path, 'new') and path.read_text() == 'no marks\n'
+    assert not S._fill_summary(tmp_path / 'absent.md', 'x')
 
 
 # ---- ledger, notebooks and artefacts.csv cover each other
@@ -173,7 +173,7 @@ def test_fill_keeps_the_rest(tmp_path):
 def test_every_artefact_is_listed_and_says_what_completes_it(found, home):
     table = artefact_table(home, '', found, stale={})
     assert list(zip(table.paper, table.artefact)) == list(zip(artefacts().paper, artefacts().id))
-    assert len(table) == 52 and set(table.state) <= set(STATES)
+    assert len(table) == 52 and set(table.state) <= set(_STATES)
     for row in table.itertuples():
         assert row.state == 'drawn' or row.command or row.beyond, f'{row.paper} {row.artefact}'
         if row.kind == 'table':
@@ -237,5 +237,5 @@ def test_recipes_feed_artefacts_that_exist():
     for paper in PAPERS:
         for id, spec in load_recipe(paper).artefacts.items():
             assert (paper, id) in known, f'{paper}.toml feeds {id}, which no paper has'
-            for key in records_of(spec):
+            for key in _records_of(spec):
                 assert key.variant in find_system(key.system_id).variants

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from corpus_files import linked
 
-from erc.data.meld import MELD_CLASSES
+from erc.data.meld import _MELD_CLASSES
 from erc.data.registry import load_corpus
 from erc.data.unpickle import safe_unpickle
 
@@ -19,7 +19,7 @@ def test_meld_order_is_the_pickles(data):
     t = load_corpus('meld', root=data).table
     assert list(t.loc[t['dialogue'] == 'train_0', 'label']) == list(emotions[0])
     assert list(t.loc[t['dialogue'] == 'test_279', 'label']) == list(emotions[1432])
-    assert MELD_CLASSES[0] == 'neutral' and MELD_CLASSES[6] == 'anger'
+    assert _MELD_CLASSES[0] == 'neutral' and _MELD_CLASSES[6] == 'anger'
 
 
 def test_meld_features_are_where_they_are(data):

@@ -133,11 +133,11 @@ def test_metric_by_name():
 def test_no_values_have_no_correlation():
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        assert np.isnan(M.pearson_r([], [])) and np.isnan(M.pearson_r([np.nan], [1.0]))
-        assert np.isnan(M.pearson_r([], np.zeros((3, 0)))).all() and M.pearson_r(
+        assert np.isnan(M._pearson_r([], [])) and np.isnan(M._pearson_r([np.nan], [1.0]))
+        assert np.isnan(M._pearson_r([], np.zeros((3, 0)))).all() and M._pearson_r(
             [], np.zeros((3, 0))
         ).shape == (3,)
-        assert np.isnan(M.pearson_from_moments(np.zeros(6)))
+        assert np.isnan(M._pearson_from_moments(np.zeros(6)))
 
 
 def test_pearson_equals_scipy():
@@ -145,16 +145,18 @@ def test_pearson_equals_scipy():
     y = g.normal(3, 1, 200)
     p = np.stack([y + g.normal(0, 1, 200), g.normal(size=200), -y])
     want = [stats.pearsonr(y, q)[0] for q in p]
-    assert np.allclose(M.pearson_r(y, p), want, atol=1e-12)
+    assert np.allclose(M._pearson_r(y, p), want, atol=1e-12)
     groups = g.integers(0, 9, 200)
-    assert np.allclose(M.pearson_from_moments(M.moments(y, p, groups).sum(-2)), want, atol=1e-10)
-    assert np.allclose(M.pearson_r(y + 1e6, p - 1e6), want, atol=1e-6)
+    assert np.allclose(M._pearson_from_moments(M.moments(y, p, groups).sum(-2)), want, atol=1e-10)
+    assert np.allclose(M._pearson_r(y + 1e6, p - 1e6), want, atol=1e-6)
     hole = y.copy()
     hole[:50] = np.nan
-    assert np.allclose(M.pearson_r(hole, p[0]), stats.pearsonr(y[50:], p[0, 50:])[0])
+    assert np.allclose(M._pearson_r(hole, p[0]), stats.pearsonr(y[50:], p[0, 50:])[0])
     assert np.allclose(
-        M.pearson_from_moments(M.moments(hole, p, groups).sum(-2)), M.pearson_r(hole, p), atol=1e-10
+        M._pearson_from_moments(M.moments(hole, p, groups).sum(-2)),
+        M._pearson_r(hole, p),
+        atol=1e-10,
     )
-    assert M.pearson_r(y, np.full(200, 0.3)) == 0
+    assert M._pearson_r(y, np.full(200, 0.3)) == 0
     with pytest.raises(ValueError, match='one prediction per row'):
-        M.pearson_r(y, y[1:])
+        M._pearson_r(y, y[1:])

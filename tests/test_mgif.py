@@ -10,18 +10,18 @@ from helpers import close, toy_batch
 from torch.func import functional_call, stack_module_state
 
 from erc.models.mgif import (
-    FUSIONS,
-    GMU,
-    MCB,
+    _FUSIONS,
+    _GMU,
+    _MCB,
+    _MODALITIES,
     MGIF,
-    MODALITIES,
-    Discriminator,
     Gate,
+    _check_fusion,
     _CrossModalEncoder,
+    _Discriminator,
+    _make_fusion,
     _modality_pairs,
     _sinusoids,
-    check_fusion,
-    make_fusion,
 )
 from erc.nn.attention import attend, within_dialogues
 
@@ -54,7 +54,7 @@ def r_of(g):
     return {m: T(g[f'r_{letter}']) for m, letter in LETTERS.items()}
 
 
-def mgif_of(g, modalities=MODALITIES, **k):
+def mgif_of(g, modalities=_MODALITIES, **k):
     m = MGIF(8, modalities, heads=int(g['heads']), layers=2, ffn=16, dropout=0.0, **k).double()
     state = {f'encoder.{n}': v for n, v in encoder_state(g, 'mgif').items()} | {
         'e_cls': T(g['e_cls'])
@@ -69,7 +69,7 @@ def mgif_of(g, modalities=MODALITIES, **k):
 
 def test_gates(g):
     r, m = r_of(g), mgif_of(g)
-    for (a, b), (x, y) in zip(_modality_pairs(MODALITIES), ('ua', 'uv', 'av')):
+    for (a, b), (x, y) in zip(_modality_pairs(_MODALITIES), ('ua', 'uv', 'av')):
         h, k = m.gates[f'{a}_{b}'](r[a], r[b])
         close(h, g[f'h_{x}{y}'])
         close(k, g[f'h_{y}{x}'])
@@ -87,7 +87,7 @@ def test_mgif_and_its_forms(g):
 
 @pytest.mark.parametrize('values', [False, True])
 def test_discriminator(g, values):
-    d = Discriminator(8, 8, 0 if values else 6).double()
+    d = _Discriminator(8, 8, 0 if values else 6).double()
     d.load_state_dict({'W_O.weight': T(g['W_O']), 'out.weight': T(g['W_D' if values else 'W_C'])})
     y = d(T(g['o_mgif']))
     if values:
@@ -101,23 +101,23 @@ def test_alternatives(golden):
     g = golden('dialoguetrm/fusion_alternatives')
     r = {m: T(g[letter]) for m, letter in LETTERS.items()}
     for name in ('additive', 'concat', 'max'):
-        close(make_fusion(name, 8, MODALITIES)(r), g[name])
-    bil = make_fusion('bilinear', 8, MODALITIES).double()
+        close(_make_fusion(name, 8, _MODALITIES)(r), g[name])
+    bil = _make_fusion('bilinear', 8, _MODALITIES).double()
     bil.load_state_dict({f'W.{m}.weight': T(g[f'W_bil_{x}']) for m, x in LETTERS.items()})
     close(bil(r), g['bilinear_hadamard'])
-    mcb = MCB(8, bins=2).double()
+    mcb = _MCB(8, bins=2).double()
     for m, x in LETTERS.items():
         mcb.set_sketch(m, g[f'mcb_hash_{x}'], g[f'mcb_sign_{x}'])
     mcb.double()
     close(mcb.convolution(r), g['mcb_raw'])
     close(mcb(r), g['mcb'])
-    gmu = GMU(8).double()
+    gmu = _GMU(8).double()
     gmu.load_state_dict(
         {f'W.{m}.weight': T(g[f'gmu_W_{x}']) for m, x in LETTERS.items()}
         | {f'Wz.{m}.weight': T(g[f'gmu_Wz_{x}']) for m, x in LETTERS.items()}
     )
     close(gmu(r), g['gmu_tri'])
-    two = GMU(8, ('text', 'audio')).double()
+    two = _GMU(8, ('text', 'audio')).double()
     two.load_state_dict(
         {
             'W.text.weight': T(g['gmu_W_u']),
@@ -160,19 +160,19 @@ def test_mult(golden):
         close(v[0], g[f'official_{k}'], 1e-6)  # the official code's sinusoids are float32
 
 
-def toy(lengths=(4, 2, 1), modalities=MODALITIES):
+def toy(lengths=(4, 2, 1), modalities=_MODALITIES):
     return toy_batch({m: 8 for m in modalities}, lengths)
 
 
 def small_fusion(name, names, seed):
     torch.manual_seed(seed)
-    return make_fusion(name, 8, names, heads=2, layers=1, ffn=16, dropout=0.2).double()
+    return _make_fusion(name, 8, names, heads=2, layers=1, ffn=16, dropout=0.2).double()
 
 
 @pytest.mark.parametrize(
-    'names', [MODALITIES, ('text', 'audio'), ('audio', 'visual')], ids='+'.join
+    'names', [_MODALITIES, ('text', 'audio'), ('audio', 'visual')], ids='+'.join
 )
-@pytest.mark.parametrize('name', sorted(FUSIONS))
+@pytest.mark.parametrize('name', sorted(_FUSIONS))
 def test_seeds_stack_and_turns_stay_apart(name, names):
     b, fusions = toy(modalities=names), [small_fusion(name, names, s) for s in range(2)]
     within = within_dialogues(b)
@@ -205,7 +205,7 @@ def round_differently(mcb, seed):
     g = torch.Generator().manual_seed(seed)
 
     def elsewhere(r):
-        y = MCB.convolution(mcb, r)
+        y = _MCB.convolution(mcb, r)
         error = torch.randn(y.shape, generator=g, dtype=y.dtype)
         return y + torch.finfo(y.dtype).eps * y.norm(dim=-1, keepdim=True) * error
 
@@ -223,7 +223,7 @@ def value_and_gradients(fusion, features):
 @pytest.mark.parametrize('names', [('text', 'audio'), ('audio', 'visual')], ids='+'.join)
 def test_pooling_does_not_depend_on_how_transforms_round(names):
     "Bins that no product reaches are zero but for rounding, which the root must not enlarge."
-    features, mcb = toy((9, 4, 2), names).features, MCB(8, names).double()
+    features, mcb = toy((9, 4, 2), names).features, _MCB(8, names).double()
     value, gradients = value_and_gradients(mcb, features)
     reached = reached_bins(mcb)
     assert 0 < (~reached).sum() < 16
@@ -237,7 +237,7 @@ def test_pooling_does_not_depend_on_how_transforms_round(names):
 
 def test_gradient_of_pooling_equals_finite_differences():
     torch.manual_seed(0)
-    mcb, (x, y) = MCB(4, ('text', 'audio'), bins=2).double(), torch.randn(2, 3, 4).double()
+    mcb, (x, y) = _MCB(4, ('text', 'audio'), bins=2).double(), torch.randn(2, 3, 4).double()
 
     def pooled(x, y):
         return mcb({'text': x, 'audio': y})
@@ -247,16 +247,16 @@ def test_gradient_of_pooling_equals_finite_differences():
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
 def test_pooling_of_zeros_is_zero_with_gradient_zero(dtype):
-    r = {m: torch.zeros(2, 8, dtype=dtype) for m in MODALITIES}
-    value, gradients = value_and_gradients(MCB(8).to(dtype), r)
+    r = {m: torch.zeros(2, 8, dtype=dtype) for m in _MODALITIES}
+    value, gradients = value_and_gradients(_MCB(8).to(dtype), r)
     assert (value == 0).all() and (gradients == 0).all()
 
 
 def test_sketches_are_the_same_for_all_seeds():
     torch.manual_seed(1)
-    a = MCB(8)
+    a = _MCB(8)
     torch.manual_seed(2)
-    b = MCB(8)
+    b = _MCB(8)
     assert torch.equal(a.sketch_text, b.sketch_text) and not torch.equal(
         a.sketch_text, a.sketch_audio
     )
@@ -337,15 +337,15 @@ def test_bad_input():
 
 def test_fusions_by_name():
     with pytest.raises(ValueError, match="did you mean 'mult'"):
-        make_fusion('mulT', 8, MODALITIES)
+        _make_fusion('mulT', 8, _MODALITIES)
     with pytest.raises(ValueError, match="'additive' has no option 'heads'; it has none"):
-        make_fusion('additive', 8, MODALITIES, {'heads': 1})
+        _make_fusion('additive', 8, _MODALITIES, {'heads': 1})
     with pytest.raises(ValueError, match="no option 'bnis'; it has bins"):
-        make_fusion('mcb', 8, MODALITIES, bnis=3)
+        _make_fusion('mcb', 8, _MODALITIES, bnis=3)
     known = 'it has heads, layers, ffn, dropout, share_maps'
     with pytest.raises(ValueError, match=f"no option 'share_map'; {known}"):
-        make_fusion('mgif', 8, MODALITIES, share_map=True)
+        _make_fusion('mgif', 8, _MODALITIES, share_map=True)
     with pytest.raises(ValueError, match="no option 'without'"):
-        check_fusion('mgif_without_prototype', ['without'])
-    check_fusion('gmu')
-    assert make_fusion('mcb', 8, MODALITIES, {'bins': 3}, heads=2).size == 24
+        _check_fusion('mgif_without_prototype', ['without'])
+    _check_fusion('gmu')
+    assert _make_fusion('mcb', 8, _MODALITIES, {'bins': 3}, heads=2).size == 24

@@ -11,24 +11,24 @@ from helpers import close, toy_batch
 from erc.data.families import convert
 from erc.models.mmspcl import (
     Bottleneck,
-    BottleneckPair,
     CrossModal,
     FusedEncoder,
-    LinearProjection,
-    bottleneck_step,
+    _bottleneck_step,
+    _BottleneckPair,
+    _head_similarities,
+    _LinearProjection,
+    _prune_heads,
+    _prune_modalities,
     fused_model,
-    head_similarities,
     modalities_of,
-    prune_heads,
-    prune_modalities,
 )
 from erc.nn.attention import Encoder, EncoderLayer, attend
 from erc.report.artefacts import reference
 from erc.report.comparison import comparison
-from erc.runs.fingerprints import fingerprints
+from erc.runs.fingerprints import _fingerprints
 from erc.runs.recipes import find_system, load_recipe, wanted_runs
 from erc.runs.run import run_system
-from erc.studies.mmspcl import load_fused, modality_loss, without_modality
+from erc.studies.mmspcl import _without_modality, load_fused, modality_loss
 from erc.training.engine import Single, Stack
 from erc.training.settings import criterion
 
@@ -63,7 +63,7 @@ def randn(*shape, **options):
 
 def test_linear_projection(golden):
     g = golden('mmspcl/linear_projection')
-    fuse = LinearProjection({'v': 5, 't': 6, 'a': 4}).double()  # in any order
+    fuse = _LinearProjection({'v': 5, 't': 6, 'a': 4}).double()  # in any order
     fuse.load_state_dict({'W.weight': T(g['W']), 'W.bias': T(g['b'])})
     close(fuse({k: T(g[k]) for k in 'vat'}), g['out'])
 
@@ -72,13 +72,13 @@ def test_pruning_by_hand(golden):
     g = golden('mmspcl/pruning')
     for case in ('hand', 'ragged', 'tie', 'zero'):
         base, other, K = T(g[f'{case}_base']), T(g[f'{case}_mod']), int(g[f'{case}_K'])
-        close(prune_heads(base, other, K)[0], g[f'{case}_pruned'])
-        similarity = head_similarities(base, other, K)
+        close(_prune_heads(base, other, K)[0], g[f'{case}_pruned'])
+        similarity = _head_similarities(base, other, K)
         if f'{case}_similarity' in g:
             close(similarity, g[f'{case}_similarity'])
         if f'{case}_pick' in g:
             assert similarity.argmax(-1).tolist() == g[f'{case}_pick'].tolist()
-    _, kept = prune_heads(T(g['hand_base']), T(g['hand_mod']), 2)
+    _, kept = _prune_heads(T(g['hand_base']), T(g['hand_mod']), 2)
     close(kept, g['hand_keep'].mean())
 
 
@@ -87,8 +87,8 @@ def test_pruning_by_hand(golden):
 def test_pruning_of_a_batch(golden, modality, K):
     g = golden('mmspcl/pruning')
     base, other = T(g['batch_text']), T(g[f'batch_{modality}'])
-    close(prune_heads(base, other, K)[0], g[f'batch_{modality}_pruned_K{K}'])
-    selected = head_similarities(base, other, K).argmax(-1).numpy()
+    close(_prune_heads(base, other, K)[0], g[f'batch_{modality}_pruned_K{K}'])
+    selected = _head_similarities(base, other, K).argmax(-1).numpy()
     assert (selected == g[f'batch_{modality}_pick_K{K}']).all()
 
 
@@ -106,10 +106,10 @@ def test_bottleneck_step(golden):
     z1, z2, nodes = (T(g[k]) for k in ('z1', 'z2', 'z_fsn'))
     close(layer2(torch.cat([z2, nodes]))[1:], g['sequential_fsn_hat'])
     for update in ('sequential', 'mean'):
-        step = bottleneck_step(layer1, layer2, z1, z2, nodes, update)
+        step = _bottleneck_step(layer1, layer2, z1, z2, nodes, update)
         for ours, name in zip(step, ('z1', 'z2', 'fsn')):
             close(ours, g[f'{update}_{name}_next'])
-    own, _, nodes = bottleneck_step(layer1, layer2, z1, z2, nodes, 'printed')
+    own, _, nodes = _bottleneck_step(layer1, layer2, z1, z2, nodes, 'printed')
     close(own, g['printed_eq9_z1_next'])
     close(nodes, g['printed_eq9_fsn_next'])
 
@@ -171,7 +171,7 @@ def test_layers_of_the_cross_modal_fusion():
 def test_what_reaches_the_first_modality(update, blocked):
     "As Eq. 9 is printed, nothing of modality 2 reaches modality 1, however deep."
     torch.manual_seed(0)
-    pair = BottleneckPair(8, 2, nodes=3, start=1, update=update).double()
+    pair = _BottleneckPair(8, 2, nodes=3, start=1, update=update).double()
     z1, z2 = randn(4, 8, requires_grad=True), randn(4, 8, requires_grad=True)
     (grad,) = torch.autograd.grad(pair(z1, z2)[0][..., 0].sum(), z2, allow_unused=True)
     assert (grad is None or not grad.any()) == blocked
@@ -188,7 +188,7 @@ def test_the_average_takes_a_layer_longer():
     )
 
     def influence(update):
-        steps = [bottleneck_step(layer1, layer2, z1, z, nodes, update) for z in (z2, z2.flip(-1))]
+        steps = [_bottleneck_step(layer1, layer2, z1, z, nodes, update) for z in (z2, z2.flip(-1))]
         return (steps[0][0] - steps[1][0]).abs().max()
 
     assert influence('mean') == influence('printed') == 0 and influence('sequential') > 1e-4
@@ -198,7 +198,7 @@ def test_the_average_takes_a_layer_longer():
 def test_start_layer(start):
     "Layers below it are alone; the self-attention after them always reads the nodes."
     torch.manual_seed(0)
-    pair = BottleneckPair(8, 2, nodes=3, start=start).double()
+    pair = _BottleneckPair(8, 2, nodes=3, start=start).double()
     sum(z[:, 0].sum() for z in pair(randn(2, 8), randn(2, 8))).backward()
 
     def attends(layer):
@@ -215,7 +215,7 @@ def test_what_survives_pruning():
 
     def survival(text, other, K):
         base, pruned = (torch.randn(300, n, generator=generator) for n in (text, other))
-        return float(prune_heads(base, pruned, K)[1].mean())
+        return float(_prune_heads(base, pruned, K)[1].mean())
 
     assert abs(survival(1024, 512, 16) - 0.12) < 0.03
     assert abs(survival(1024, 1611, 16) - 0.53) < 0.04
@@ -229,7 +229,7 @@ def test_what_survives_pruning():
 
 def test_pruning_has_a_gradient_only_through_what_is_kept():
     base, other = torch.randn(5, 12), torch.randn(5, 10, requires_grad=True)
-    pruned, kept = prune_heads(base, other, 4)
+    pruned, kept = _prune_heads(base, other, 4)
     assert ((kept * 3).round() == kept * 3).all()
     pruned.sum().backward()
     assert ((other.grad == 0) == (pruned == 0)).all()
@@ -238,25 +238,25 @@ def test_pruning_has_a_gradient_only_through_what_is_kept():
 
 def test_every_turn_is_pruned_by_itself():
     base, other = torch.randn(5, 12), torch.randn(5, 10)
-    pruned, _ = prune_heads(base, other, 4)
-    close(prune_heads(base[2:3], other[2:3], 4)[0][0], pruned[2], 1e-7)
+    pruned, _ = _prune_heads(base, other, 4)
+    close(_prune_heads(base[2:3], other[2:3], 4)[0][0], pruned[2], 1e-7)
     stacked = [x[None].repeat(2, 1, 1) for x in (base, other)]
-    close(torch.vmap(lambda a, b: prune_heads(a, b, 4)[0])(*stacked)[1], pruned, 1e-7)
+    close(torch.vmap(lambda a, b: _prune_heads(a, b, 4)[0])(*stacked)[1], pruned, 1e-7)
 
 
 def test_pruning_details():
     base, other = torch.randn(5, 12), torch.randn(5, 10)
-    rest, kept = prune_heads(base, other, 4, remainder='keep')
+    rest, kept = _prune_heads(base, other, 4, remainder='keep')
     assert (rest[:, 8:] == other[:, 8:]).all() and set((kept * 2).tolist()) <= {0.0, 1.0, 2.0}
-    opposed, _ = prune_heads(torch.tensor([-1.0, -1]), torch.tensor([1.0, 1, 3, 2]), 2)
+    opposed, _ = _prune_heads(torch.tensor([-1.0, -1]), torch.tensor([1.0, 1, 3, 2]), 2)
     assert opposed.tolist() == [1, 1, 0, 0], 'a head goes even if none is similar'
 
 
 def test_text_is_never_pruned():
     z = {k: torch.randn(3, n) for k, n in (('text', 8), ('audio', 8), ('visual', 12))}
-    pruned, kept = prune_modalities(z, 4)
+    pruned, kept = _prune_modalities(z, 4)
     assert pruned['text'] is z['text'] and set(kept) == {'audio', 'visual'}
-    alone, _ = prune_modalities({k: z[k] for k in ('text', 'audio')}, 4)
+    alone, _ = _prune_modalities({k: z[k] for k in ('text', 'audio')}, 4)
     assert torch.equal(alone['audio'], pruned['audio']), 'whatever other modalities there are'
 
 
@@ -347,7 +347,7 @@ def test_bad_options(sizes, options, message):
 @pytest.mark.parametrize('K', [0, 9])
 def test_bad_heads(K):
     with pytest.raises(ValueError, match=f'K={K} .* modality of 8'):
-        prune_heads(torch.ones(8), torch.ones(20), K)
+        _prune_heads(torch.ones(8), torch.ones(20), K)
 
 
 def test_missing_modalities():
@@ -355,14 +355,14 @@ def test_missing_modalities():
         fused_model({'audio': 4, 'visual': 4}, 3, prune=2)(toy_batch(SIZES))
     model, batch = fused_model(SIZES, 3).double(), toy_batch(SIZES)
     with pytest.raises(ValueError, match='audio missing: this model fuses text, audio, visual'):
-        model(without_modality(batch, 'audio', 'gone'))
+        model(_without_modality(batch, 'audio', 'gone'))
     with pytest.raises(ValueError, match='unknown way to lack'):
-        without_modality(batch, 'audio', 'noise')
+        _without_modality(batch, 'audio', 'noise')
 
 
-@pytest.mark.parametrize('fusion', [LinearProjection, CrossModal, Bottleneck])
+@pytest.mark.parametrize('fusion', [_LinearProjection, CrossModal, Bottleneck])
 def test_a_fusion_names_what_is_missing(fusion):
-    fuse = fusion(SIZES, **({} if fusion is LinearProjection else SMALL))
+    fuse = fusion(SIZES, **({} if fusion is _LinearProjection else SMALL))
     with pytest.raises(ValueError, match='audio and visual missing: this model fuses text, audio'):
         fuse({'text': torch.ones(2, 6)})
 
@@ -384,7 +384,7 @@ def test_every_system_has_a_model_and_a_fingerprint(recipe):
     distinct = {(s.model, str(s.args), tuple(s.features)): s for s in ours}.values()
     slow = [s for s in distinct if s.args.get('fusion') == 'bottleneck' and len(s.features) > 2]
     quick = [s for s in distinct if s not in slow]
-    for id, losses in fingerprints(quick, progress=False).items():
+    for id, losses in _fingerprints(quick, progress=False).items():
         assert len(losses) == 3 and np.isfinite(losses).all(), id
 
 

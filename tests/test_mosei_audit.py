@@ -7,12 +7,12 @@ import pytest
 from erc.data.registry import load_corpus
 from erc.report.mosei_audit import (
     _agreement,
+    _audit_frame,
+    _audit_sentence,
     _concordance,
     _match_segments,
-    audit_frame,
-    audit_sentence,
-    shift_frame,
-    what_it_does,
+    _shift_frame,
+    _what_it_does,
 )
 from erc.runs.records import find_record, read_records
 
@@ -70,11 +70,11 @@ def test_the_real_pairs(data):
 
 def test_what_is_shown():
     record = find_record('ledger/mosei_labels:fixed@mosei_released')
-    assert len(audit_frame(record.facts)) > 10 and len(shift_frame(record.facts)) == 7
-    assert 'permuted' in audit_sentence(record.facts) and 'Not run' in audit_sentence(None)
-    assert audit_frame(None).empty and shift_frame(None).empty
-    both = what_it_does(read_records()[0])
-    assert 'baselines/tfidf' in set(both['system']) and what_it_does({}).empty
+    assert len(_audit_frame(record.facts)) > 10 and len(_shift_frame(record.facts)) == 7
+    assert 'permuted' in _audit_sentence(record.facts) and 'Not run' in _audit_sentence(None)
+    assert _audit_frame(None).empty and _shift_frame(None).empty
+    both = _what_it_does(read_records()[0])
+    assert 'baselines/tfidf' in set(both['system']) and _what_it_does({}).empty
 
 
 def test_a_map_of_other_rows_is_refused(data):

@@ -11,12 +11,12 @@ from torch import nn
 
 from erc.data.batches import from_padded
 from erc.models.msve import (
-    ABLATION,
-    ALL_COMBINATIONS,
-    FINAL_COMBINATIONS,
+    _ABLATION,
+    _ALL_COMBINATIONS,
+    _FINAL_COMBINATIONS,
     MSVE,
-    available_combinations,
-    drawn_combinations,
+    _available_combinations,
+    _drawn_combinations,
     ensemble,
 )
 from erc.nn.cells import weighted_nll
@@ -29,7 +29,7 @@ SIZES = {'text': 6, 'audio': 4, 'visual': 5}
 PAPER = {'text': 1024, 'audio': 300, 'visual': 512}
 
 
-def make_model(combinations=FINAL_COMBINATIONS, k=2, **options):
+def make_model(combinations=_FINAL_COMBINATIONS, k=2, **options):
     return MSVE(SIZES, 7, combinations, k, **options).double()
 
 
@@ -38,7 +38,7 @@ def make_batch(seed=0, dtype=torch.float64):
 
 
 def drawn(step, k=2):
-    return drawn_combinations(FINAL_COMBINATIONS, k, step)
+    return _drawn_combinations(_FINAL_COMBINATIONS, k, step)
 
 
 def linear_layers(network):
@@ -48,7 +48,7 @@ def linear_layers(network):
 # ---- golden numbers ----------------------------------------------------------------------------
 
 
-def released(g, combinations=ALL_COMBINATIONS, k=None):
+def released(g, combinations=_ALL_COMBINATIONS, k=None):
     "Return the ensemble with the weights of the golden file."
     hidden = {'ta': (len(g['ta_b0']),), 'tav': (len(g['tav_b0']), len(g['tav_b1']))}
     model = MSVE({'t': 6, 'a': 4, 'v': 5}, 7, combinations, k, hidden=hidden).double()
@@ -71,10 +71,10 @@ def test_votes_and_ablation(golden):
     for name, vote in released(g).votes(batch.features).items():
         close(vote, g[f'logits_{name}'])
     close(released(g)(batch).logits, g['inference_sum_seven'])
-    final = released(g, FINAL_COMBINATIONS)(batch).logits
+    final = released(g, _FINAL_COMBINATIONS)(batch).logits
     close(final, g['inference_sum_six'])
     assert (final.argmax(-1).numpy() == g['pred_six']).all()
-    for row, combinations in ABLATION.items():
+    for row, combinations in _ABLATION.items():
         name, logits = row.replace(',', '_'), released(g, combinations)(batch).logits
         close(F.cross_entropy(logits, batch.targets['emotion']), g[f'loss_{name}'])
         assert (logits.argmax(-1).numpy() == g[f'pred_{name}']).all()
@@ -85,7 +85,7 @@ def test_training_step(golden):
     g = golden('mmspcl/msve')
     pair, batch = {str(c) for c in g['train_sampled']}, golden_batch(g)
     step = next(step for step in range(1000) if set(drawn(step)) == pair)
-    model = released(g, FINAL_COMBINATIONS, k=2)
+    model = released(g, _FINAL_COMBINATIONS, k=2)
     logits = model(batch.at(0, step)).logits
     close(logits, g['train_logits_sampled'])
     logits.retain_grad()
@@ -106,7 +106,7 @@ def test_size():
     hidden = {'a': (64,), 'tav': (64, 64)}
     assert parameters({**PAPER, 'audio': 1611}, hidden=hidden) == 349_687
     voters = MSVE(PAPER, 7).voters
-    assert [len(linear_layers(voters[c])) for c in FINAL_COMBINATIONS] == [1, 1, 1, 2, 1, 3]
+    assert [len(linear_layers(voters[c])) for c in _FINAL_COMBINATIONS] == [1, 1, 1, 2, 1, 3]
 
 
 def test_one_combination_is_a_plain_network():
@@ -127,12 +127,12 @@ def test_one_combination_is_a_plain_network():
 
 def test_draws():
     "k different combinations, each as often as the others, by the step alone."
-    draws = [drawn_combinations(ALL_COMBINATIONS, 3, step) for step in range(2000)]
+    draws = [_drawn_combinations(_ALL_COMBINATIONS, 3, step) for step in range(2000)]
     for draw in draws:
-        assert len(set(draw)) == 3 and list(draw) == sorted(draw, key=ALL_COMBINATIONS.index)
-    for name in ALL_COMBINATIONS:
+        assert len(set(draw)) == 3 and list(draw) == sorted(draw, key=_ALL_COMBINATIONS.index)
+    for name in _ALL_COMBINATIONS:
         assert abs(sum(name in draw for draw in draws) / 2000 - 3 / 7) < 0.04
-    assert drawn(0, k=6) == FINAL_COMBINATIONS and drawn(torch.tensor(5)) == drawn(5)
+    assert drawn(0, k=6) == _FINAL_COMBINATIONS and drawn(torch.tensor(5)) == drawn(5)
 
 
 def test_the_draw_is_shared_by_seeds():
@@ -188,7 +188,7 @@ def test_what_is_not_drawn_does_not_move(engine, optimiser):
                 assert moved == (name in drawn(step)), (step, key)
             else:
                 assert name in drawn(step) or not moved, (step, key)
-    assert seen == set(FINAL_COMBINATIONS), 'every voter had a history'
+    assert seen == set(_FINAL_COMBINATIONS), 'every voter had a history'
 
 
 def test_a_gradient_of_zero_would_move_them():
@@ -253,7 +253,7 @@ def test_a_missing_modality_has_no_vote(gone):
     batch, model = make_batch(), make_model()
     features = {k: x for k, x in batch.features.items() if k != gone}
     rest = dataclasses.replace(batch, features=features)
-    others = [c for c in FINAL_COMBINATIONS if gone[0] not in c]
+    others = [c for c in _FINAL_COMBINATIONS if gone[0] not in c]
     close(model(rest).logits, sum(model.votes(batch.features, others).values()), 1e-12)
     with pytest.raises(ValueError, match=f'{gone} missing'):
         for step in range(10):
@@ -297,4 +297,4 @@ def test_no_modality_at_all():
 def test_two_modalities():
     model = ensemble({'audio': 4, 'text': 6}, 7)
     assert model.names == ('t', 'a', 'ta') and model.k == 2
-    assert available_combinations(FINAL_COMBINATIONS, ['text']) == ('t',)
+    assert _available_combinations(_FINAL_COMBINATIONS, ['text']) == ('t',)

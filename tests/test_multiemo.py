@@ -13,21 +13,21 @@ from erc.data.batches import from_padded, make_batches
 from erc.data.registry import load_corpus
 from erc.data.sentence_encoders import toy_encoder
 from erc.models.cross_attention import MODALITIES
-from erc.models.multiemo import PRESETS, MultiEMO, OneStage, convert_released
+from erc.models.multiemo import _PRESETS, MultiEMO, OneStage, _convert_released
 from erc.nn.cells import Out, weighted_nll
-from erc.nn.text_features import with_context
+from erc.nn.text_features import _with_context
 from erc.report.artefacts import reference
 from erc.report.comparison import comparison
-from erc.runs.fingerprints import fingerprints
+from erc.runs.fingerprints import _fingerprints
 from erc.runs.keys import RunKey
 from erc.runs.recipes import find_system, load_recipe, settings_of
 from erc.runs.records import Fold, Record
 from erc.runs.run import run_system
 from erc.studies.multiemo import (
+    _fusion_figure,
     _readout,
     class_statistics,
     contribution,
-    fusion_figure,
     fusion_probe,
     leak_probe,
     leak_row,
@@ -35,7 +35,7 @@ from erc.studies.multiemo import (
     negative_loss_row,
     selection_row,
 )
-from erc.training.bench import operations
+from erc.training.bench import _operations
 from erc.training.engine import Single, Stack, Steps
 from erc.training.fit import fit
 from erc.training.settings import complete, criterion
@@ -102,7 +102,7 @@ def test_full_model_matches_the_authors(arrays, padding):
     loss = cross_entropy(out, batch) + sum(out.losses.values())
     close(loss, arrays[f'{prefix}loss_total'])
     loss.backward()
-    theirs = convert_released(unpack(arrays, f'{prefix}grad'))
+    theirs = _convert_released(unpack(arrays, f'{prefix}grad'))
     assert set(theirs) == {name for name, _ in model.named_parameters()}
     for name, parameter in model.named_parameters():
         close(parameter.grad, theirs[name])
@@ -125,7 +125,7 @@ def test_four_adam_steps_match_the_authors(arrays):
         optimiser.step()
     close(torch.tensor(trace, dtype=torch.float64), arrays['adam_trace'])
     own = dict(model.named_parameters())
-    for name, value in convert_released(unpack(arrays, 'adam_after')).items():
+    for name, value in _convert_released(unpack(arrays, 'adam_after')).items():
         close(own[name], value)
 
 
@@ -158,7 +158,7 @@ def test_parameter_counts():
 # ---- what must hold of any model of conversations
 
 SIZES = {'text': 6, 'audio': 5, 'visual': 4}
-OPTIONS = [dict(preset=preset) for preset in PRESETS] + [
+OPTIONS = [dict(preset=preset) for preset in _PRESETS] + [
     dict(fusion='concat'),
     dict(direction='forward'),
     dict(text_context=True),
@@ -238,7 +238,7 @@ def test_seeds_stack(options):
     [['text'], ['audio'], ['visual'], ['text', 'audio'], ['text', 'visual'], ['audio', 'visual']],
     ids='+'.join,
 )
-@pytest.mark.parametrize('preset', PRESETS)
+@pytest.mark.parametrize('preset', _PRESETS)
 def test_fewer_modalities(some, preset):
     model, batch = made({m: SIZES[m] for m in some}, preset=preset), toy()
     out = model(batch)
@@ -336,7 +336,7 @@ def test_a_step_is_little_more_than_its_products():
             return MultiEMO(sizes, 7, preset='released_meld', class_counts=counts)
 
         step = Steps(Single(build, [0]), [batch], criterion('emotion'), complete({}))
-        n = round((operations(build, batch, 'emotion') / 2) ** (1 / 3))
+        n = round((_operations(build, batch, 'emotion') / 2) ** (1 / 3))
         p, q = torch.randn(2, n, n)
 
         def seconds(function):
@@ -368,7 +368,7 @@ def test_one_stage_trains_its_encoder(tmp_path):
     corpus = load_one_stage('demo')
     toy_encoder(tmp_path, list(corpus.table.in_context), width=16)
     encoder = str(tmp_path)
-    corpus = with_context(corpus, encoder, 'text', column='in_context', tokens=True, longest=60)
+    corpus = _with_context(corpus, encoder, 'text', column='in_context', tokens=True, longest=60)
 
     def cut(split):
         return make_batches(corpus, split, size=16, features=['text'], targets={'emotion': 'label'})
@@ -411,7 +411,7 @@ def test_recipe_is_whole():
     "Every system of the recipe can be made, and every printed row of the tables is there."
     recipe, printed = load_recipe('multiemo'), reference('multiemo')
     systems = [s for s in trained_systems() if s.vectorise]
-    assert all(fingerprints(systems, progress=False).values())
+    assert all(_fingerprints(systems, progress=False).values())
     for table in ('table1', 'table2'):
         rows = [row.row for row in recipe.artefact(table).rows if row.printed]
         assert rows == printed[printed.artefact == table].row.drop_duplicates().tolist()
@@ -628,9 +628,9 @@ def test_fusion_figure_needs_a_fitting_shape():
     shown = record()
     shown.folds['paper'].probes = probes
     shown.classes, shown.settings = ['no', 'yes'], {'features': ['text']}
-    assert len(fusion_figure(shown, (2, 3)).axes) == 2
+    assert len(_fusion_figure(shown, (2, 3)).axes) == 2
     with pytest.raises(ValueError, match=r'6 numbers cannot be folded into \(2, 4\)'):
-        fusion_figure(shown, (2, 4))
+        _fusion_figure(shown, (2, 4))
 
 
 def test_class_counts_are_the_known_ones(data):

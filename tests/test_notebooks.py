@@ -10,11 +10,11 @@ import pytest
 
 from erc.core import results_home, root
 from erc.report.artefacts import artefacts
-from erc.report.notebooks import cores, format_result, notebooks, parameters_of
+from erc.report.notebooks import _cores, _format_result, _notebooks, _parameters_of
 from erc.report.reproduction import reproduce
 
-SHELF = notebooks(root() / 'nbs')
-SECTIONS = [p for p in SHELF if parameters_of(p)]
+SHELF = _notebooks(root() / 'nbs')
+SECTIONS = [p for p in SHELF if _parameters_of(p)]
 
 
 def name(path):
@@ -32,7 +32,7 @@ def run(tmp_path_factory):
     )
     try:
         return out, reproduce(
-            'recorded', jobs=min(2, cores()), out=out, nbs=root() / 'nbs', progress=False
+            'recorded', jobs=min(2, _cores()), out=out, nbs=root() / 'nbs', progress=False
         )
     finally:
         os.environ.clear()
@@ -42,7 +42,7 @@ def run(tmp_path_factory):
 @pytest.mark.parametrize('path', SHELF, ids=name)
 def test_notebook_runs(run, path):
     r = next(n for n in run[1]['notebooks'] if n['name'] == path.stem)
-    assert r['status'] == 'ok', format_result(r)
+    assert r['status'] == 'ok', _format_result(r)
 
 
 def tables(path):

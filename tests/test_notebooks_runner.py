@@ -14,21 +14,21 @@ import pytest
 
 from erc.core import root, sha256_of
 from erc.report.notebooks import (
-    NotebookResult,
-    check_parameters,
-    execute,
-    format_result,
-    notebook_page,
-    notebooks,
-    parameters_of,
-    run_notebooks,
+    _check_parameters,
+    _execute,
+    _format_result,
+    _notebook_page,
+    _NotebookResult,
+    _notebooks,
+    _parameters_of,
+    _run_notebooks,
 )
 from erc.report.reproduction import (
-    artefacts_in,
-    read_manifest,
-    remove_previous,
+    _artefacts_in,
+    _read_manifest,
+    _remove_previous,
+    _write_run_report,
     reproduce,
-    write_run_report,
 )
 from erc.report.tables import facts_table
 
@@ -95,7 +95,7 @@ def test_all_but_the_failing_one_are_ok(ran):
     out, manifest = ran
     statuses = [(entry['name'], entry['status']) for entry in manifest['notebooks']]
     assert statuses == list(zip(NAMES, ('ok', 'failed', 'ok', 'ok')))
-    assert manifest['failed'] == 1 and manifest == read_manifest(out)
+    assert manifest['failed'] == 1 and manifest == _read_manifest(out)
 
 
 @pytest.mark.parametrize('taken,status', [(1, 'ok'), (99, 'failed')], ids=['once', 'always'])
@@ -112,7 +112,7 @@ def test_a_kernel_whose_port_is_taken_meanwhile_is_started_once_more(
             return other.getsockname()[1] if len(asked) <= taken else free(self, ip)
 
         monkeypatch.setattr(LocalPortCache, 'find_available_port', find)
-        result = execute(write(tmp_path, 'n', '1'), tmp_path / 'out/n.ipynb')
+        result = _execute(write(tmp_path, 'n', '1'), tmp_path / 'out/n.ipynb')
     assert result.status == status and len(asked) == 10, 'five ports a kernel, two kernels'
     assert status == 'ok' or 'Kernel died before replying' in result.error
 
@@ -125,7 +125,7 @@ def test_the_failure_is_named_with_cell_source_and_traceback(ran):
     assert 'x / 0' in bad['trace'] and '\x1b' not in bad['trace']
     first = 'FAILED  200_fails, cell 2: ZeroDivisionError'
     for words in (first, '# a comment', 'division by zero'):
-        assert words in format_result(bad)
+        assert words in _format_result(bad)
     kept = out / 'notebooks/200_fails.failed.ipynb'
     assert kept.exists() and 'not reached' not in text_of(kept)
     assert not (out / 'notebooks/200_fails.ipynb').exists()
@@ -228,10 +228,10 @@ def test_report_again_is_the_same(ran):
     before = {name: (out / name).read_bytes() for name in ('report.html', 'REPORT.md')}
     for name in before:
         (out / name).unlink()
-    assert write_run_report(out) == out / 'report.html'
+    assert _write_run_report(out) == out / 'report.html'
     assert before == {name: (out / name).read_bytes() for name in before}
     with pytest.raises(FileNotFoundError, match='erc reproduce'):
-        write_run_report(out / 'notebooks')
+        _write_run_report(out / 'notebooks')
 
 
 def test_only_keeps_the_others_lines(shelf, tmp_path):
@@ -275,7 +275,7 @@ def test_full_hands_over_no_folder(tmp_path):
 
 def test_which_notebooks(shelf, tmp_path):
     def stems(*only, folder=shelf):
-        return [path.stem for path in notebooks(folder, only)]
+        return [path.stem for path in _notebooks(folder, only)]
 
     assert stems() == list(NAMES), 'scratch has no number'
     for name in ('200', 'fails', '200_fails', '200_fails.ipynb', 'nbs/200_fails.ipynb'):
@@ -284,34 +284,34 @@ def test_which_notebooks(shelf, tmp_path):
     with pytest.raises(ValueError, match="did you mean '200_fails'"):
         stems('200_fail')
     with pytest.raises(FileNotFoundError, match='source checkout'):
-        notebooks(tmp_path)
+        _notebooks(tmp_path)
 
 
 def test_the_projects_notebooks_begin_with_the_map():
     if not (root() / 'nbs/index.ipynb').exists():
         pytest.skip('the notebooks are not here')
-    assert [path.stem for path in notebooks()][:2] == ['index', '000_core']
+    assert [path.stem for path in _notebooks()][:2] == ['index', '000_core']
 
 
 def test_parameters_are_literals_in_one_cell(tmp_path):
     want = dict(profile='recorded', corpora='', seeds=5, device='cpu', out='')
-    assert parameters_of(write(tmp_path, 'a', PARAMETERS, 'y = 2', tags=[0])) == want
-    assert parameters_of(write(tmp_path, 'b', 'x = 1')) == {}
+    assert _parameters_of(write(tmp_path, 'a', PARAMETERS, 'y = 2', tags=[0])) == want
+    assert _parameters_of(write(tmp_path, 'b', 'x = 1')) == {}
     with pytest.raises(ValueError, match='line 2 of the parameters cell'):
-        parameters_of(write(tmp_path, 'c', 'a = 1\nb = a+1', tags=[0]))
+        _parameters_of(write(tmp_path, 'c', 'a = 1\nb = a+1', tags=[0]))
     with pytest.raises(ValueError, match='line 1 of the parameters cell'):
-        parameters_of(write(tmp_path, 'c', 'print(1)', tags=[0]))
+        _parameters_of(write(tmp_path, 'c', 'print(1)', tags=[0]))
     with pytest.raises(ValueError, match='2 cells tagged parameters'):
-        parameters_of(write(tmp_path, 'd', 'a = 1', 'b = 1', tags=[0, 1]))
+        _parameters_of(write(tmp_path, 'd', 'a = 1', 'b = 1', tags=[0, 1]))
 
 
 def test_unknown_parameter_is_refused_before_anything_is_written(tmp_path):
     book = write(tmp_path, 'a', PARAMETERS, tags=[0])
     words = "unknown parameter of a.ipynb 'profle'; did you mean 'profile'"
     with pytest.raises(ValueError, match=words):
-        execute(book, tmp_path / 'out/a.ipynb', {'profle': 'demo'})
+        _execute(book, tmp_path / 'out/a.ipynb', {'profle': 'demo'})
     with pytest.raises(ValueError, match='no cell tagged parameters'):
-        check_parameters(write(tmp_path, 'b', 'x = 1'), {'x': 2})
+        _check_parameters(write(tmp_path, 'b', 'x = 1'), {'x': 2})
     assert not (tmp_path / 'out').exists()
 
 
@@ -334,34 +334,34 @@ def test_output_appears_under_its_name_only_when_done(tmp_path):
     def names():
         return [path.name for path in out.parent.iterdir()]
 
-    assert execute(book, out).status == 'ok' and names() == ['a.ipynb']
+    assert _execute(book, out).status == 'ok' and names() == ['a.ipynb']
     assert "['.a.part.ipynb']" in text_of(out)
     write(tmp_path, 'a', 'raise KeyError("k")')
-    result = execute(book, out)
+    result = _execute(book, out)
     assert (result.status, result.cell, result.error) == ('failed', 1, "KeyError: 'k'")
     assert names() == ['a.failed.ipynb']
     write(tmp_path, 'a', '1')
-    assert execute(book, out).status == 'ok' and names() == ['a.ipynb']
+    assert _execute(book, out).status == 'ok' and names() == ['a.ipynb']
 
 
 def test_a_dead_kernel_is_a_failure_like_any_other(tmp_path):
     book = write(tmp_path, 'a', 'import os; os._exit(3)')
-    result = execute(book, tmp_path / 'out/a.ipynb')
+    result = _execute(book, tmp_path / 'out/a.ipynb')
     assert result.status == 'failed' and 'ied' in result.error
-    assert format_result(result).startswith('FAILED  a')
+    assert _format_result(result).startswith('FAILED  a')
 
 
 def test_a_broken_file_stops_no_other(tmp_path):
     (tmp_path / '100_broken.ipynb').write_text('{"cells": ')
     write(tmp_path, '200_good', '1')
-    tasks = [(str(p), str(tmp_path / 'out' / p.name), {}) for p in notebooks(tmp_path)]
-    broken, good = run_notebooks(tasks, workers=0, done=lambda result: None)
+    tasks = [(str(p), str(tmp_path / 'out' / p.name), {}) for p in _notebooks(tmp_path)]
+    broken, good = _run_notebooks(tasks, workers=0, done=lambda result: None)
     assert (broken.status, good.status) == ('failed', 'ok')
-    assert 'before its first cell' in format_result(broken)
+    assert 'before its first cell' in _format_result(broken)
 
 
 def test_only_what_a_manifest_names_is_removed(tmp_path):
-    assert remove_previous(tmp_path, ['a']) == []
+    assert _remove_previous(tmp_path, ['a']) == []
     outside = tmp_path.parent / 'outside.txt'
     for path in (tmp_path / 'mine.txt', tmp_path / 'a.ipynb', outside):
         path.write_text('x')
@@ -370,7 +370,7 @@ def test_only_what_a_manifest_names_is_removed(tmp_path):
         'artefacts': [{'files': [{'path': '../outside.txt'}]}],
     }
     (tmp_path / 'manifest.json').write_text(json.dumps(manifest))
-    assert remove_previous(tmp_path, ['a']) == []
+    assert _remove_previous(tmp_path, ['a']) == []
     assert (tmp_path / 'mine.txt').exists() and outside.exists()
     assert not (tmp_path / 'a.ipynb').exists()
 
@@ -378,17 +378,17 @@ def test_only_what_a_manifest_names_is_removed(tmp_path):
 def test_artefacts_are_in_the_papers_order(tmp_path):
     for paper, artefact in (('sagru', 'table1'), ('shapes', 'table10'), ('shapes', 'table2')):
         facts_table(pd.DataFrame({'x': [1]}), paper, artefact).save(tmp_path)
-    found = [(facts['paper'], facts['artefact']) for facts in artefacts_in(tmp_path, tmp_path)]
+    found = [(facts['paper'], facts['artefact']) for facts in _artefacts_in(tmp_path, tmp_path)]
     assert found == [('shapes', 'table2'), ('shapes', 'table10'), ('sagru', 'table1')]
 
 
 def test_a_page_keeps_the_outputs(tmp_path):
-    execute(write(tmp_path, 'a', 'print(6 * 7)'), tmp_path / 'out/a.ipynb')
-    assert '42' in notebook_page(tmp_path / 'out/a.ipynb').read_text()
+    _execute(write(tmp_path, 'a', 'print(6 * 7)'), tmp_path / 'out/a.ipynb')
+    assert '42' in _notebook_page(tmp_path / 'out/a.ipynb').read_text()
 
 
 def test_results_in_lines():
-    assert format_result(NotebookResult('000_core', 'ok', 3.2)) == 'ok      000_core  3 s'
+    assert _format_result(_NotebookResult('000_core', 'ok', 3.2)) == 'ok      000_core  3 s'
 
 
 def test_committed_outputs_hold_no_temporary_path():

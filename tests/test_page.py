@@ -9,8 +9,8 @@ import pytest
 from test_tables import Tags
 
 from erc.report.figures import Figure
-from erc.report.page import format_seconds, image_data, report_page, results_by_paper
-from erc.report.reproduction import artefacts_in
+from erc.report.page import _format_seconds, _image_data, _report_page, _results_by_paper
+from erc.report.reproduction import _artefacts_in
 from erc.report.tables import facts_table
 
 
@@ -36,14 +36,14 @@ def built(tmp_path_factory):
             {'name': '400_shift', 'status': 'ok', 'seconds': 1.0, 'files': []},
             {**failed, 'seconds': 1.0, 'files': []},
         ],
-        'artefacts': artefacts_in(folder, folder),
+        'artefacts': _artefacts_in(folder, folder),
     }
     return folder, manifest
 
 
 @pytest.fixture(scope='module')
 def page(built):
-    return report_page(built[1], built[0])[0]
+    return _report_page(built[1], built[0])[0]
 
 
 def test_it_asks_the_network_for_nothing(page):
@@ -85,7 +85,7 @@ def test_states_and_failures_are_told(page):
 
 
 def test_markdown(built):
-    _, markdown = report_page(built[1], built[0])
+    _, markdown = _report_page(built[1], built[0])
     assert '![Shapes of Emotions, Figure 1](figures/shapes_fig1.png)' in markdown
     assert '1 ok, 1 failed' in markdown and '## Failed: 410_x' in markdown and '| x ' in markdown
 
@@ -125,26 +125,28 @@ def test_first_screen_has_the_first_comparison_with_a_number_of_ours():
         {**base, 'headline': full},
         {**base, 'paper': 'sagru'},
     ]
-    table = results_by_paper(artefacts)
+    table = _results_by_paper(artefacts)
     assert table.frame.paper.tolist() == ['Shapes of Emotions', 'SA-GRU']
     assert table.frame.drawn.tolist() == ['2 drawn, 1 partly', '1 drawn']
     assert table.frame.iloc[0]['measured here'] == '68.0 [60.0, 71.0]'
     assert table.frame.iloc[0].measure == 'Table 2, accuracy' and table.links[1] == '#sagru'
-    assert list(results_by_paper(artefacts[:1]).frame) == ['paper', 'drawn']
+    assert list(_results_by_paper(artefacts[:1]).frame) == ['paper', 'drawn']
 
 
 def test_images(tmp_path):
-    assert image_data(tmp_path / 'x') == ''
+    assert _image_data(tmp_path / 'x') == ''
     (tmp_path / 'x.png').write_bytes(b'png')
-    assert image_data(tmp_path / 'x').startswith('data:image/png;base64,')
+    assert _image_data(tmp_path / 'x').startswith('data:image/png;base64,')
     (tmp_path / 'x.svg').write_text('<svg/>')
-    assert image_data(tmp_path / 'x').startswith('data:image/svg+xml;base64,')
+    assert _image_data(tmp_path / 'x').startswith('data:image/svg+xml;base64,')
     (tmp_path / 'x.svg').write_text('x' * 300_000)
-    assert image_data(tmp_path / 'x').startswith('data:image/png'), 'a large drawing goes in as png'
+    assert _image_data(tmp_path / 'x').startswith('data:image/png'), (
+        'a large drawing goes in as png'
+    )
 
 
 def test_durations():
-    assert [format_seconds(s) for s in (3.2, 119, 130)] == ['3 s', '119 s', '2 min 10 s']
+    assert [_format_seconds(s) for s in (3.2, 119, 130)] == ['3 s', '119 s', '2 min 10 s']
 
 
 def test_the_manifest_stays_small(built):

@@ -11,12 +11,12 @@ from erc.data.registry import converted
 from erc.data_commands import _convert_step
 from erc.runs.keys import RunKey
 from erc.runs.plan import (
+    _fill_estimates,
+    _folds_of,
+    _measured_seconds,
     _ran_on,
-    fill_estimates,
-    folds_of,
-    measured_seconds,
+    _recorded_seconds,
     plan_runs,
-    recorded_seconds,
 )
 from erc.runs.recipes import find_system, settings_of, wanted_runs
 from erc.runs.records import Fold, Record, save_record
@@ -67,26 +67,26 @@ def recorded(text, seconds, cross=(), settings=None, device='cpu'):
 def test_estimates_come_from_records_with_the_same_settings():
     run, paper = key('sagru/S5:tuned@iemocap4'), key('sagru/S5:paper@iemocap4')
     made = recorded('sagru/S5:tuned@iemocap4', {'paper': [30.0, 10.0]})
-    assert recorded_seconds(run, [made], seeds=2) == 40
-    assert recorded_seconds(run, [made]) == 20 * 18, 'the seeds that are missing'
+    assert _recorded_seconds(run, [made], seeds=2) == 40
+    assert _recorded_seconds(run, [made]) == 20 * 18, 'the seeds that are missing'
     elsewhere = dataclasses.replace(run, corpus='demo')
-    assert recorded_seconds(elsewhere, [made], seeds=3) == 60, 'another corpus tells too'
-    assert np.isnan(recorded_seconds(paper, [made])), 'another variant does not'
+    assert _recorded_seconds(elsewhere, [made], seeds=3) == 60, 'another corpus tells too'
+    assert np.isnan(_recorded_seconds(paper, [made])), 'another variant does not'
     old = {**made.settings, 'hyperparameters': {'lr': 1.0}}
     stale = dataclasses.replace(made, settings=old)
-    assert np.isnan(recorded_seconds(run, [stale])), 'neither does a stale record'
+    assert np.isnan(_recorded_seconds(run, [stale])), 'neither does a stale record'
 
 
 def test_estimates_count_the_seeds_of_each_fold():
     cross = ['session1', 'session2', 'paper']
     seconds = {'paper': [10.0] * 5, 'session1': [10.0]}
     made, run = recorded('sagru/S5:tuned@iemocap4', seconds, cross), key('sagru/S5:tuned@iemocap4')
-    assert recorded_seconds(run, [made], seeds=5) == 30, 'a seed of session1, two of session2'
-    assert recorded_seconds(run, [made], 5, ['session2']) == 20
-    assert recorded_seconds(run, [made], 5, ['paper']) == 50, 'what it took; nothing is missing'
+    assert _recorded_seconds(run, [made], seeds=5) == 30, 'a seed of session1, two of session2'
+    assert _recorded_seconds(run, [made], 5, ['session2']) == 20
+    assert _recorded_seconds(run, [made], 5, ['paper']) == 50, 'what it took; nothing is missing'
     facts = Record(key('shapes/corpus_counts:fixed@demo'), folds={'paper': Fold(seconds=[7.0])})
     facts.settings = settings_of(find_system('shapes/corpus_counts'), 'fixed')
-    assert recorded_seconds(facts.key, [facts]) == 7
+    assert _recorded_seconds(facts.key, [facts]) == 7
 
 
 def test_a_plan_takes_no_estimate_from_a_stale_record(tmp_path):
@@ -100,8 +100,8 @@ def test_a_plan_takes_no_estimate_from_a_stale_record(tmp_path):
 
 def test_runs_of_the_papers_split_alone_have_no_other_fold(tmp_path):
     tuned, paper = (f'sagru/S5:{v}@iemocap4' for v in ('tuned', 'paper'))
-    assert folds_of(key(tuned), ['paper', 'session1']) == ['paper', 'session1']
-    assert folds_of(key(paper), ['paper', 'session1']) == ['paper']
+    assert _folds_of(key(tuned), ['paper', 'session1']) == ['paper', 'session1']
+    assert _folds_of(key(paper), ['paper', 'session1']) == ['paper']
     for folds, runs in {(): 2, ('paper',): 2, ('session1',): 1}.items():
         assert len(plan_runs('sagru/S5', home=tmp_path, folds=folds)) == runs
 
@@ -117,7 +117,7 @@ def test_times_of_another_kind_of_machine_tell_nothing():
 def test_unknown_times_are_measured(tmp_path):
     plan = plan_runs('sagru/S4:tuned@iemocap4', home=tmp_path)
     plan = plan.rename(index=lambda k: k.replace('iemocap4', 'demo'))
-    assert fill_estimates(plan, seeds=1).seconds.item() > 0
+    assert _fill_estimates(plan, seeds=1).seconds.item() > 0
 
 
 def test_measured_times_count_folds_and_seeds(monkeypatch):
@@ -127,7 +127,7 @@ def test_measured_times_count_folds_and_seeds(monkeypatch):
     system = dataclasses.replace(find_system(run.system_id), encoder='hashing')
 
     def epochs(**options):
-        return measured_seconds(system, run, seeds=range(5), **options) / epoch
+        return _measured_seconds(system, run, seeds=range(5), **options) / epoch
 
     epoch = 1
     point = settings_of(system, 'tuned')

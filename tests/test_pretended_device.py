@@ -18,7 +18,7 @@ from erc.data.registry import load_corpus
 from erc.data.sentence_encoders import toy_encoder
 from erc.nn.cells import Out
 from erc.runs import device_check
-from erc.runs.device_check import check_training, distinct_systems
+from erc.runs.device_check import _check_training, _distinct_systems
 from erc.runs.recipe_files import papers
 from erc.runs.recipes import load_recipe
 from erc.training import engine as engine_module
@@ -224,7 +224,7 @@ def maker(system):
     return partial(resolve(system.model), sizes=sizes, classes=2, **args)
 
 
-KEYED = [s for s in distinct_systems() if s.vectorise]
+KEYED = [s for s in _distinct_systems() if s.vectorise]
 
 
 @pytest.mark.parametrize('system', KEYED, ids=lambda s: s.id)
@@ -286,7 +286,7 @@ def encoder(tmp_path_factory):
     return str(toy_encoder(tmp_path_factory.mktemp('encoder'), texts, width=32, length=64))
 
 
-ONE_OF_EACH = [s for s in distinct_systems(every=False) if not s.vectorise]
+ONE_OF_EACH = [s for s in _distinct_systems(every=False) if not s.vectorise]
 
 
 def token_features(system, mask_id) -> dict:
@@ -334,13 +334,13 @@ def test_a_fine_tuned_encoder_trains_on_a_device(system, encoder):
 
 def only(monkeypatch, *names):
     systems = [s for s in TRAINED if s.name in names]
-    monkeypatch.setattr(device_check, 'distinct_systems', lambda every=True: systems)
+    monkeypatch.setattr(device_check, '_distinct_systems', lambda every=True: systems)
 
 
 def test_the_check_passes_on_a_pretended_device(monkeypatch):
     only(monkeypatch, 'context_gru', 'spcl')
     with pretended_device() as device:
-        table = check_training('cuda', progress=False)
+        table = _check_training('cuda', progress=False)
     assert table.ok.all(), table.to_string()
     assert table.captured.notna().sum() == 5 and device.captures > 8
     assert not device.open_pools
@@ -359,8 +359,8 @@ def test_the_check_says_what_falls_short(monkeypatch):
 
     monkeypatch.setattr(device_check, '_losses', losses)
     with pretended_device():
-        table = check_training('cuda', progress=False)
+        table = _check_training('cuda', progress=False)
     assert table.ok.tolist() == [False] * 4 + [True, True]
     monkeypatch.setattr(device_check, '_compare', lambda trial, *how: broken(trial))
-    table = check_training(progress=False)
+    table = _check_training(progress=False)
     assert not table.ok[:4].any() and 'device-side assert triggered' in table.error[0]

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from erc.data.prompts import SPEAKER_POOL, WordTokenizer, build_prompts, clean_text
+from erc.data.prompts import _SPEAKER_POOL, _clean_text, _WordTokenizer, build_prompts
 from erc.data.registry import load_corpus
 from erc.data.sentence_encoders import encoder_path
 from erc.studies.mmspcl import load_prompts
@@ -24,7 +24,7 @@ def padded(prompts, width):
 def test_prompts_match_authors(golden):
     "Tokens of two lengths and of a long dialogue, from the released code."
     expected = golden('mmspcl/spcl_prompt')
-    table, words = dialogue(expected['dialogue']), WordTokenizer(expected['vocab'].tolist())
+    table, words = dialogue(expected['dialogue']), _WordTokenizer(expected['vocab'].tolist())
     for name, length in (('short', 64), ('tight', 40)):
         prompts = build_prompts(table, words, max_len=length)
         assert (padded(prompts, length) == expected[f'{name}_input_ids']).all()
@@ -38,7 +38,7 @@ def test_prompts_match_authors(golden):
 def test_extra_questions():
     "Only in training, after the fourth turn, in about a fifth of these; about an earlier turn."
     table = load_corpus('demo').table
-    prompts = build_prompts(table, WordTokenizer(), extra=0.2)
+    prompts = build_prompts(table, _WordTokenizer(), extra=0.2)
     own, extra = prompts[prompts.extra == 0], prompts[prompts.extra == 1]
     assert (own.row == own['at']).all()
     assert own.row.tolist() == table.index[table.label >= 0].tolist()
@@ -57,17 +57,17 @@ def test_only_extra_questions_contain_later_turns():
     unique = ~table.text.duplicated(keep=False) & ~later.duplicated(keep=False) & later.notna()
     assert unique.sum() > 5
     for prompt, text in zip(table.prompt[unique], later[unique]):
-        assert clean_text(text) not in prompt
+        assert _clean_text(text) not in prompt
 
 
 def test_speakers_and_spelling():
     table = dialogue(['F|It’s "fine".|0', 'M|ok|1', 'F|so|0'])
-    prompts = build_prompts(table, WordTokenizer(), pool=SPEAKER_POOL)
+    prompts = build_prompts(table, _WordTokenizer(), pool=_SPEAKER_POOL)
     question = "Roy:It's fine. </s> Weldon:ok </s> For utterance:Weldon:ok </s> Weldon feels <mask>"
     assert prompts.text[1] == question
     assert prompts.text[2].endswith('Roy feels <mask>')
     with pytest.raises(ValueError, match='has 2 speakers, but the pool has 1 names'):
-        build_prompts(table, WordTokenizer(), pool=('Roy',))
+        build_prompts(table, _WordTokenizer(), pool=('Roy',))
 
 
 def test_text_and_ids_are_the_same_prompt(data):

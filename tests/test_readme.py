@@ -27,7 +27,7 @@ def names(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv('ERC_CACHE', str(folder / 'cache'))
-        patch.setitem(prediction.DEFAULTS, 'epochs', 1)
+        patch.setitem(prediction._DEFAULTS, 'epochs', 1)
         patch.setattr(erc, 'load_corpus', load_some)
         for block in BLOCKS:
             exec(runnable(block), names)

@@ -8,15 +8,15 @@ from erc.core import package_file, resolve
 from erc.report.artefacts import artefacts
 from erc.runs import recipe_files
 from erc.runs.keys import RunKey
-from erc.runs.recipe_files import add_recipe, papers
+from erc.runs.recipe_files import _add_recipe, papers
 from erc.runs.recipes import (
-    PROTOCOL,
-    SEARCH,
-    cross_validated,
+    _PROTOCOL,
+    _SEARCH,
+    _cross_validated,
+    _follows_protocol,
+    _read_recipe,
     find_system,
-    follows_protocol,
     load_recipe,
-    read_recipe,
     settings_of,
     wanted_runs,
 )
@@ -53,11 +53,11 @@ def test_one_protocol_trains_every_system():
     "An encoder that learns has a search of its own: it is too slow for the common one."
     for system in trained_systems():
         tuned = settings_of(system, 'tuned')
-        assert follows_protocol(system, 'tuned') == system.vectorise, system.id
+        assert _follows_protocol(system, 'tuned') == system.vectorise, system.id
         if system.vectorise:
-            assert {k: tuned['hyperparameters'][k] for k in PROTOCOL} == PROTOCOL, system.id
-            assert tuned['search'] == SEARCH and not tuned['hyperparameters']['patience']
-            assert cross_validated(system, 'tuned') == ('protocol' not in system.data_args)
+            assert {k: tuned['hyperparameters'][k] for k in _PROTOCOL} == _PROTOCOL, system.id
+            assert tuned['search'] == _SEARCH and not tuned['hyperparameters']['patience']
+            assert _cross_validated(system, 'tuned') == ('protocol' not in system.data_args)
 
 
 def test_settings_as_printed_are_of_a_tables_own_system():
@@ -69,7 +69,9 @@ def test_settings_as_printed_are_of_a_tables_own_system():
         assert isinstance(system.as_printed, bool), f'{system.id}: a word of a choice?'
         assert set(system.variants) == ({'paper', 'tuned'} if system.as_printed else {'tuned'})
     for system in printed:
-        assert not cross_validated(system, 'paper') and 'search' not in settings_of(system, 'paper')
+        assert not _cross_validated(system, 'paper') and 'search' not in settings_of(
+            system, 'paper'
+        )
         assert len(grid(settings_of(system, 'paper')['hyperparameters'])) == 1, system.id
 
 
@@ -84,10 +86,10 @@ variants = {paper = {lr = 0.1}, tuned = {protocol = true, lr = 0.2}}
 like = "a"
 label = "b"
 """
-    a, b = read_recipe(write(tmp_path, text)).systems.values()
+    a, b = _read_recipe(write(tmp_path, text)).systems.values()
     assert list(a.variants) == ['paper', 'tuned'] and list(b.variants) == ['tuned']
     assert settings_of(b, 'tuned')['hyperparameters']['lr'] == 0.2, 'what is written goes before'
-    assert settings_of(b, 'tuned')['hyperparameters']['epochs'] == PROTOCOL['epochs']
+    assert settings_of(b, 'tuned')['hyperparameters']['epochs'] == _PROTOCOL['epochs']
     with pytest.raises(ValueError, match="unknown variant of toy/b 'paper'"):
         settings_of(b, 'paper')
 
@@ -142,7 +144,7 @@ def write(folder, text, name='toy'):
 def test_a_misspelt_recipe_is_refused(tmp_path, text, message):
     path = write(tmp_path, text)
     with pytest.raises(ValueError, match=re.escape(message)) as error:
-        read_recipe(path)
+        _read_recipe(path)
     assert str(path) in str(error.value)
 
 
@@ -172,7 +174,7 @@ rows = [{row = "{fusion}", each = {fusion = ["add", "cross"]}, systems = ["{fusi
 
 
 def test_a_grid_is_a_product(tmp_path):
-    recipe = read_recipe(write(tmp_path, GRID))
+    recipe = _read_recipe(write(tmp_path, GRID))
     assert list(recipe.systems) == ['base', 'add', 'add_spcl', 'cross', 'cross_spcl']
     both = recipe.systems['cross_spcl']
     assert (both.label, both.toy) == ('cross, spcl', 16)
@@ -209,10 +211,10 @@ def test_recipes_of_the_user_are_found(tmp_path, monkeypatch):
     assert 'mine' in papers() and find_system('mine/cross').args['heads'] == 2
     monkeypatch.setattr(recipe_files, '_ADDED', {})
     monkeypatch.delenv('ERC_RECIPES')
-    assert 'mine' not in papers() and add_recipe(tmp_path / 'mine.toml') == 'mine'
+    assert 'mine' not in papers() and _add_recipe(tmp_path / 'mine.toml') == 'mine'
     assert find_system('mine/add')
     with pytest.raises(ValueError, match='no recipe file'):
-        add_recipe(tmp_path / 'yours.toml')
+        _add_recipe(tmp_path / 'yours.toml')
 
 
 def test_a_user_cannot_take_the_name_of_a_paper(tmp_path, monkeypatch):

@@ -14,12 +14,12 @@ from erc.runs.recipes import find_system
 from erc.runs.records import (
     Fold,
     Record,
-    add_to_record,
+    _add_to_record,
+    _load_record,
+    _merge,
+    _record_files,
     find_record,
-    load_record,
-    merge,
     read_records,
-    record_files,
     save_record,
     score_of,
 )
@@ -68,7 +68,7 @@ def test_a_cut_record_is_refused(tmp_path, cut):
     path = save_record(record(), tmp_path)
     path.write_text(path.read_text()[: int(cut * path.stat().st_size)])
     with pytest.raises(ValueError, match='not a whole record.*rerun its system'):
-        load_record(path)
+        _load_record(path)
 
 
 def test_an_edited_record_is_refused_and_the_others_are_read(tmp_path):
@@ -78,7 +78,7 @@ def test_an_edited_record_is_refused_and_the_others_are_read(tmp_path):
     data['folds']['paper']['test'][0] = 0.99
     other.write_text(json.dumps(data))
     with pytest.raises(ValueError, match='never edited'):
-        load_record(other)
+        _load_record(other)
     sound, broken = read_records(tmp_path)
     assert list(sound) == [KEY] and len(broken) == 1
     assert broken[0].startswith(f'toy/{other.name}') and str(tmp_path) not in broken[0]
@@ -88,20 +88,20 @@ def test_a_large_probe_is_refused(tmp_path):
     fold = dataclasses.replace(record().folds['paper'], probes={'z': np.zeros((300, 300))})
     with pytest.raises(ValueError, match="probe 'z'"):
         save_record(record(folds={'paper': fold}), tmp_path)
-    assert not record_files(tmp_path)
+    assert not _record_files(tmp_path)
 
 
 def test_temporary_files_are_never_taken_for_records(tmp_path):
     path = save_record(record(), tmp_path)
     for name in (f'.{path.name}.x1.tmp', f'.{path.name}', f'{path.name}.tmp', 'notes.json'):
         path.with_name(name).write_text('{"cut')
-    assert record_files(tmp_path) == [path]
+    assert _record_files(tmp_path) == [path]
     assert read_records(tmp_path)[1] == []
 
 
 def test_seeds_join(tmp_path):
-    add_to_record(record([0, 1]), tmp_path)
-    both = add_to_record(record([1, 2], value=5), tmp_path)
+    _add_to_record(record([0, 1]), tmp_path)
+    both = _add_to_record(record([1, 2], value=5), tmp_path)
     assert both.seeds == [0, 1, 2] and both.confusions['all'].shape == (3, 4, 2, 2)
     assert both.confusions['all'][1, 0, 0, 0] == 3, 'a seed that was there stays as it was'
     assert both.probes['z_by_seed'].shape == (3, 2) and both.probes['fixed'].shape == (3,)
@@ -110,8 +110,8 @@ def test_seeds_join(tmp_path):
 
 def test_folds_join():
     other = record(folds={'session1': Fold([0], [{}], [1.0], [1], [0.5], [0.4])})
-    assert list(merge(record(), other).folds) == ['paper', 'session1']
-    assert list(merge(other, record()).folds) == ['paper', 'session1'], 'whichever came first'
+    assert list(_merge(record(), other).folds) == ['paper', 'session1']
+    assert list(_merge(other, record()).folds) == ['paper', 'session1'], 'whichever came first'
 
 
 def test_folds_of_several_processes_join_in_the_file(tmp_path):
@@ -119,7 +119,7 @@ def test_folds_of_several_processes_join_in_the_file(tmp_path):
     for seed in (0, 1):
         for name in ('session2', 'session1', 'paper'):
             own = record([seed]).folds['paper']
-            add_to_record(
+            _add_to_record(
                 record(folds={name: own}, cross=['paper', 'session1', 'session2']), tmp_path
             )
     found = find_record(KEY, tmp_path)
@@ -130,7 +130,7 @@ def test_folds_of_several_processes_join_in_the_file(tmp_path):
 
 def test_facts_take_the_place_of_facts(tmp_path):
     for number in (1, 2):
-        add_to_record(Record(KEY, folds={'paper': Fold(facts={'n': number})}), tmp_path)
+        _add_to_record(Record(KEY, folds={'paper': Fold(facts={'n': number})}), tmp_path)
     assert find_record(KEY, tmp_path).facts == {'n': 2}
 
 
@@ -147,14 +147,14 @@ def test_another_experiment_does_not_join(tmp_path, field, value):
     other = record([5], **{field: value})
     named = 'settings_hash' if field == 'settings' else field
     with pytest.raises(ValueError, match=f'{named} differs'):
-        merge(record(), other)
-    add_to_record(record(), tmp_path)
-    assert add_to_record(other, tmp_path).seeds == [5], 'it takes its place'
+        _merge(record(), other)
+    _add_to_record(record(), tmp_path)
+    assert _add_to_record(other, tmp_path).seeds == [5], 'it takes its place'
 
 
 def add(job):
     home, seed = job
-    add_to_record(record([seed]), home)
+    _add_to_record(record([seed]), home)
 
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='spawned workers cannot import this module')

@@ -67,14 +67,16 @@ def test_a_killed_run_leaves_the_record_of_an_uninterrupted_one(tmp_path, monkey
     for name in ('ERC_ROOT', 'ERC_RECIPES', 'ERC_CACHE'):
         monkeypatch.setenv(name, '')
     monkeypatch.setattr(F, 'fit', fit)
-    monkeypatch.setattr('erc.runs.plan.measured_seconds', lambda *a, **k: 1.0)  # it takes steps too
+    monkeypatch.setattr(
+        'erc.runs.plan._measured_seconds', lambda *a, **k: 1.0
+    )  # it takes steps too
     homes, ran, step = (tmp_path / 'a', tmp_path / 'b'), [], Steps.run
     toy_project(homes[0])
     monkeypatch.setattr(Steps, 'run', lambda self, b: (ran.append(b), step(self, b))[1])
     run_system(find_system('toy/net'), KEY, seeds=[0, 1], home=homes[0] / 'results', progress=False)
     whole = len(ran)
     at = int(whole * share)
-    code = f'import erc.runs.plan as P; P.measured_seconds = lambda *a, **k: 1.0; die_at({at}); '
+    code = f'import erc.runs.plan as P; P._measured_seconds = lambda *a, **k: 1.0; die_at({at}); '
     killed('test_resume', code + f'run_missing(Path({str(homes[1])!r}))')
     checkpoints = homes[1] / 'cache' / 'checkpoints'
     written = find_record(KEY, homes[1] / 'results')

@@ -13,8 +13,8 @@ import erc.runs.fold as F
 import erc.runs.run as R
 from erc.core import root
 from erc.data.registry import load_corpus
-from erc.runs.fold import Job, train_seed
-from erc.runs.prepare import check_device, class_weights, load_encoded, prepare, scorer
+from erc.runs.fold import _Job, _train_seed
+from erc.runs.prepare import _load_encoded, _prepare, check_device, class_weights, scorer
 from erc.runs.recipes import find_system, settings_of
 from erc.runs.records import find_record, save_record
 from erc.runs.run import run_system
@@ -67,7 +67,7 @@ def test_an_unavailable_device_is_refused_before_anything_is_loaded(monkeypatch)
     monkeypatch.setattr('erc.runs.prepare.resolve', lambda *a: pytest.fail('loaded first'))
     for device in ('cuda:99', 'abacus'):
         with pytest.raises(ValueError, match=f"device '{device}' is unavailable .+use 'cpu'"):
-            prepare(find_system('shapes/shift_paper'), 'mosi', device)
+            _prepare(find_system('shapes/shift_paper'), 'mosi', device)
     assert check_device('cpu') == 'cpu'
 
 
@@ -105,9 +105,9 @@ def test_pretrained_parts_are_those_of_the_first_system(tmp_path, monkeypatch):
 
 def test_weights_of_a_further_target(monkeypatch):
     system, made = demo_system('shapes/gruarc_released'), []
-    corpus, _ = load_encoded(system, 'demo')
+    corpus, _ = _load_encoded(system, 'demo')
     monkeypatch.setattr(F, 'fit', lambda make, *a, **k: made.append(make()))
-    train_seed(Job(system, corpus), 0, complete({}))
+    _train_seed(_Job(system, corpus), 0, complete({}))
     inertia = corpus.table.inertia[corpus.table.split == 'train']
     frequencies = [len(inertia) / (inertia == k).sum() for k in (0, 1)]
     assert np.allclose(made[0].shift_weights, frequencies)
@@ -170,24 +170,24 @@ def test_seeds_of_another_encoder_do_not_join(done, tmp_path):
 
 
 def test_seeds_that_another_process_added_meanwhile_are_kept(tmp_path, monkeypatch):
-    first, train = run(tmp_path / 'other', [0]), R.run_fold
+    first, train = run(tmp_path / 'other', [0]), R._run_all_of_fold
 
     def slow(*args, **options):
         for fold in train(*args, **options):
             save_record(first, tmp_path)
             yield fold
 
-    monkeypatch.setattr(R, 'run_fold', slow)
+    monkeypatch.setattr(R, '_run_all_of_fold', slow)
     assert run(tmp_path, [1]).seeds == [0, 1]
 
 
 @pytest.mark.parametrize('cut', [0, 7])
 def test_a_record_says_what_an_encoder_cut(tmp_path, monkeypatch, cut):
     def cutting(*args):
-        corpus, digest = load_encoded(*args)
+        corpus, digest = _load_encoded(*args)
         return corpus.replace(provenance={**corpus.provenance, 'cut': {'text': cut}}), digest
 
-    monkeypatch.setattr(R, 'load_encoded', cutting)
+    monkeypatch.setattr(R, '_load_encoded', cutting)
     assert run(tmp_path, [0]).facts.get('cut') == ({'text': 7} if cut else None)
 
 

@@ -15,28 +15,28 @@ from erc.data.batches import from_padded, make_batches
 from erc.data.registry import load_corpus
 from erc.evidence.metrics import accuracy, confusion, macro_f1, unweighted_accuracy, weighted_f1
 from erc.models.sagru import (
+    _SYSTEMS,
     ADD,
     SAGRU,
-    SYSTEMS,
     ATSFusion,
     SAGRUCell,
     SelfAttention,
-    attend_in_dialogues,
-    both_ways,
-    run_units,
+    _attend_in_dialogues,
+    _both_ways,
+    _run_units,
 )
 from erc.runs.recipes import find_system, load_recipe
 from erc.runs.records import find_record
 from erc.runs.run import run_system
 from erc.studies.sagru import (
-    FOUR_CLASSES,
-    LEVELS,
+    _FOUR_CLASSES,
+    _LEVELS,
+    _clipped_feature,
+    _drawn_dialogue,
+    _four_classes,
+    _speaker_statistics,
     attention_probe,
-    clipped_feature,
-    drawn_dialogue,
-    four_classes,
     load_four,
-    speaker_statistics,
 )
 from erc.training.engine import Single, Stack
 from erc.training.settings import criterion
@@ -44,7 +44,7 @@ from erc.training.settings import criterion
 T = torch.from_numpy
 SIZES = {'audio': 6, 'text': 5, 'speaker': 4}
 MODALITIES = ('audio', 'text', 'speaker')
-PRESETS = sorted(SYSTEMS)
+PRESETS = sorted(_SYSTEMS)
 
 
 def make_batch(lengths=(5, 3, 1, 4)):
@@ -107,7 +107,7 @@ def released_cells(g, form='paper'):
 def test_unit(golden):
     g = golden('sagru/sagru_gru')
     x, cells = T(g['x']), released_cells(g)
-    close(both_ways(cells, x, (1,) * 6), g['H'])
+    close(_both_ways(cells, x, (1,) * 6), g['H'])
     h = torch.zeros(2, 1, 4, dtype=torch.float64)
     for forward, backward in zip(range(6), reversed(range(6))):
         steps = zip(cells, (forward, backward), h)
@@ -124,7 +124,7 @@ def test_unit_of_the_library(golden):
         for p in (cell.weight_ih, cell.weight_hh, cell.bias_ih):
             p[4:8] *= -1
     inputs = F.linear(T(g['x']), cell.weight_ih, cell.bias_ih)[None]
-    h = run_units([cell], inputs, inputs.new_zeros(1, 1, 4), (1,) * 6)[0]
+    h = _run_units([cell], inputs, inputs.new_zeros(1, 1, 4), (1,) * 6)[0]
     close(h, g['torch_nn_gru_forward_same_numbers'])
     difference = np.abs(g['torch_nn_gru_forward_same_numbers'] - g['H_forward'])
     assert difference.max() > 0.01
@@ -137,7 +137,7 @@ def test_the_form_of_the_library_is_the_library():
     for cell, suffix in zip(cells, ('', '_reverse')):
         names = {k: k.replace('ih', 'ih_l0').replace('hh', 'hh_l0') for k in cell.state_dict()}
         cell.load_state_dict({k: getattr(reference, n + suffix) for k, n in names.items()})
-    close(both_ways(cells, x, (1,) * 6), reference(x)[0])
+    close(_both_ways(cells, x, (1,) * 6), reference(x)[0])
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_order(preset):
 def test_backward_pass_starts_at_the_last_turn():
     "In a batch of several lengths, the last turn's backward state is one step from zero."
     batch, cells = make_batch(), [SAGRUCell(6, 3).double() for _ in range(2)]
-    h = batch.to_padded(both_ways(cells, batch.features['audio'], batch.sizes))
+    h = batch.to_padded(_both_ways(cells, batch.features['audio'], batch.sizes))
     x, zeros = batch.to_padded(batch.features['audio']), torch.zeros(1, 3, dtype=torch.float64)
     for d, n in enumerate(batch.lengths.tolist()):
         close(h[d, n - 1, 3:], cells[1](x[d, n - 1 : n], zeros)[0], 1e-12)
@@ -265,8 +265,8 @@ def test_backward_pass_starts_at_the_last_turn():
 def test_blocks_change_nothing(most):
     batch, attention = make_batch((5, 3, 1, 4, 4, 2, 6)), SelfAttention(6, 8, 4).double()
     h = batch.features['audio']
-    r, weights = attend_in_dialogues(attention, h, batch, most, keep=True)
-    expected_r, expected_weights = attend_in_dialogues(attention, h, batch, 7, keep=True)
+    r, weights = _attend_in_dialogues(attention, h, batch, most, keep=True)
+    expected_r, expected_weights = _attend_in_dialogues(attention, h, batch, 7, keep=True)
     close(r, expected_r, 1e-12)
     close(weights, expected_weights, 1e-12)
     close(weights.sum(-1), np.ones(weights.shape[:2]), 1e-12)
@@ -349,9 +349,9 @@ def demo():
 def test_a_corpus_without_the_four_classes(demo):
     other = demo.replace(classes=('happy', 'blue', 'dull', 'angry', 'excited', 'frustrated'))
     with pytest.raises(ValueError, match='corpus demo has no class sad, neutral'):
-        four_classes(other)
+        _four_classes(other)
     with pytest.raises(ValueError, match='real-valued'):
-        four_classes(demo.replace(task='regression', classes=()))
+        _four_classes(demo.replace(task='regression', classes=()))
 
 
 def test_meld_has_other_classes(data):
@@ -363,20 +363,20 @@ def test_constant_features(demo):
     x = demo.features['audio'].copy()
     x[:, 2] = 7
     x[demo.rows('train'), 3] = 1
-    z = clipped_feature(demo.with_features(audio=x), 'audio')
+    z = _clipped_feature(demo.with_features(audio=x), 'audio')
     assert np.isfinite(z).all() and (z[:, 2:4] == 0).all() and z[:, 4].std() > 0.5
     with pytest.raises(ValueError, match="demo: no column of 'audio' varies"):
-        clipped_feature(demo.with_features(audio=np.ones_like(x)), 'audio')
+        _clipped_feature(demo.with_features(audio=np.ones_like(x)), 'audio')
 
 
 def test_outliers_are_clipped(demo):
     x = demo.features['audio'].copy()
     x[demo.rows('test')[0]] = 1e6
-    assert np.abs(clipped_feature(demo.with_features(audio=x), 'audio')).max() == 10
+    assert np.abs(_clipped_feature(demo.with_features(audio=x), 'audio')).max() == 10
 
 
 def test_four_of_six_classes(demo):
-    four, kept = four_classes(demo), four_classes(demo, 'kept')
+    four, kept = _four_classes(demo), _four_classes(demo, 'kept')
     label = np.array([0, 1, 2, 3, 0, -1])[demo.table.label.to_numpy()]
     assert (kept.table.label == label).all()
     assert (four.table.label == label[label >= 0]).all()
@@ -388,7 +388,7 @@ def test_four_of_six_classes(demo):
 def test_iemocap(data):
     "The counts of section 3.1, and the speakers of session 5 against eight others."
     corpus = load_four('iemocap4')
-    counts = corpus.table.label.map(dict(enumerate(FOUR_CLASSES))).value_counts()
+    counts = corpus.table.label.map(dict(enumerate(_FOUR_CLASSES))).value_counts()
     assert dict(counts) == {'happy': 1636, 'angry': 1103, 'sad': 1084, 'neutral': 1708}
     test = corpus.table.split == 'test'
     assert set(corpus.table[test].session) == {5}
@@ -401,7 +401,7 @@ def test_iemocap(data):
 
 def test_speaker_statistics(demo):
     "From the turns of a speaker in a dialogue; no label, and nothing of another dialogue."
-    table, vectors = demo.table, speaker_statistics(demo)
+    table, vectors = demo.table, _speaker_statistics(demo)
     first = (table.dialogue == table.dialogue[0]).to_numpy()
     rows = np.flatnonzero(first & (table.speaker == table.speaker[0]))
     x = demo.features['audio'][rows].astype(float)
@@ -409,7 +409,7 @@ def test_speaker_statistics(demo):
     changed = demo.features['audio'].copy()
     changed[~first] += 3
     other = demo.with_features(audio=changed).replace(table=table.assign(label=0))
-    again = speaker_statistics(other)
+    again = _speaker_statistics(other)
     assert (again[first] == vectors[first]).all()
     assert not (again[~first] == vectors[~first]).all()
 
@@ -419,9 +419,9 @@ def test_speaker_statistics_without_audio(demo):
     rows = np.flatnonzero(demo.table.speaker == demo.table.speaker[0])
     has[rows] = False
     silent = demo.replace(has={**demo.has, 'audio': has})
-    assert (speaker_statistics(silent)[rows] == 0).all()
+    assert (_speaker_statistics(silent)[rows] == 0).all()
     with pytest.raises(ValueError, match="computed from 'sound', which demo does not have"):
-        speaker_statistics(demo, 'sound')
+        _speaker_statistics(demo, 'sound')
 
 
 def test_a_speaker_feature_takes_the_place_of_the_substitute(demo, monkeypatch):
@@ -441,12 +441,12 @@ def test_demo_learns_and_keeps_what_figures_draw(preset, tmp_path):
     options = dict(seeds=[0, 1], home=tmp_path, demo=small, progress=False)
     record = run_system(system, system.key('tuned', 'demo'), **options)
     assert min(record.test) > 0.4, 'chance is a quarter'
-    assert record.classes == list(FOUR_CLASSES)
+    assert record.classes == list(_FOUR_CLASSES)
     probes = {'who'}
     if preset != 'S2':
         probes.add('alpha_by_seed')
         alpha = record.probes['alpha_by_seed']
-        assert alpha.shape == (2, 4, len(SYSTEMS[preset]['modalities']), len(LEVELS))
+        assert alpha.shape == (2, 4, len(_SYSTEMS[preset]['modalities']), len(_LEVELS))
         assert (np.diff(alpha, axis=-1) >= 0).all(), 'quantiles, not single turns'
     if preset != 'S4':
         probes.add('attention_by_seed')
@@ -465,7 +465,7 @@ def test_attention_of_the_drawn_dialogue_is_that_of_the_dialogue_alone():
     fit = SimpleNamespace(modules=lambda: [model])
     attention = attention_probe(fit, corpus, batches)['attention_by_seed'][0]
     rows = corpus.rows('test')
-    rows = rows[drawn_dialogue(corpus.table.iloc[rows])]
+    rows = rows[_drawn_dialogue(corpus.table.iloc[rows])]
     features = {k: corpus.features[k][rows][None] for k in MODALITIES}
     alone = from_padded(features, torch.zeros(1, len(rows)), [len(rows)])
     expected = model(alone).probes['attention'].transpose(0, 1)
@@ -474,7 +474,7 @@ def test_attention_of_the_drawn_dialogue_is_that_of_the_dialogue_alone():
 
 def test_recorded_runs():
     "Twenty seeds of each system, as in the paper, in less than half an hour."
-    records = [find_record(f'sagru/{name}:tuned@iemocap4') for name in SYSTEMS]
+    records = [find_record(f'sagru/{name}:tuned@iemocap4') for name in _SYSTEMS]
     if None in records:
         pytest.skip('the records are missing')
     assert all(len(record.seeds) == 20 for record in records)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from erc.training.search import grid, search, varied
+from erc.training.search import _varied, grid, search
 from erc.training.settings import complete
 
 
@@ -15,7 +15,7 @@ def test_a_grid_is_every_combination():
 
 def test_what_varies_in_a_grid():
     hyperparameters = {'lr': [1, 2], 'clip': 0.5, 'betas': [0.9, 0.99]}
-    assert [varied(hyperparameters, p) for p in grid(hyperparameters)] == [{'lr': 1}, {'lr': 2}]
+    assert [_varied(hyperparameters, p) for p in grid(hyperparameters)] == [{'lr': 1}, {'lr': 2}]
 
 
 def test_the_best_point_wins_and_the_first_among_equals():

@@ -10,7 +10,7 @@ import pytest
 
 from erc.core import results_home
 from erc.report.figures import Figure
-from erc.report.section import Section, section_jobs
+from erc.report.section import Section, _section_jobs
 from erc.runs.keys import RunKey
 from erc.runs.recipes import load_recipe
 
@@ -20,7 +20,7 @@ def shift(**options):
 
 
 def seeds_of(section):
-    return {len(job.seeds) for job in section_jobs(section) if job.system.kind == 'model'}
+    return {len(job.seeds) for job in _section_jobs(section) if job.system.kind == 'model'}
 
 
 def contents(folder):
@@ -54,11 +54,11 @@ def test_number_of_seeds():
 
 
 def test_what_profiles_run():
-    assert section_jobs(shift()) == []
-    demo = section_jobs(shift(profile='demo'))
+    assert _section_jobs(shift()) == []
+    demo = _section_jobs(shift(profile='demo'))
     assert {job.key.corpus for job in demo} == {'demo'}
     assert {job.system.encoder for job in demo} == {'hashing'}, 'no encoder is downloaded'
-    full = section_jobs(shift(profile='full', corpora='mosi'))
+    full = _section_jobs(shift(profile='full', corpora='mosi'))
     assert {job.key.corpus for job in full} == {'mosi'} and all(job.demo is None for job in full)
 
 

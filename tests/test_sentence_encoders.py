@@ -10,14 +10,14 @@ import pytest
 import torch
 
 import erc.data.sentence_encoders as S
-from erc.data.features import encode_text
+from erc.data.features import _encode_text
 from erc.data.sentence_encoders import (
+    _load_encoder,
+    _pool,
+    _tokenise,
     encoder_identity,
     encoder_path,
     length_batches,
-    load_encoder,
-    pool,
-    tokenise,
     toy_encoder,
 )
 
@@ -81,7 +81,7 @@ def test_an_absent_minilm_lists_folder_package_and_hub(tmp_path, monkeypatch):
 def test_an_unknown_encoder_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(S, '_download', offline)
     with pytest.raises(ValueError, match='unknown encoder'):
-        encode_text(LINES, 'minilmm', cache=tmp_path / 'cache', progress=False)
+        _encode_text(LINES, 'minilmm', cache=tmp_path / 'cache', progress=False)
     assert not (tmp_path / 'cache').exists()
 
 
@@ -135,11 +135,11 @@ def test_batches_hold_each_row_once_and_keep_the_budget():
 
 
 def test_long_sentences_are_cut_with_a_warning(toy):
-    tokenizer, model = load_encoder(toy)
+    tokenizer, model = _load_encoder(toy)
     texts = ['my keys', 'keys ' * 200]
     with pytest.warns(UserWarning, match='1 of 2 sentences exceed the limit of 64 tokens'):
-        ids = tokenise(tokenizer, model, texts)
-    assert ids == tokenise(tokenizer, model, ['my keys', 'keys ' * 62])
+        ids = _tokenise(tokenizer, model, texts)
+    assert ids == _tokenise(tokenizer, model, ['my keys', 'keys ' * 62])
 
 
 def test_a_sentence_without_tokens_is_named(toy):
@@ -150,13 +150,13 @@ def test_a_sentence_without_tokens_is_named(toy):
             return {'input_ids': [[1], []]}
 
     with pytest.raises(ValueError, match=r"no token of sentence 1 \('b'\)"):
-        tokenise(Mute(), load_encoder(toy)[1], ['a', 'b'])
+        _tokenise(Mute(), _load_encoder(toy)[1], ['a', 'b'])
 
 
 def test_pooling_ignores_padding():
     states, mask = torch.arange(6.0).view(1, 3, 2), torch.tensor([[1, 1, 0]])
-    assert pool(states, mask, 'mean').tolist() == [[1, 2]]
-    assert pool(states, mask, 'cls').tolist() == [[0, 1]]
+    assert _pool(states, mask, 'mean').tolist() == [[1, 2]]
+    assert _pool(states, mask, 'cls').tolist() == [[0, 1]]
 
 
 def test_items_in_threads_keep_their_order_and_the_number_of_threads():

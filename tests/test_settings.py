@@ -9,7 +9,7 @@ from helpers import toy_batch
 
 from erc.core import digest, root
 from erc.nn.cells import Out
-from erc.training.settings import Settings, complete, criterion, rate, select
+from erc.training.settings import Settings, _rate, _select, complete, criterion
 
 
 def hyperparameters_of_records():
@@ -93,23 +93,23 @@ def test_wrong_settings_are_named(wrong, message):
 
 
 def test_selection_takes_the_first_best_finite_epoch():
-    assert select([0.1, 0.4, 0.4]) == 1
-    assert list(select([[np.nan, 0.2], [0.5, np.nan]])) == [1, 0]
+    assert _select([0.1, 0.4, 0.4]) == 1
+    assert list(_select([[np.nan, 0.2], [0.5, np.nan]])) == [1, 0]
 
 
 def test_rate_with_warmup_and_linear_decay():
     falling = [(10 - i) / 8 for i in range(3, 10)]
-    assert [rate(i, 10, 0.2, True) for i in range(10)] == [0.5, 1, 1, *falling]
-    assert rate(9, 10, 0.0, False) == 1
+    assert [_rate(i, 10, 0.2, True) for i in range(10)] == [0.5, 1, 1, *falling]
+    assert _rate(9, 10, 0.0, False) == 1
 
 
 def test_warmup_counted_in_steps():
-    assert [rate(i, 100, 4, False) for i in range(5)] == [0.25, 0.5, 0.75, 1, 1]
-    assert rate(1199, 3240, 1200, True) == 1 and rate(0, 3240, 1200, True) == 1 / 1200
+    assert [_rate(i, 100, 4, False) for i in range(5)] == [0.25, 0.5, 0.75, 1, 1]
+    assert _rate(1199, 3240, 1200, True) == 1 and _rate(0, 3240, 1200, True) == 1 / 1200
 
 
 def test_rate_along_a_cosine_in_every_epoch():
-    cosine = [rate(i, 20, 0.1, 'epochs', 5) for i in range(20)]
+    cosine = [_rate(i, 20, 0.1, 'epochs', 5) for i in range(20)]
     assert cosine[:3] == [0.5, 1, 1]
     np.testing.assert_allclose(cosine[2:5], 0.5 + 0.5 * np.cos(np.pi * np.arange(3) / 3))
     np.testing.assert_allclose(cosine[5:10], 0.5 + 0.5 * np.cos(np.pi * np.arange(5) / 5))

@@ -13,9 +13,10 @@ from erc.data.batches import make_batches
 from erc.data.registry import load_corpus
 from erc.evidence.metrics import accuracy, confusion, weighted_f1
 from erc.models.gruarc import GRUArcModel
-from erc.runs.prepare import prepare, split_batches
+from erc.runs.prepare import _prepare, _split_batches
 from erc.runs.recipes import find_system
 from erc.studies.shapes import (
+    _rebuild_pairs,
     always_inertia,
     arc_figure,
     arc_probe,
@@ -25,7 +26,6 @@ from erc.studies.shapes import (
     load_arcs,
     load_pairs,
     pair_statistics,
-    rebuild_pairs,
     shift_decisions,
     table1_frame,
 )
@@ -125,7 +125,7 @@ def test_unknown_names_are_answered():
     with pytest.raises(ValueError, match='unknown corpus'):
         load_pairs('demo_polarity_released_frist')
     with pytest.raises(ValueError, match='unknown shift rule'):
-        rebuild_pairs(load_corpus('demo'), 'polarity_released_frist')
+        _rebuild_pairs(load_corpus('demo'), 'polarity_released_frist')
     with pytest.raises(ValueError, match="unknown corpus 'demoo'"):
         load_pairs('demoo')
     with pytest.raises(ValueError, match='unknown protocol'):
@@ -136,14 +136,14 @@ def test_real_valued_labels_are_refused():
     demo = load_corpus('demo')
     table = demo.table.assign(label=demo.table.valence)
     with pytest.raises(ValueError, match='real values|class'):
-        rebuild_pairs(demo.replace(task='regression', classes=(), table=table))
+        _rebuild_pairs(demo.replace(task='regression', classes=(), table=table))
 
 
 def test_unlabelled_turns_are_skipped():
     "A pair then joins the labelled turns on either side."
     demo = load_corpus('demo')
     label = demo.table.label.where(demo.table.turn != 1, -1)
-    pairs = rebuild_pairs(demo.replace(table=demo.table.assign(label=label))).table
+    pairs = _rebuild_pairs(demo.replace(table=demo.table.assign(label=label))).table
     first = demo.table[demo.table.dialogue == pairs.dialogue[0]].text.to_list()
     assert (pairs.previous[0], pairs.text[0]) == (first[0], first[2])
 
@@ -187,13 +187,13 @@ class Trained:
 def demo_test():
     "Corpus, test batches and two seeds of the released reading."
     hashed = replace(find_system('shapes/gruarc_released'), encoder='hashing')
-    corpus, _ = prepare(hashed, 'demo')
+    corpus, _ = _prepare(hashed, 'demo')
     sizes = {name: corpus.features[name].shape[1] for name in hashed.features}
     models = []
     for seed in (0, 1):
         torch.manual_seed(seed)
         models.append(GRUArcModel(sizes, len(corpus.classes), preset='released_iemocap').eval())
-    batches = split_batches(hashed, corpus, {'batch': 16})[2]
+    batches = _split_batches(hashed, corpus, {'batch': 16})[2]
     return corpus, [b.to(dtype=torch.float32) for b in batches], Trained(*models)
 
 

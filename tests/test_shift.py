@@ -8,13 +8,13 @@ from helpers import close
 
 from erc.data.batches import from_padded, make_batches
 from erc.data.sentence_encoders import toy_encoder
-from erc.evidence.shifts import polarities, shift_flags
+from erc.evidence.shifts import _polarities, shift_flags
 from erc.models.shift import (
     ShiftEncoder,
     ShiftHead,
     ShiftNet,
+    _p_shift,
     _pair_features,
-    p_shift,
     previous_turn,
     shift_gate,
     shift_loss,
@@ -45,7 +45,7 @@ def test_siamese_head_matches_authors(golden):
     close(features[mask], g['out.features'][mask], 1e-12)
     scores = net.head(previous.flatten(0, 1), current.flatten(0, 1))
     close(scores.view(5, 3, 2)[mask], g['out.logits'][mask])
-    close(p_shift(scores).view(5, 3)[mask], g['out.p_shift'][mask])
+    close(_p_shift(scores).view(5, 3)[mask], g['out.p_shift'][mask])
     label = T(g['in.shift_label']).T.masked_fill(~mask, -1).flatten(0, 1)
     loss = weighted_nll(scores.log_softmax(-1), label, T(g['in.class_weight']))
     close(loss.item(), g['out.loss'])
@@ -127,7 +127,7 @@ def test_shift_table_matches_authors(golden):
         for b in range(6):
             t = pd.DataFrame({'dialogue': 'd', 'turn': [0, 1], 'speaker': 'A', 'label': [a, b]})
             assert shift_flags(t, 'polarity_released', classes)[1] == 1 - table[a, b]
-    assert polarities(classes)[2] == 0
+    assert _polarities(classes)[2] == 0
 
 
 # without golden numbers

@@ -23,7 +23,7 @@ def test_authors_shifts(golden):
 
 def test_released_iemocap_table(golden):
     z = golden('shapes/shift_label_table_iemocap')['out.no_shift']
-    pol = S.polarities(IEMOCAP)
+    pol = S._polarities(IEMOCAP)
     for i in range(6):
         for j in range(6):
             assert S.is_shift([i, j], 'AB', 'polarity_released', polarity=pol)[1] == (z[i, j] == 0)
@@ -33,7 +33,7 @@ def test_released_loader_invents_the_first_predecessor(golden):
     z = golden('shapes/data_loaders')
     for d in range(3):
         for key, pol, out in (
-            ('labels6', S.polarities(IEMOCAP), 'out_iemocap'),
+            ('labels6', S._polarities(IEMOCAP), 'out_iemocap'),
             ('labels2', (-1, 1), 'out_mosei_sentiment'),
         ):
             e = z[f'in.{key}_d{d}']
@@ -76,7 +76,7 @@ def by_loop(e, s, rule, pol, unlabelled):
 @pytest.mark.parametrize('rule', [r for r in S.SHIFT_RULES if r != 'polarity_released_first'])
 def test_rules_equal_a_loop_and_dialogues_do_not_mix(rule, unlabelled):
     g = np.random.default_rng(3)
-    pol = S.polarities(IEMOCAP)
+    pol = S._polarities(IEMOCAP)
     rows = pd.concat(
         [
             pd.DataFrame(
@@ -107,7 +107,7 @@ def test_rules_equal_a_loop_and_dialogues_do_not_mix(rule, unlabelled):
 
 def test_directions_split_the_shifts():
     g = np.random.default_rng(4)
-    e, s, pol = g.integers(0, 6, 400), g.integers(0, 2, 400), S.polarities(IEMOCAP)
+    e, s, pol = g.integers(0, 6, 400), g.integers(0, 2, 400), S._polarities(IEMOCAP)
     for rule in ('polarity_released', 'polarity_paper'):
         down, up = (
             S.is_shift(e, s, rule, polarity=pol, direction=d) for d in ('pos_to_neg', 'neg_to_pos')
@@ -122,7 +122,7 @@ def test_names_serve_as_well_as_codes():
     g = np.random.default_rng(5)
     e, s = g.integers(0, 6, 50), g.integers(0, 3, 50)
     for rule in S.SHIFT_RULES:
-        a = S.is_shift(e, s, rule, polarity=S.polarities(IEMOCAP))
+        a = S.is_shift(e, s, rule, polarity=S._polarities(IEMOCAP))
         assert np.array_equal(
             a,
             S.is_shift(
@@ -209,7 +209,7 @@ def test_slices_of_a_table():
         dict(dialogue=list('aaab'), turn=[0, 1, 2, 0], speaker=list('ABAA'), label=[0, 1, 1, 0])
     )
     s = S.slices(t, classes=['happy', 'sad'])
-    assert set(s) == set(S.SLICES) and all(f.dtype == bool and f.shape == (4,) for f in s.values())
+    assert set(s) == set(S._SLICES) and all(f.dtype == bool and f.shape == (4,) for f in s.values())
     assert s['inter_es'].tolist() == [False, True, False, False] and s['intra_es'].tolist() == [
         False,
         False,

@@ -10,12 +10,12 @@ import pytest
 
 from erc.core import sha256_of
 from erc.data.sources import (
-    DOWNLOADS,
-    Pin,
+    _DOWNLOADS,
+    _fetch,
+    _git_blob_sha1,
+    _mismatch,
+    _Pin,
     download_corpus,
-    fetch,
-    git_blob_sha1,
-    mismatch,
     pins,
 )
 
@@ -68,8 +68,8 @@ BODY = bytes(range(256)) * 2000
 @pytest.fixture
 def pin(tmp_path, server):
     (tmp_path / 'true').write_bytes(BODY)
-    p = Pin(
-        'someone/repo', 'c' * 40, 'data/a file.pkl', git_blob_sha1(tmp_path / 'true'), len(BODY)
+    p = _Pin(
+        'someone/repo', 'c' * 40, 'data/a file.pkl', _git_blob_sha1(tmp_path / 'true'), len(BODY)
     )
     server.files[f'someone/repo/{"c" * 40}/data/a%20file.pkl'] = BODY
     return p
@@ -87,40 +87,40 @@ def test_git_blob_sha1_is_gits():
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         pytest.skip('git is not here')
-    assert git_blob_sha1(here) == want
+    assert _git_blob_sha1(here) == want
 
 
 def test_download(tmp_path, server, pin, capfd):
-    dest = fetch(pin, tmp_path / 'out' / 'file.pkl', server.url)
+    dest = _fetch(pin, tmp_path / 'out' / 'file.pkl', server.url)
     assert dest.read_bytes() == BODY and sorted(os.listdir(tmp_path / 'out')) == ['file.pkl']
     assert 'a file.pkl' in capfd.readouterr().err  # the progress bar
     n = len(server.log)
-    fetch(pin, dest, server.url)
+    _fetch(pin, dest, server.url)
     assert len(server.log) == n  # already correct: not requested again
 
 
 def test_truncated_body_is_kept_and_resumed(tmp_path, server, pin):
     dest, server.stop_after = tmp_path / 'file.pkl', 100_000
     with pytest.raises(ValueError, match='100000 of 512000 bytes.*run again to resume'):
-        fetch(pin, dest, server.url, progress=False)
+        _fetch(pin, dest, server.url, progress=False)
     assert not dest.exists() and (tmp_path / 'file.pkl.part').stat().st_size == 100_000
     server.stop_after = None
-    assert fetch(pin, dest, server.url, progress=False).read_bytes() == BODY
+    assert _fetch(pin, dest, server.url, progress=False).read_bytes() == BODY
     assert server.log[-1][1] == 'bytes=100000-' and not (tmp_path / 'file.pkl.part').exists()
 
 
 def test_truncated_body_of_unknown_size(tmp_path, server, pin):
     unsized, server.stop_after = dataclasses.replace(pin, size=None), 777
     with pytest.raises(ValueError, match='777 of 512000 bytes'):
-        fetch(unsized, tmp_path / 'f', server.url, progress=False)
+        _fetch(unsized, tmp_path / 'f', server.url, progress=False)
     server.stop_after = None
-    assert fetch(unsized, tmp_path / 'f', server.url, progress=False).read_bytes() == BODY
+    assert _fetch(unsized, tmp_path / 'f', server.url, progress=False).read_bytes() == BODY
 
 
 def test_server_without_ranges_starts_over(tmp_path, server, pin):
     (tmp_path / 'f.part').write_bytes(BODY[:5])
     server.ranges = False
-    assert fetch(pin, tmp_path / 'f', server.url, progress=False).read_bytes() == BODY
+    assert _fetch(pin, tmp_path / 'f', server.url, progress=False).read_bytes() == BODY
 
 
 def test_changed_byte_is_refused_with_both_hashes(tmp_path, server, pin):
@@ -128,16 +128,16 @@ def test_changed_byte_is_refused_with_both_hashes(tmp_path, server, pin):
     with pytest.raises(
         ValueError, match=f'data/a file.pkl.*expected {pin.git_blob_sha1}; refused'
     ) as e:
-        fetch(pin, tmp_path / 'f', server.url, progress=False)
+        _fetch(pin, tmp_path / 'f', server.url, progress=False)
     (tmp_path / 'bad').write_bytes(changed(BODY))
-    assert git_blob_sha1(tmp_path / 'bad') in str(e.value)
+    assert _git_blob_sha1(tmp_path / 'bad') in str(e.value)
     assert not (tmp_path / 'f').exists() and not (tmp_path / 'f.part').exists()
 
 
 @pytest.mark.parametrize('junk', [changed(BODY)[:5000], changed(BODY)])
 def test_a_corrupt_part_is_fetched_again_from_zero(tmp_path, server, pin, junk):
     (tmp_path / 'f.part').write_bytes(junk)
-    assert fetch(pin, tmp_path / 'f', server.url, progress=False).read_bytes() == BODY
+    assert _fetch(pin, tmp_path / 'f', server.url, progress=False).read_bytes() == BODY
     assert server.log[-1][1] is None and len(server.log) == (2 if len(junk) < len(BODY) else 1)
 
 
@@ -145,7 +145,7 @@ def test_a_part_of_a_wrong_file_is_refused_after_one_more_try(tmp_path, server, 
     server.files = {k: changed(v) for k, v in server.files.items()}
     (tmp_path / 'f.part').write_bytes(changed(BODY)[:5000])
     with pytest.raises(ValueError, match='refused'):
-        fetch(pin, tmp_path / 'f', server.url, progress=False)
+        _fetch(pin, tmp_path / 'f', server.url, progress=False)
     assert [r for _, r in server.log] == ['bytes=5000-', None] and not list(tmp_path.glob('f*'))
 
 
@@ -153,13 +153,13 @@ def test_wrong_file_in_place_stays_until_the_right_one_is_here(tmp_path, server,
     (tmp_path / 'f').write_bytes(b'mine')
     server.stop_after = 10
     with pytest.raises(ValueError, match='10 of'):
-        fetch(pin, tmp_path / 'f', server.url, progress=False)
+        _fetch(pin, tmp_path / 'f', server.url, progress=False)
     assert (tmp_path / 'f').read_bytes() == b'mine'
 
 
 def test_lfs_is_checked_by_sha256(tmp_path, server):
     (tmp_path / 'true').write_bytes(BODY)
-    p = Pin(
+    p = _Pin(
         'a/b',
         'c',
         'x.pkl',
@@ -171,20 +171,20 @@ def test_lfs_is_checked_by_sha256(tmp_path, server):
         b'version https://git-lfs.github.com/spec/v1\n'  # the pointer instead of the content
     )
     with pytest.raises(ValueError, match='43 of 512000 bytes'):
-        fetch(p, tmp_path / 'f', server.url, progress=False)
+        _fetch(p, tmp_path / 'f', server.url, progress=False)
     (tmp_path / 'f.part').unlink()
     server.files['a/b/c/x.pkl'] = changed(BODY)
     with pytest.raises(ValueError, match=f'sha256 .*expected {p.lfs["oid_sha256"]}'):
-        fetch(p, tmp_path / 'f', server.url, progress=False)
+        _fetch(p, tmp_path / 'f', server.url, progress=False)
     server.files['a/b/c/x.pkl'] = BODY
-    assert not mismatch(fetch(p, tmp_path / 'f', server.url, progress=False), p)
+    assert not _mismatch(_fetch(p, tmp_path / 'f', server.url, progress=False), p)
 
 
 def test_no_server_and_no_file(tmp_path, server, pin):
     with pytest.raises(ConnectionError, match='answers 404'):
-        fetch(dataclasses.replace(pin, path='nope'), tmp_path / 'f', server.url)
+        _fetch(dataclasses.replace(pin, path='nope'), tmp_path / 'f', server.url)
     with pytest.raises(ConnectionError, match='--from DIR'):
-        fetch(pin, tmp_path / 'f', 'http://127.0.0.1:9')
+        _fetch(pin, tmp_path / 'f', 'http://127.0.0.1:9')
     assert not (tmp_path / 'f').exists()
 
 
@@ -192,7 +192,7 @@ def test_no_server_and_no_file(tmp_path, server, pin):
 
 
 def test_every_name_stands_for_files():
-    for name in DOWNLOADS:
+    for name in _DOWNLOADS:
         assert pins(name), name
     assert download_corpus('demo') == {}
     assert len(pins()) > 150
@@ -242,4 +242,4 @@ def test_get_from_repository_layout_and_a_wrong_byte(tmp_path, data):
 def test_the_corpora_here_are_the_pinned_ones(data):
     for p in pins():
         if p.file_here and (data / p.file_here).exists():
-            assert not mismatch(data / p.file_here, p), p.file_here
+            assert not _mismatch(data / p.file_here, p), p.file_here

@@ -12,14 +12,14 @@ from helpers import close
 from erc.core import root
 from erc.data.batches import from_padded, make_batches
 from erc.data.sentence_encoders import toy_encoder
-from erc.models.spcl import SPCL, similarity, spcl_anchors, spcl_loss, supcon_loss
-from erc.nn.curriculum import class_means, difficulty, keep_probability
-from erc.nn.encoders import tokenizer_of
+from erc.models.spcl import SPCL, _similarity, _spcl_anchors, spcl_loss, supcon_loss
+from erc.nn.curriculum import _class_means, _difficulty, _keep_probability
+from erc.nn.encoders import _tokenizer_of
 from erc.report.artefacts import artefacts
 from erc.report.comparison import comparison
 from erc.runs.recipes import find_system, load_recipe
 from erc.runs.run import run_system
-from erc.studies.mmspcl import load_prompts, text_rows
+from erc.studies.mmspcl import _text_rows, load_prompts
 from erc.training.engine import Single, Stack, Steps
 from erc.training.fit import fit
 from erc.training.settings import criterion
@@ -52,7 +52,7 @@ def test_loss_as_coded(g, case, variant):
     labels, prototypes = T(g['labels']), T(g[f'{case}_prototypes'])
     loss, grad = expected['loss'], expected['grad']
     check_loss(g['reps'], labels, prototypes, loss, grad, variant=variant)
-    anchors, positives = spcl_anchors(T(g['reps']), labels, prototypes, tau=0.08, variant=variant)
+    anchors, positives = _spcl_anchors(T(g['reps']), labels, prototypes, tau=0.08, variant=variant)
     close(anchors, expected['per_sample'])
     close(positives, g['n_pos_incl_prototype'])
 
@@ -61,7 +61,7 @@ def test_loss_as_coded(g, case, variant):
 def test_loss_as_printed(g, case):
     inputs = T(g['reps']), T(g['labels']), T(g[f'{case}_prototypes'])
     options = dict(tau=0.08, denominator='paper')
-    close(spcl_anchors(*inputs, **options)[0], g[f'{case}_paper_eq_per_sample'])
+    close(_spcl_anchors(*inputs, **options)[0], g[f'{case}_paper_eq_per_sample'])
     close(spcl_loss(*inputs, **options), g[f'{case}_paper_eq_mean'])
 
 
@@ -74,7 +74,7 @@ def test_threshold(g):
     check_loss(reps, labels, prototypes, *decoupled, variant='decoupled')
     unfiltered = spcl_loss(T(reps), labels, prototypes, tau=0.08, threshold=0)
     close(unfiltered, g['easy_coupled_loss_thr0'])
-    anchors, _ = spcl_anchors(T(reps), labels, prototypes, tau=0.08)
+    anchors, _ = _spcl_anchors(T(reps), labels, prototypes, tau=0.08)
     close(anchors, g['easy_per_sample'])
     close(anchors.mean(), g['easy_coupled_loss_mean_nofilter'])
 
@@ -84,10 +84,10 @@ def test_filtered_anchors(g):
     expected = g['filter_loss_thr03'], g['filter_grad_thr03']
     check_loss(g['filter_reps'], labels, prototypes, *expected)
     inputs = T(g['filter_reps']), labels, prototypes
-    anchors, _ = spcl_anchors(*inputs, tau=0.08)
+    anchors, _ = _spcl_anchors(*inputs, tau=0.08)
     close(anchors, g['filter_per_sample'])
     assert ((anchors > 0.3) == T(g['filter_kept']).bool()).all()
-    printed, _ = spcl_anchors(*inputs, tau=0.08, denominator='paper')
+    printed, _ = _spcl_anchors(*inputs, tau=0.08, denominator='paper')
     close(printed, g['filter_paper_eq_per_sample'])
 
 
@@ -95,13 +95,13 @@ def test_a_batch_without_positives(g):
     reps, labels, prototypes = g['reps'][:3], T(g['single_labels']), T(g['queues']).mean(1)
     expected = g['single_coupled_loss'], g['single_coupled_grad']
     check_loss(reps, labels, prototypes, *expected)
-    anchors, _ = spcl_anchors(T(reps), labels, prototypes, tau=0.08)
+    anchors, _ = _spcl_anchors(T(reps), labels, prototypes, tau=0.08)
     close(anchors, g['single_per_sample'])
 
 
 def test_without_prototypes_it_is_eq_6(g):
     inputs = T(g['reps']), T(g['labels']), torch.zeros(3, 5)
-    anchors, positives = spcl_anchors(*inputs, tau=0.08, denominator='paper')
+    anchors, positives = _spcl_anchors(*inputs, tau=0.08, denominator='paper')
     expected = g['sup_per_sample_nan_if_no_positive']
     defined = ~np.isnan(expected)
     close(anchors[defined], expected[defined])
@@ -109,7 +109,7 @@ def test_without_prototypes_it_is_eq_6(g):
 
 
 def test_prediction(g):
-    s = similarity(T(g['reps']), T(g['caseA_prototypes']))
+    s = _similarity(T(g['reps']), T(g['caseA_prototypes']))
     close(s, g['eval_similarity_caseA'])
     assert s.argmax(1).tolist() == g['eval_pred_caseA'].tolist()
 
@@ -131,12 +131,12 @@ def test_own_prototype_is_on_both_sides():
     labels = torch.tensor([1])
     for a in (0.5, 0.9, 0.999):
         prototypes[1] = a * z[0] / z[0].norm() + (1 - a) * prototypes[1]
-        assert spcl_anchors(z, labels, prototypes)[0] >= 0
+        assert _spcl_anchors(z, labels, prototypes)[0] >= 0
     prototypes[1] = z[0]
-    printed, _ = spcl_anchors(z, labels, prototypes, denominator='paper')
-    coded, _ = spcl_anchors(z, labels, prototypes)
+    printed, _ = _spcl_anchors(z, labels, prototypes, denominator='paper')
+    coded, _ = _spcl_anchors(z, labels, prototypes)
     assert printed < 0 <= coded
-    s = (similarity(z, prototypes) / 0.05).exp()[0]
+    s = (_similarity(z, prototypes) / 0.05).exp()[0]
     close(coded, -(s[1] / s.sum()).log(), 1e-6)
 
 
@@ -186,14 +186,14 @@ def test_no_gradient_reaches_prototypes():
 def test_the_constant_keeps_anchors():
     "log(positives): one positive in the batch is enough to stay above the threshold."
     eye = torch.eye(3, dtype=torch.float64)
-    anchors, positives = spcl_anchors(eye[[0, 0, 1, 1]], torch.tensor([0, 0, 1, 1]), eye, tau=0.01)
+    anchors, positives = _spcl_anchors(eye[[0, 0, 1, 1]], torch.tensor([0, 0, 1, 1]), eye, tau=0.01)
     close(anchors, positives.double().log(), 1e-6)
     assert (anchors > 0.3).all()
 
 
 def test_supcon_against_its_definition():
     z, labels, _ = toy(8)
-    s, expected = similarity(z, z) / 0.05, []
+    s, expected = _similarity(z, z) / 0.05, []
     for i in range(8):
         others = [j for j in range(8) if j != i]
         positives = [j for j in others if labels[j] == labels[i]]
@@ -394,7 +394,7 @@ def test_the_curriculum_is_as_long_as_the_run():
         torch.manual_seed(0)
         model.on_epoch_start(encoder_of(model, [], epochs=5))
         seen.append(float(model.curriculum.keep[:200].float().mean()))
-    expected = [float(keep_probability(1000, epoch, 5)[:200].mean()) for epoch in range(1, 5)]
+    expected = [float(_keep_probability(1000, epoch, 5)[:200].mean()) for epoch in range(1, 5)]
     assert np.abs(np.subtract(seen, expected)).max() < 0.12
 
 
@@ -498,8 +498,8 @@ def test_centres_belong_to_the_selected_weights(corpus):
         with torch.no_grad():
             z = torch.cat([model(batch).probes['z'] for batch in batches])
         used, hard = model.curriculum.hard[ids] >= 0, model.curriculum.hard
-        close(model.centres, class_means(z, torch.where(used, labels, -1), 6)[0], 1e-5)
-        close(hard[ids[used]], difficulty(z[used], labels[used], model.centres), 1e-5)
+        close(model.centres, _class_means(z, torch.where(used, labels, -1), 6)[0], 1e-5)
+        close(hard[ids[used]], _difficulty(z[used], labels[used], model.centres), 1e-5)
 
 
 def test_seeds_differ_and_learn(corpus):
@@ -548,7 +548,7 @@ def make_tuned(encoder, loss='spcl', **options):
 
 
 def test_token_ids_are_the_prompts(encoder, tokens):
-    tokenizer, x = tokenizer_of(encoder), tokens.features['prompt']
+    tokenizer, x = _tokenizer_of(encoder), tokens.features['prompt']
     for i in (0, 7, len(x) - 1):
         ids = x[i][x[i] > 0].astype(int) - 1
         assert (ids == tokenizer.mask_token_id).sum() == 1
@@ -606,7 +606,7 @@ def test_text_rows_read_the_text_of_meld(tmp_path):
     "No fusion, no ensemble, no other corpus; what Table 1 prints of SPCL stays."
     recipe = load_recipe('mmspcl')
     whole = comparison('mmspcl', 'table1', home=tmp_path, recipe=recipe).data
-    text = comparison('mmspcl', 'table1', home=tmp_path, recipe=text_rows(recipe)).data
+    text = comparison('mmspcl', 'table1', home=tmp_path, recipe=_text_rows(recipe)).data
     assert set(text.corpus) <= {'', 'meld'} < set(whole.corpus)
     floors = {'', 'majority', 'tfidf', 'text', 'text_context'}
     assert all(name.startswith('spcl') for name in set(text.system) - floors)

@@ -6,11 +6,11 @@ import pytest
 
 import erc.runs.stale as S
 from erc.core import root
-from erc.runs.fingerprints import fingerprints
+from erc.runs.fingerprints import _fingerprints
 from erc.runs.keys import RunKey
 from erc.runs.recipes import find_system, settings_of, wanted_runs
-from erc.runs.records import Fold, Record, read_records, record_files, save_record
-from erc.runs.stale import missing_runs, stale, stale_records
+from erc.runs.records import Fold, Record, _record_files, read_records, save_record
+from erc.runs.stale import _missing_runs, _stale, stale_records
 
 KEY = RunKey.parse('shapes/shift_paper:paper@released_mosei')
 
@@ -22,7 +22,7 @@ def recorded(seeds=(0, 1, 2, 3, 4), **changes):
     made = Record(
         KEY,
         settings_of(system, KEY.variant),
-        fingerprint=fingerprints([system])[system.id],
+        fingerprint=_fingerprints([system])[system.id],
         folds={'paper': fold},
     )
     return dataclasses.replace(made, **changes)
@@ -30,13 +30,13 @@ def recorded(seeds=(0, 1, 2, 3, 4), **changes):
 
 def test_stale():
     made = recorded()
-    assert stale(made) is None
+    assert _stale(made) is None
     other = {**made.settings, 'metric': 'accuracy'}
-    assert stale(dataclasses.replace(made, settings=other)) == 'settings changed: metric'
+    assert _stale(dataclasses.replace(made, settings=other)) == 'settings changed: metric'
     moved = [x * 1.0001 for x in made.fingerprint]
-    assert 'something else' in stale(dataclasses.replace(made, fingerprint=moved))
+    assert 'something else' in _stale(dataclasses.replace(made, fingerprint=moved))
     gone = [dataclasses.replace(KEY, system='gone'), dataclasses.replace(KEY, variant='gone')]
-    assert all('no recipe' in stale(dataclasses.replace(made, key=key)) for key in gone)
+    assert all('no recipe' in _stale(dataclasses.replace(made, key=key)) for key in gone)
 
 
 def test_fingerprints_are_kept_and_taken_again_when_sources_change(tmp_path, monkeypatch):
@@ -45,12 +45,12 @@ def test_fingerprints_are_kept_and_taken_again_when_sources_change(tmp_path, mon
     monkeypatch.setenv('ERC_CACHE', str(tmp_path))
     system, taken, take = find_system(KEY.system_id), [], F._take
     monkeypatch.setattr(F, '_take', lambda s: (taken.append(s.id), take(s))[1])
-    first = fingerprints([system])
-    assert fingerprints([system]) == first and len(taken) == 1
+    first = _fingerprints([system])
+    assert _fingerprints([system]) == first and len(taken) == 1
     monkeypatch.setattr(F, '_sources_digest', lambda module: 'another source')
-    assert fingerprints([system]) == first and len(taken) == 2
+    assert _fingerprints([system]) == first and len(taken) == 2
     (tmp_path / 'fingerprints.json').write_text('{"cut')
-    assert fingerprints([system]) == first and len(taken) == 3, 'a broken cache counts as empty'
+    assert _fingerprints([system]) == first and len(taken) == 3, 'a broken cache counts as empty'
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_missing(tmp_path, no_corpora):
     wanted = {str(k) for k in wanted_runs('shapes')}
 
     def found():
-        return missing_runs('shapes', home=tmp_path).why.to_dict()
+        return _missing_runs('shapes', home=tmp_path).why.to_dict()
 
     assert set(found()) == wanted and set(found().values()) == {'absent'}
     save_record(recorded([0]), tmp_path)
@@ -82,15 +82,15 @@ def test_changed_data_or_encoder_makes_a_record_stale(monkeypatch, data):
 
     key = dataclasses.replace(KEY, corpus='released_iemocap4')
     made = recorded(data_digest=load_pairs('released_iemocap4').digest(), key=key)
-    assert stale(made, data=True) is None
+    assert _stale(made, data=True) is None
     other = dataclasses.replace(made, data_digest='0' * 64)
-    assert stale(other) is None, 'a quick look does not load corpora'
-    assert stale(other, data=True) == 'the corpus changed'
+    assert _stale(other) is None, 'a quick look does not load corpora'
+    assert _stale(other, data=True) == 'the corpus changed'
     monkeypatch.setattr(S, 'encoder_path', lambda name: name)
     monkeypatch.setattr(S, 'encoder_identity', lambda path: 'b')
     for files, reason in (('a', 'the encoder of sentence changed'), ('b', None)):
         encoded = dataclasses.replace(made, encoders={'sentence': {'files': files}})
-        assert stale(encoded, data=True) == reason
+        assert _stale(encoded, data=True) == reason
 
 
 def test_folds_that_lack_seeds_are_named(tmp_path, no_corpora):
@@ -101,12 +101,12 @@ def test_folds_that_lack_seeds_are_named(tmp_path, no_corpora):
     )
     made.folds['session2'] = dataclasses.replace(made.folds['paper'], seeds=[0])
     save_record(made, tmp_path)
-    why = missing_runs('shapes', home=tmp_path).why[str(key)]
+    why = _missing_runs('shapes', home=tmp_path).why[str(key)]
     assert why == '0 of 2 seeds of session1, 1 of 2 seeds of session2'
 
 
 def test_no_committed_record_is_of_a_run_that_recipes_lack():
-    for path in record_files(root() / 'results'):
+    for path in _record_files(root() / 'results'):
         key = RunKey.from_path(path)
         assert key.variant in find_system(key.system_id).variants, key
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers import close
 
-from erc.models.swfc import _focal_terms, sample_weights, soft_hgr, swfc_loss
+from erc.models.swfc import _focal_terms, _sample_weights, soft_hgr, swfc_loss
 
 T = torch.from_numpy
 CASES = [
@@ -48,7 +48,7 @@ def test_swfc_matches_the_authors(golden, case):
     theirs = c.get('class_weights_safe', c.get('class_weights'))
     if theirs is not None:
         counts, alpha = T(c['class_counts']).double(), float(c.get('alpha', 0.8))
-        close(sample_weights(counts, alpha, normalise=True), theirs)
+        close(_sample_weights(counts, alpha, normalise=True), theirs)
 
 
 def test_swfc_as_printed(golden):
@@ -57,7 +57,7 @@ def test_swfc_as_printed(golden):
     close(loss, c['paper_loss_sum'])
     close(gradient, c['paper_dz'])
     y = T(c['y']).long()
-    close(sample_weights(torch.bincount(y).double(), 0.8)[y], c['paper_sample_weight'])
+    close(_sample_weights(torch.bincount(y).double(), 0.8)[y], c['paper_sample_weight'])
 
 
 def test_swfc_as_printed_of_unit_vectors(golden):

@@ -11,11 +11,11 @@ from toy_report import draw, save_toy
 from erc.report.tables import (
     Table,
     _escape_latex,
+    _table_layout,
+    _to_html,
+    _to_latex,
+    _to_markdown,
     facts_table,
-    table_layout,
-    to_html,
-    to_latex,
-    to_markdown,
 )
 
 
@@ -44,7 +44,7 @@ def test_files(tmp_path):
     assert (facts['state'], facts['kind']) == ('partly', 'table')
     assert facts['command'] == 'erc run shapes --missing'
     assert facts['basis'] == ['own features', 'stand-in']
-    assert facts['table'] == table_layout(table)
+    assert facts['table'] == _table_layout(table)
 
 
 def test_a_saved_page_needs_nothing_else(tmp_path):
@@ -57,12 +57,12 @@ def test_drawn_twice_gives_the_same_bytes(tmp_path):
     save_toy(tmp_path)
     first = draw(tmp_path).content()
     assert first == draw(tmp_path).content()
-    assert to_html(draw(tmp_path)) == to_html(draw(tmp_path))
+    assert _to_html(draw(tmp_path)) == _to_html(draw(tmp_path))
 
 
 def test_html_has_a_header_for_each_cell(tmp_path):
     save_toy(tmp_path)
-    tags = Tags(to_html(draw(tmp_path))).found
+    tags = Tags(_to_html(draw(tmp_path))).found
     scopes = [attributes['scope'] for tag, attributes in tags if tag == 'th']
     lines = len(draw(tmp_path).frame)
     assert scopes.count('row') == lines and scopes.count('rowgroup') == 3
@@ -72,7 +72,7 @@ def test_html_has_a_header_for_each_cell(tmp_path):
 
 def test_layout_has_the_headline_first_and_ours_below_the_papers_line(tmp_path):
     save_toy(tmp_path)
-    layout = table_layout(draw(tmp_path))
+    layout = _table_layout(draw(tmp_path))
     assert [column['name'] for column in layout['columns']] == ['F1', 'Accuracy', 'shift']
     group = layout['blocks'][0]['groups'][0]
     assert group['heading'] == 'CMU-MOSEI'
@@ -85,25 +85,25 @@ def test_layout_has_the_headline_first_and_ours_below_the_papers_line(tmp_path):
 def test_links_and_details():
     frame = pd.DataFrame({'artefact': ['a', 'b'], 'state': ['drawn', '12 drawn, 1 partly']})
     table = Table('shapes', 'summary', frame, links={1: '#there'})
-    page = to_html(table)
+    page = _to_html(table)
     assert '<a href="#there">b</a>' in page and page.count('<a ') == 1
-    assert table_layout(table)['columns'] == [{'name': 'state', 'style': 'erc-text'}]
+    assert _table_layout(table)['columns'] == [{'name': 'state', 'style': 'erc-text'}]
 
 
 def test_text_is_escaped():
     frame = pd.DataFrame({'a_b': ['<script>x</script>', '50 % & more | _x_']})
     table = Table('shapes', 'table6', frame, caption='a < b & c_d', notes=['x > y'])
-    page = to_html(table)
+    page = _to_html(table)
     assert '<script>' not in page and '&lt;script&gt;' in page
     assert 'a &lt; b &amp; c_d' in page and 'x &gt; y' in page
-    latex = to_latex(table)
+    latex = _to_latex(table)
     assert r'50 \% \& more | \_x\_' in latex and r'c\_d' in latex and r'a\_b' in latex
-    assert '50 % & more \\| _x_' in to_markdown(table)
+    assert '50 % & more \\| _x_' in _to_markdown(table)
     assert _escape_latex('~^') == r'\textasciitilde{}\textasciicircum{}'
 
 
 def test_latex_has_the_rules_of_booktabs(tmp_path):
-    latex = to_latex(draw(tmp_path))
+    latex = _to_latex(draw(tmp_path))
     wanted = r'\toprule', r'\bottomrule', r'\caption{', r'\label{tab:shapes-table6}'
     assert all(text in latex for text in wanted)
     assert latex.count(r'\midrule') == 3, 'below the head and before the second and third group'
@@ -147,7 +147,7 @@ def test_state_of_facts_follows_from_gaps():
 
 def test_an_empty_table_names_its_command():
     table = facts_table(FACTS.iloc[:0], 'shapes', 'table1')
-    assert 'erc run shapes' in to_html(table) and '*not run*' in to_markdown(table)
+    assert 'erc run shapes' in _to_html(table) and '*not run*' in _to_markdown(table)
 
 
 def test_facts_of_a_demonstration_say_so():

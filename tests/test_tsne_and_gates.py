@@ -16,18 +16,18 @@ from erc.runs.records import find_record
 from erc.runs.run import run_system
 from erc.studies.tsne_and_gates import (
     _SENTIMENTS,
+    _map_sentence,
     _neighbour_purity,
     _select_points,
     _sentiments,
+    _separation,
+    _separation_frame,
     _separation_sums,
+    _text_against_audio,
     _text_minus_audio,
     _tsne,
+    _tsne_figure,
     embedding_map,
-    map_sentence,
-    separation,
-    separation_frame,
-    text_against_audio,
-    tsne_figure,
 )
 
 
@@ -115,7 +115,7 @@ def test_a_corpus_with_its_own_sentiment(demo):
 
 def test_silhouette_is_the_one_of_scikit_learn():
     x, y, g = clouds(gap=2.0)
-    ours = separation(_separation_sums(x, y, g), 'silhouette').mean
+    ours = _separation(_separation_sums(x, y, g), 'silhouette').mean
     assert ours == pytest.approx(silhouette_score(x, y), abs=1e-5)
 
 
@@ -141,16 +141,16 @@ def test_purity_by_brute_force():
 
 def test_separation_finds_planted_classes_and_no_others():
     mixed, apart = (_separation_sums(*clouds(400, gap)) for gap in (0.0, 3.0))
-    assert separation(mixed, 'lift').low < 0 < separation(mixed, 'lift').high
-    assert separation(apart, 'lift').low > 0.3
-    assert separation(apart, 'silhouette').low > 0.2 > separation(mixed, 'silhouette').high
-    lift = separation(apart, 'purity').mean - separation(apart, 'chance').mean
-    assert lift == pytest.approx(separation(apart, 'lift').mean, abs=1e-6)
+    assert _separation(mixed, 'lift').low < 0 < _separation(mixed, 'lift').high
+    assert _separation(apart, 'lift').low > 0.3
+    assert _separation(apart, 'silhouette').low > 0.2 > _separation(mixed, 'silhouette').high
+    lift = _separation(apart, 'purity').mean - _separation(apart, 'chance').mean
+    assert lift == pytest.approx(_separation(apart, 'lift').mean, abs=1e-6)
 
 
 def test_interval_of_nothing_covers_zero():
     "Random labels: zero lies in the interval in about 95 of 100."
-    lifts = [separation(_separation_sums(*clouds(120, seed=s)), 'lift') for s in range(60)]
+    lifts = [_separation(_separation_sums(*clouds(120, seed=s)), 'lift') for s in range(60)]
     assert np.mean([lift.low <= 0 <= lift.high for lift in lifts]) > 0.85
 
 
@@ -160,7 +160,7 @@ def test_neighbours_of_the_own_dialogue_do_not_count():
     dialogue = np.arange(300) // 10
     x = g.standard_normal((30, 3))[dialogue] * 5 + 0.01 * g.standard_normal((300, 3))
     y = g.integers(0, 2, 30)[dialogue]
-    lift = separation(_separation_sums(x, y, dialogue), 'lift')
+    lift = _separation(_separation_sums(x, y, dialogue), 'lift')
     every = _neighbour_purity(distances(x), y, np.arange(300), 9)[0].mean()
     assert every > 0.99 and lift.low < 0 < lift.high
 
@@ -172,7 +172,7 @@ def test_wrong_input():
     with pytest.raises(ValueError, match='others outside its dialogue'):
         _neighbour_purity(distances(x), y, 0 * g)
     with pytest.raises(ValueError, match='did you mean'):
-        separation(_separation_sums(x, y, g), 'silhouete')
+        _separation(_separation_sums(x, y, g), 'silhouete')
     with pytest.raises(ValueError, match='perplexity of 30'):
         _tsne(x)
 
@@ -188,7 +188,7 @@ def test_the_same_seed_gives_the_same_map(demo):
 
 def test_a_map_finds_planted_clouds():
     x, y, g = clouds(150, 8.0)
-    assert separation(_separation_sums(_tsne(x, 10), y, g), 'purity').mean > 0.95
+    assert _separation(_separation_sums(_tsne(x, 10), y, g), 'purity').mean > 0.95
 
 
 def test_a_map_does_not_say_which_utterance_is_where(demo):
@@ -206,7 +206,7 @@ def test_a_constant_column_is_harmless(demo):
     with_constant = demo.with_features(x=np.c_[audio, np.full(len(demo), 7.0)])
     a, b = small_map(with_constant, 'x'), small_map(demo.with_features(x=audio), 'x')
     assert np.isfinite(a['points']).all()
-    lifts = [separation(facts['sums']['emotion features'], 'lift').mean for facts in (a, b)]
+    lifts = [_separation(facts['sums']['emotion features'], 'lift').mean for facts in (a, b)]
     assert lifts[0] == pytest.approx(lifts[1])
 
 
@@ -214,12 +214,12 @@ def test_text_against_audio_needs_the_same_utterances(demo):
     maps = {('d', f): small_map(demo, f) for f in ('audio', 'text')}
     same = {**maps, ('d', 'text'): maps['d', 'audio']}
     assert _text_minus_audio(same, 'd', 'emotion').mean == 0
-    assert 'around zero' in map_sentence(same)
+    assert 'around zero' in _map_sentence(same)
     with pytest.raises(ValueError, match='same utterances'):
         fewer = small_map(demo, 'text', most=100)
         _text_minus_audio({**maps, ('d', 'text'): fewer}, 'd', 'emotion')
-    assert len(separation_frame(maps)) == 4 and len(text_against_audio(maps)) == 4
-    figure = tsne_figure({'one': maps['d', 'audio'], 'two': maps['d', 'text']})
+    assert len(_separation_frame(maps)) == 4 and len(_text_against_audio(maps)) == 4
+    figure = _tsne_figure({'one': maps['d', 'audio'], 'two': maps['d', 'text']})
     assert len(figure.axes) == 4
     for axis in figure.axes:
         assert 'purity over chance' in (axis.get_title('left') or axis.get_title())

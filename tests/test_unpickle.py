@@ -9,9 +9,9 @@ from collections import OrderedDict, defaultdict
 import numpy as np
 import pytest
 
-from erc.data.array_files import safe_load_npy, safe_load_npz
+from erc.data.array_files import _safe_load_npz, safe_load_npy
 from erc.data.plain_data import Refused
-from erc.data.unpickle import safe_unpickle, unpickle
+from erc.data.unpickle import _unpickle, safe_unpickle
 
 
 class Call:
@@ -72,15 +72,15 @@ def test_other_globals_are_refused(tmp_path, what):
 )
 def test_refused_in_every_spelling(raw, name):
     with pytest.raises(ValueError, match=name):
-        unpickle(io.BytesIO(raw), 'raw')
+        _unpickle(io.BytesIO(raw), 'raw')
 
 
 def test_codec_takes_an_error_handler():
     assert (
-        unpickle(io.BytesIO(b'c_codecs\nencode\n(V\xe9\nVlatin1\nVstrict\ntR.'), 'raw') == b'\xe9'
+        _unpickle(io.BytesIO(b'c_codecs\nencode\n(V\xe9\nVlatin1\nVstrict\ntR.'), 'raw') == b'\xe9'
     )
     with pytest.raises(ValueError, match='rot13'):
-        unpickle(io.BytesIO(b'c_codecs\nencode\n(Vabc\nVrot13\nVstrict\ntR.'), 'raw')
+        _unpickle(io.BytesIO(b'c_codecs\nencode\n(Vabc\nVrot13\nVstrict\ntR.'), 'raw')
 
 
 def test_a_zip_is_called_a_zip(tmp_path):
@@ -92,8 +92,8 @@ def test_a_zip_is_called_a_zip(tmp_path):
 
 def test_codec_is_latin1_only():
     with pytest.raises(ValueError, match='rot13'):
-        unpickle(io.BytesIO(b'c_codecs\nencode\n(Vabc\nVrot13\ntR.'), 'raw')
-    assert unpickle(io.BytesIO(b'c_codecs\nencode\n(V\xe9\nVlatin1\ntR.'), 'raw') == b'\xe9'
+        _unpickle(io.BytesIO(b'c_codecs\nencode\n(Vabc\nVrot13\ntR.'), 'raw')
+    assert _unpickle(io.BytesIO(b'c_codecs\nencode\n(V\xe9\nVlatin1\ntR.'), 'raw') == b'\xe9'
 
 
 @pytest.mark.parametrize('protocol', range(pickle.HIGHEST_PROTOCOL + 1))
@@ -123,7 +123,7 @@ def test_containers_and_arrays_come_back(tmp_path, protocol):
 def test_both_names_of_numpys_core(module):
     raw = pickle.dumps(np.arange(3), protocol=0).replace(b'numpy._core', module)
     assert module in raw
-    np.testing.assert_array_equal(unpickle(io.BytesIO(raw), 'raw'), np.arange(3))
+    np.testing.assert_array_equal(_unpickle(io.BytesIO(raw), 'raw'), np.arange(3))
 
 
 def test_python2_file_is_latin1(tmp_path):
@@ -134,7 +134,7 @@ def test_python2_file_is_latin1(tmp_path):
     )
     (tmp_path / 'old.pickle').write_bytes(raw)
     np.testing.assert_array_equal(safe_unpickle(tmp_path / 'old.pickle'), [1, -2])
-    assert unpickle(io.BytesIO(b"S'caf\\xe9'\n."), 'raw') == 'café'
+    assert _unpickle(io.BytesIO(b"S'caf\\xe9'\n."), 'raw') == 'café'
 
 
 @pytest.mark.parametrize('cut', [1, 3, 20, 60])
@@ -158,21 +158,21 @@ def test_npz_and_npy_with_objects(tmp_path):
     np.savez(
         tmp_path / 'good.npz', whole_corpus=good, plain=np.arange(3), words=np.array(['a', 'bc'])
     )
-    z = safe_load_npz(tmp_path / 'good.npz')
+    z = _safe_load_npz(tmp_path / 'good.npz')
     assert (
         z['whole_corpus'].item() == good.item()
         and list(z['plain']) == [0, 1, 2]
         and list(z['words']) == ['a', 'bc']
     )
     with pytest.raises(ValueError, match='good.npz, member whole_corpus.npy: an array of objects'):
-        safe_load_npz(tmp_path / 'good.npz', objects=False)
+        _safe_load_npz(tmp_path / 'good.npz', objects=False)
     np.savez(
         tmp_path / 'evil.npz',
         plain=np.arange(3),
         x=np.array([Call(os.system, f'touch {mark}')], object),
     )
     with pytest.raises(ValueError, match=r'evil\.npz, member x\.npy.*posix\.system'):
-        safe_load_npz(tmp_path / 'evil.npz')
+        _safe_load_npz(tmp_path / 'evil.npz')
     np.save(tmp_path / 'evil.npy', np.array([Call(os.system, f'touch {mark}')], object))
     with pytest.raises(ValueError, match='posix.system'):
         safe_load_npy(tmp_path / 'evil.npy')
@@ -187,7 +187,7 @@ def test_truncated_arrays(tmp_path):
     np.savez(tmp_path / 'a.npz', x=np.arange(99.0))
     (tmp_path / 'b.npz').write_bytes((tmp_path / 'a.npz').read_bytes()[:-30])
     with pytest.raises(ValueError, match='b.npz: damaged or truncated'):
-        safe_load_npz(tmp_path / 'b.npz')
+        _safe_load_npz(tmp_path / 'b.npz')
     np.save(tmp_path / 'a.npy', np.arange(99.0))
     (tmp_path / 'b.npy').write_bytes((tmp_path / 'a.npy').read_bytes()[:-30])
     with pytest.raises(ValueError, match='b.npy: 762 bytes for an array of float64'):
@@ -196,7 +196,7 @@ def test_truncated_arrays(tmp_path):
 
 def test_values_that_share_are_shared_again():
     vector, word = np.arange(3.0), 'a word'
-    got = unpickle(io.BytesIO(pickle.dumps([vector, vector, {word: [word]}])), 'raw')
+    got = _unpickle(io.BytesIO(pickle.dumps([vector, vector, {word: [word]}])), 'raw')
     assert got[0] is got[1] and got[0].flags.writeable
     assert next(iter(got[2])) is got[2][word][0]
 
@@ -215,7 +215,7 @@ def test_pythons_reader_is_not_used(monkeypatch, tmp_path):
 def test_arrays_of_every_kind(kind, protocol, order):
     array = np.array([[1, 0, 1], [0, 1, 1]]).astype(kind, order=order)
     for wanted in (array, array[:, ::2], array[:0], array[1, 1:2].reshape(())):
-        got = unpickle(io.BytesIO(pickle.dumps(wanted, protocol)), 'raw')
+        got = _unpickle(io.BytesIO(pickle.dumps(wanted, protocol)), 'raw')
         assert got.dtype == wanted.dtype.newbyteorder('=')
         np.testing.assert_array_equal(got, wanted)
 
@@ -224,7 +224,7 @@ def test_an_array_without_an_end_is_refused():
     blank = b'cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85C\x01btR'
     for raw in (blank, b']' + blank + b'a', b'}K\x01' + blank + b's'):
         with pytest.raises(Refused, match='raw: an array, a type or a name that is not complete'):
-            unpickle(io.BytesIO(raw + b'.'), 'raw')
+            _unpickle(io.BytesIO(raw + b'.'), 'raw')
 
 
 def test_a_large_file_is_refused_before_it_is_read(tmp_path):

@@ -56,16 +56,16 @@ def _convert(path):
 
 
 def _read_csv(path):
-    from erc.data.files import label_codes, numeric_column, read_table
+    from erc.data.files import _label_codes, numeric_column, read_table
 
     table = read_table(path, ('text', 'label', 'turn'))
     numeric_column(table, 'turn', path)
-    return label_codes(table['label'], ('glad', 'glum'), path)
+    return _label_codes(table['label'], ('glad', 'glum'), path)
 
 
 def _load_converted(path):
     "Replace one file of a converted corpus, named before ' of ', and let the checksums agree."
-    from erc.data.families import load_converted
+    from erc.data.families import _load_converted_corpus
 
     folder = path.with_suffix('.folder')
     for name, raw in _good_corpus().items():
@@ -76,20 +76,20 @@ def _load_converted(path):
         about = json.loads((folder / 'corpus.json').read_text(encoding='utf-8'))
         about['sha256'][part] = hashlib.sha256(path.read_bytes()).hexdigest()
         write(folder / 'corpus.json', json.dumps(about).encode())
-    return load_converted(folder)
+    return _load_converted_corpus(folder)
 
 
 def readers() -> dict:
-    from erc.data.array_files import safe_load_npy, safe_load_npz
-    from erc.data.mosei import read_pairs
+    from erc.data.array_files import _safe_load_npz, safe_load_npy
+    from erc.data.mosei import _read_pairs
     from erc.data.unpickle import safe_unpickle
 
     return {
         'pickle': safe_unpickle,
         'family': _convert,
-        'pairs': read_pairs,
+        'pairs': _read_pairs,
         'npy': safe_load_npy,
-        'npz': safe_load_npz,
+        'npz': _safe_load_npz,
         'csv': _read_csv,
         'converted': _load_converted,
     }

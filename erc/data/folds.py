@@ -12,7 +12,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from ..core import choose
-from .corpus import Corpus, _hashed, _stratum, dev_dialogues, validate
+from .corpus import Corpus, _dev_dialogues, _hashed, _stratum, validate
 
 # %% ../../nbs/035_folds.ipynb #44e0f9ac
 _WORDS = 10
@@ -95,7 +95,7 @@ def _with_dev(table, dev_seed: int) -> pd.DataFrame:
     "Cut dev anew from the dialogues that are not tested; dialogues that share a clip stay together."
     split = table['split'].where(table['split'] == 'test', 'train')
     groups = table['dialogue'].map(_clip_groups(table))
-    chosen = dev_dialogues(table.assign(dialogue=groups, split=split), seed=dev_seed)
+    chosen = _dev_dialogues(table.assign(dialogue=groups, split=split), seed=dev_seed)
     is_dev = groups.isin(chosen) & (split == 'train')
     return table.assign(split=split.mask(is_dev, 'dev'))
 

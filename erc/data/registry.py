@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..core import choose, data_home
 from .corpus import Corpus, Source, validate
-from .families import load_converted
+from .families import _load_converted_corpus
 from .iemocap import IEMOCAP
 from .meld import MELD
 from .mosei import MOSEI
@@ -20,10 +20,10 @@ from .mosi import MOSI
 # %% ../../nbs/040_registry.ipynb #b7c47226
 def _load_demo(root=None, name='demo', keep_unlabelled=False) -> Corpus:
     "Generate the demo corpus; every turn has a label."
-    from erc.data.demo import DEMO_CLASSES, make_demo
+    from erc.data.demo import _DEMO_CLASSES, make_demo
 
     table, features = make_demo()
-    return Corpus(name, 'emotion', DEMO_CLASSES, table).with_features(**features)
+    return Corpus(name, 'emotion', _DEMO_CLASSES, table).with_features(**features)
 
 
 _DEMO = Source(
@@ -73,7 +73,7 @@ def load_corpus(
     FileNotFoundError for a missing file (with the command that downloads it)."""
     root = Path(root) if root is not None else data_home()
     if (root / name / 'corpus.json').exists():
-        return load_converted(root / name)
+        return _load_converted_corpus(root / name)
     source = CORPORA[choose(name, [*CORPORA, *converted(root)], 'corpus')]
     with _damage(name, root):
         corpus = source.load(root, name, keep_unlabelled=keep_unlabelled)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'confusion', 'class_f1', 'class_recall', 'accuracy', 'weighted_f1', 'macro_f1', 'unweighted_accuracy',
-           'metric', 'moments', 'pearson_from_moments', 'pearson_r']
+           'metric', 'moments']
 
 # %% ../../nbs/100_metrics.ipynb #9614ec09
 import math
@@ -204,7 +204,7 @@ def _variation(n, total, squares):
     return np.where(variation > 1e-12 * n * squares, variation, 0.0)
 
 
-def pearson_from_moments(
+def _pearson_from_moments(
     sums,  # (..., 6), see `moments`
 ) -> np.ndarray:  # (...) in -1..1; NaN where nothing was counted
     "Return Pearson's r of summed moments; 0 where y or p is constant."
@@ -213,7 +213,7 @@ def pearson_from_moments(
     return np.where(n > 0, _ratio(n * yp - y * p, np.sqrt(variation)), np.nan)
 
 # %% ../../nbs/100_metrics.ipynb #6b25b852
-def pearson_r(
+def _pearson_r(
     y,  # (N,) true values; NaN marks a row without label
     p,  # (N,) or (..., N) predicted values
 ) -> np.ndarray:  # (...) in -1..1; NaN where nothing is labelled
@@ -224,4 +224,4 @@ def pearson_r(
     y, p = y[labelled], p[..., labelled]
     n = max(len(y), 1)
     y, p = y - y.sum() / n, p - p.sum(-1, keepdims=True) / n  # centred: no loss of digits
-    return pearson_from_moments(moments(y, p))
+    return _pearson_from_moments(moments(y, p))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..core import choose
 from ..data.batches import Batch
-from .aghmn import WindowMemory, WordReader, highest, recall
+from .aghmn import _highest, _recall, _WindowMemory, _WordReader
 from ..nn.cells import Out, dropout
 from ..nn.sequences import concatenated, past_rows
 
@@ -99,8 +99,8 @@ class _WordView(nn.Module):
         y = self.fusion(alone, look('cross', states, context, exists))
         back = look('cross of context', context, states, real)
         c = self.fusion(look('self of context', context, context, exists), back)
-        y, c = drop(highest(y, real), 'words'), drop(highest(c, exists), 'context')
-        first = drop(highest(alone, real), 'words')
+        y, c = drop(_highest(y, real), 'words'), drop(_highest(c, exists), 'context')
+        first = drop(_highest(alone, real), 'words')
         return torch.where(batch.turn[:, None] == 0, first, self.word_level_fusion(y, c))
 
     def _look(self, side, q, c, real, drop):
@@ -112,17 +112,17 @@ class _WordView(nn.Module):
 class _TurnView(nn.Module):
     "What a turn finds in the turns before it."
 
-    def __init__(self, width: int, window: int, padded=False):  # see `WindowMemory`
+    def __init__(self, width: int, window: int, padded=False):  # see `_WindowMemory`
         super().__init__()
         self.memory, self.utter_level_fusion = (
-            WindowMemory(width, window, True, padded),
+            _WindowMemory(width, window, True, padded),
             _Gate(width),
         )
 
     def forward(self, s: Tensor, batch: Batch, drop=lambda x, place: x) -> Tensor:  # (N, d)
         m, real = self.memory(s, batch)
         m = drop(m, 'memory')
-        found = drop((recall(s, m, real)[:, None] @ m)[:, 0], 'answer')
+        found = drop((_recall(s, m, real)[:, None] @ m)[:, 0], 'answer')
         return torch.where(batch.turn[:, None] == 0, s, self.utter_level_fusion(s, found))
 
 # %% ../../nbs/272_mvn.ipynb #9985669a
@@ -143,7 +143,7 @@ class MVN(nn.Module):
         sizes: dict,  # feature -> D
         classes: int,  # C
         *,
-        words='',  # the feature that holds words, see `WordReader`; none: vectors of turns
+        words='',  # the feature that holds words, see `_WordReader`; none: vectors of turns
         embeddings=None,  # (V, D) of the words, or the encoder they come from
         width=300,  # d, of both directions of the reader together
         window=40,  # K, turns of the past
@@ -155,7 +155,7 @@ class MVN(nn.Module):
         padded = choose(padding, ('masked', 'released'), 'padding') == 'released'
         self.words, self.names, self.rate = words, list(sizes), dropout
         if words:
-            self.reader = WordReader(sizes[words], width // 2, embeddings)
+            self.reader = _WordReader(sizes[words], width // 2, embeddings)
             self.word_view = _WordView(width, window, longest)
             self.word_head = _Head(width, classes, dropout, 'word')
         else:
@@ -170,7 +170,7 @@ class MVN(nn.Module):
             s = self.project(concatenated(batch, self.names))
             return [self.turn_view(drop(s, 'turn'), batch, drop)]
         states, real = self.reader(batch.features[self.words], lambda x: drop(x, 'embedding'))
-        s = drop(highest(states, real), 'turn')
+        s = drop(_highest(states, real), 'turn')
         return [self.turn_view(s, batch, drop), self.word_view(states, real, batch, drop)]
 
     def forward(self, batch: Batch) -> Out:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..data.batches import Batch, reversed_rows
 from ..nn.cells import GRUCell, Out, dropout
 from ..nn.dialoguernn import DialogueRNN
-from ..nn.recurrences import GRULanes
+from ..nn.recurrences import _GRULanes
 
 # %% ../../nbs/250_recurrent.ipynb #581ac53f
 def _inputs(batch: Batch, names) -> Tensor:
@@ -48,7 +48,7 @@ class DialogueRNNClassifier(nn.Module):
         return Out(self.out(self.rnn(batch, _inputs(batch, self.names))))
 
 # %% ../../nbs/250_recurrent.ipynb #7f7487bd
-def _run(unit: GRULanes, h: Tensor, sizes) -> Tensor:
+def _run(unit: _GRULanes, h: Tensor, sizes) -> Tensor:
     "Return the states of all time steps, (M, N, H), from the first state (M, B, H)."
     states = []
     for n in sizes:
@@ -76,7 +76,7 @@ class ContextGRU(nn.Module):
     def states(self, batch: Batch) -> Tensor:
         "Return the states of both directions, (N, 2 hidden)."
         x, reverse = _inputs(batch, self.names), reversed_rows(batch.sizes, batch.ids.device)
-        unit = GRULanes([self.ahead, self.back], [x, x[reverse]], batch)
+        unit = _GRULanes([self.ahead, self.back], [x, x[reverse]], batch)
         ahead, back = _run(unit, x.new_zeros(2, batch.sizes[0], unit.hidden), batch.sizes)
         return torch.cat([ahead, back[reverse]], -1)
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pandas as pd
 
 from ..core import choose, results_home, root
-from .artefacts import artefacts, notebook_anchor, saved_artefact
-from .comparison import artefact_status
+from .artefacts import _notebook_anchor, artefacts, saved_artefact
+from .comparison import _artefact_status
 from ..runs.recipe_files import papers
 from ..runs.recipes import load_recipe
 from ..runs.records import read_records
@@ -68,7 +68,7 @@ def _records_row(records: list, home: Path, days: dict) -> dict:
 # %% ../../nbs/376_status.ipynb #50968142
 def _anchor(listed) -> str:
     "Return the heading under which an artefact's notebook draws it."
-    return notebook_anchor(root() / 'nbs' / f'{listed.notebook}.ipynb', listed.id)
+    return _notebook_anchor(root() / 'nbs' / f'{listed.notebook}.ipynb', listed.id)
 
 
 def _status_row(listed, status, home: Path, days: dict) -> dict:
@@ -103,7 +103,7 @@ def _spec(paper: str, artefact: str):
 def _status(listed, find, stale: dict, home: Path):
     "Return the Status of a listed artefact."
     spec = _spec(listed.paper, listed.id)
-    return artefact_status(listed.paper, listed.id, spec, find, lambda r: stale.get(r.key), home)
+    return _artefact_status(listed.paper, listed.id, spec, find, lambda r: stale.get(r.key), home)
 
 # %% ../../nbs/376_status.ipynb #c54a4788
 def artefact_table(

@@ -13,7 +13,7 @@ import pandas as pd
 from .keys import RunKey
 from .recipe_files import papers
 from .recipes import find_system, load_recipe
-from .records import Record, find_record, read_records, record_files
+from .records import Record, _record_files, find_record, read_records
 
 # %% ../../nbs/358_browse.ipynb #61417a3a
 _SYSTEM_COLUMNS = ('label', 'kind', 'variants', 'corpora', 'features', 'model', 'notebook')
@@ -53,7 +53,7 @@ def record(
     key = RunKey.parse(key)
     if found := find_record(key, home):
         return found
-    known = [str(RunKey.from_path(p)) for p in record_files(home)]
+    known = [str(RunKey.from_path(p)) for p in _record_files(home)]
     near = ', '.join(difflib.get_close_matches(str(key), known, 3, 0.8))
     nearest = f' The nearest records: {near}.' if near else ''
     raise ValueError(f'there is no record of {key}; {_remedy(key)}.{nearest}')
