@@ -65,7 +65,8 @@ class _GraphModel(nn.Module):
 
     def __init__(self, sizes, classes, width, graph, layers, dropout, text, padding):
         super().__init__()
-        self.text, self.rate = choose(text, sizes, 'feature that holds the text'), dropout
+        text = text or ('text' if 'text' in sizes else [*sizes][-1])
+        self.text, self.rate = choose(text, sizes, 'feature that is read in context'), dropout
         self.padded = choose(padding, ('masked', 'released'), 'padding') == 'released'
         self.inputs = nn.ModuleDict({name: nn.Linear(d, width) for name, d in sizes.items()})
         self.first = nn.Linear(width, graph)
@@ -116,7 +117,7 @@ class MMGCN(_GraphModel):
         graph=100,  # of the graph layers
         speakers=9,  # most speakers of a dialogue
         speaker_on='text',  # nodes that know the speaker: 'text' or 'all'
-        text='text',  # the feature that is read in context
+        text='',  # the feature that is read in context; default: `text`, or the last one
         padding='masked',  # 'released': the context's second direction begins in the padding
         dropout=0.4,
     ):
@@ -187,7 +188,7 @@ class MMDFN(_GraphModel):
         width=200,  # of a node
         graph=100,  # of the graph layers
         speaker_weights=None,  # feature -> weight; default: IEMOCAP's, audio 3, text 1, others 0
-        text='text',  # the feature that is read in context
+        text='',  # the feature that is read in context; default: `text`, or the last one
         padding='masked',  # 'released': recurrences run into the padding, of speakers too
         dropout=0.4,
     ):
@@ -195,7 +196,7 @@ class MMDFN(_GraphModel):
         self.context = PackedRNN('gru', width, width // 2, layers=2)
         self.parties = PackedRNN('gru', width, width // 2, layers=2)
         self.depth = nn.LSTMCell(graph, graph)
-        self.speaker_weights = speaker_weights or {'audio': 3.0, text: 1.0}
+        self.speaker_weights = speaker_weights or {'audio': 3.0, self.text: 1.0}
 
     def contexts(self, batch: Batch) -> Tensor:
         "Return the nodes before the graph, (N, M, width)."
