@@ -31,7 +31,7 @@ notebook = ""
 model = "test_cross:Net"
 features = ["audio"]
 corpora = ["demo"]
-printed = true
+as_printed = true
 [systems.net.variants]
 tuned = {protocol = true, lr = [1e-3, 3e-2], epochs = 3, batch = 16}
 paper = {epochs = 1, batch = 16}
