@@ -95,6 +95,18 @@ def _print_facts(
     typer.echo(f'\n{wrong} of {len(facts)} facts are wrong' if wrong else f'\n{held}')
 
 # %% ../nbs/997_terminal.ipynb #d7c0b7da
+def _shorten(text: str, limit=26) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + '…'
+
+
+def _plan_lines(plan):
+    "Return the columns of a plan that a terminal has room for; '?' is a time that nothing tells."
+    return plan.reset_index().assign(
+        why=[_shorten(why, 44) for why in plan.why],
+        seconds=[f'{s:.0f}' if s == s else '?' for s in plan.seconds],
+    )
+
+
 def _print_plan(
     target: str,  # that was asked for
     plan,  # of `erc.runs.plan.plan_runs`
@@ -102,17 +114,14 @@ def _print_plan(
     "Print what will run and how long it takes."
     if not len(plan):
         return typer.echo(f'{target}: nothing is missing')
+    show(_plan_lines(plan))
     known = plan.seconds.dropna()
-    _show(plan.reset_index().assign(seconds=[f'{s:.0f}' if s == s else '?' for s in plan.seconds]))
     total = f'about {known.sum():.0f} s ({known.sum() / 60:.0f} min) for {len(known)} of them'
-    note = total if len(known) else 'none of which is on record'
+    unknown = '; of the others no record tells' if len(known) < len(plan) else ''
+    note = total + unknown if len(known) else 'none of which is on record'
     typer.echo(f'\n{len(plan)} runs, {note}')
 
 # %% ../nbs/997_terminal.ipynb #0c2384e8
-def _shorten(text: str, limit=26) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + '…'
-
-
 def _status_lines(table):
     "Return the columns that a terminal has room for."
     counts = [f'{p}/{w}' if w else '' for p, w in zip(table.present, table.wanted)]
@@ -125,14 +134,34 @@ def _status_lines(table):
     return shown[['artefact', 'state', 'records', 'seeds', 'newest', 'basis', 'notebook']]
 
 # %% ../nbs/997_terminal.ipynb #d232c42e
+def _once(column) -> list:
+    "Return the sentences of all rows, each once."
+    return list(dict.fromkeys(sentence for row in column for sentence in row))
+
+
+def _stale_by_reason(table) -> dict:  # reason -> keys
+    "Return the stale records, those with one reason together."
+    found: dict[str, list] = {}
+    for sentence in _once(table.stale):
+        key, _, why = sentence.partition(': ')
+        found.setdefault(why, []).append(key)
+    return found
+
+# %% ../nbs/997_terminal.ipynb #ecb695c8
+def _print_stale(table, names=2):
+    "Print how many records are stale for each reason, and the first of them."
+    for why, keys in _stale_by_reason(table).items():
+        more = f' and {len(keys) - names} more' if len(keys) > names else ''
+        typer.echo(f'stale: {why}: {", ".join(keys[:names])}{more}')
+
+
 def _print_remarks(table, broken: list):
     "Print each command, missing file, stale and broken record once."
-    commands = [c for text in table.command for c in text.split('; ') if c]
-    for command in dict.fromkeys(commands):
+    for command in _once(text.split('; ') for text in table.command if text):
         typer.echo(f'to complete: {command}')
-    for what, column in (('no command fetches', 'beyond'), ('stale', 'stale')):
-        for sentence in dict.fromkeys(s for sentences in table[column] for s in sentences):
-            typer.echo(f'{what}: {sentence}')
+    for sentence in _once(table.beyond):
+        typer.echo(f'no command fetches: {sentence}')
+    _print_stale(table)
     for sentence in broken:
         typer.echo(f'not a sound record: {sentence}', err=True)
 
@@ -144,7 +173,8 @@ def _print_status(
     "Print the state of tables and figures, and what would complete them."
     _show(_status_lines(table))
     summary = ', '.join(f'{n} {state}' for state, n in table.state.value_counts().items())
-    typer.echo(f'\n{summary} of {len(table)}')
+    stale = len(_once(table.stale))
+    typer.echo(f'\n{summary} of {len(table)}' + (f'; {stale} stale records' if stale else ''))
     _print_remarks(table, broken)
 
 # %% ../nbs/997_terminal.ipynb #fae53699

@@ -306,6 +306,22 @@ def test_status(tmp_path):
     six = next(r for r in rows if (r['paper'], r['artefact']) == ('shapes', 'table6'))
     assert six['state'] == 'not run' and six['present'] == 0 and six['wanted'] > 0
     assert six['command'] == 'erc run shapes --missing'
+    assert 'to complete: erc run baselines --missing' in out, 'floors have a recipe of their own'
+
+
+def test_stale_records_are_listed_by_reason(capsys):
+    from erc.terminal import print_status
+
+    row = dict(paper='toy', artefact='table1', state='drawn', present=4, wanted=4, seeds='2')
+    row |= dict(newest='', basis=[], notebook='', beyond=[], command='erc run toy --missing')
+    keys = [f'toy/net{i}:tuned@demo' for i in range(4)]
+    why = ['settings changed: args'] * 3 + ['the model computes something else']
+    row['stale'] = [f'{key}: {reason}' for key, reason in zip(keys, why)]
+    print_status(pd.DataFrame([row, row]), [])
+    out = capsys.readouterr().out
+    assert '2 drawn of 2; 4 stale records' in out and '4/4, 4 stale' in out
+    assert f'stale: {why[0]}: {keys[0]}, {keys[1]} and 1 more' in out
+    assert f'stale: {why[3]}: {keys[3]}' in out and out.count('erc run toy') == 1
 
 
 # ---- reproduction and report

@@ -112,8 +112,35 @@ def test_stale_is_shown_with_its_reason(tmp_path):
     save_toy(tmp_path)
     table = draw(tmp_path, stale=lambda record: 'settings changed: args')
     assert table.frame.line.tolist().count('the network (stale)') == 1
-    assert table.notes[0] == 'Stale: the network, paper, a: settings changed: args.'
+    assert table.notes[0] == 'Stale, 1 line: settings changed: args.'
     assert 'settings changed: args' in _to_html(table) and table.kinds[1] == 'stale'
+
+
+def test_a_table_of_new_and_stale_records_says_which_is_which(tmp_path):
+    for run in ('net:paper@a', 'net:tuned@a', 'rule:fixed@a'):
+        save_toy(tmp_path, run)
+    rows = [Row('CMU-MOSEI', entries=entries('net:paper@a', 'net:tuned@a', 'rule:fixed@a'))]
+    old = {'shapes/net:tuned@a', 'shapes/rule:fixed@a'}
+    table = draw(tmp_path, recipe(rows), stale=lambda r: 'other args' * (str(r.key) in old))
+    assert (table.state, table.badge) == ('drawn', 'drawn: 2 of 3 lines stale')
+    assert table.command == 'erc run shapes --missing', 'new runs complete it'
+    assert table.notes == ['Stale, 2 lines: other args.'], 'one sentence a reason'
+    for text in (to_html(table), to_markdown(table), to_latex(table)):
+        assert '2 of 3 lines stale' in text and 'erc run shapes' in text
+    h = table.headline
+    assert h['line'] == 'the network, paper', 'a record that holds goes before a stale one'
+    assert '(stale)' not in h['ours'] and h['floor'].endswith('(stale)')
+
+
+def test_runs_of_another_recipe_are_completed_by_its_own_command(tmp_path):
+    rows = [Row('CMU-MOSEI', entries=entries('net:paper@a', 'baselines/majority:fixed@a'))]
+    both = 'erc run shapes --missing; erc run baselines --missing'
+    assert draw(tmp_path, recipe(rows)).command == both
+    assert status(tmp_path, ArtefactSpec(rows=rows)).command == both
+    save_toy(tmp_path, 'net:paper@a')
+    floors = 'erc run baselines --missing'
+    assert draw(tmp_path, recipe(rows)).command == floors
+    assert status(tmp_path, ArtefactSpec(rows=rows)).command == floors
 
 
 def test_stale_is_asked_of_the_recipes(tmp_path):

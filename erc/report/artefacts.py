@@ -162,9 +162,8 @@ class Artefact:
         self.caption = self.caption or description(self.paper, self.artefact)
         self.basis, self.notes = list(self.basis), list(self.notes)
         if self.command is None:
-            self.command = _missing_command(self.paper, self.profile)
-        if self.state == 'drawn':
-            self.command = ''
+            complete = self.state == 'drawn'
+            self.command = '' if complete else _missing_command(self.paper, self.profile)
 
     @property
     def badge(self) -> str:

@@ -23,6 +23,7 @@ from erc.report.artefacts import (
 )
 from .lines import _comparison_lines, _fill_line, _Line, _line_system, _with_wired
 from .tables import _DEMO_CAPTION, Table
+from ..runs.keys import RunKey
 from ..runs.recipes import ArtefactSpec, load_recipe
 from ..runs.records import find_record
 
@@ -85,10 +86,11 @@ def _number(text: str) -> float:  # NaN for what is not a number
 
 
 def _candidates(lines: list, at: int) -> list:
-    "Return our lines with a number: trained ones on the paper's corpus, where there are any."
+    "Return our lines with a number: trained ones on the paper's corpus that hold, where there are any."
     ours = [line for line in lines if line.cells[at].state == 'drawn']
     trained = [line for line in ours if line.shown_seeds != '-'] or ours
-    return [line for line in trained if not line.basis.startswith('stand-in')] or trained
+    same = [line for line in trained if not line.basis.startswith('stand-in')] or trained
+    return [line for line in same if not line.reason] or same
 
 # %% ../../nbs/374_comparison.ipynb #b10d3747
 def _best_printed(lines: list, rows: set, at: int, sign: int):
@@ -123,22 +125,25 @@ def _headline(lines: list, columns: list, at: int) -> dict:
     "Return the headline of a table: column, row, printed number, our best line and its floor."
     found = _main_lines(lines, at, -1 if columns[at].metric == 'mse' else 1)
     theirs, ours = found['printed'], found['ours']
+
+    def shown(line):
+        return f'{line.cells[at]} (stale)' if line.reason else str(line.cells[at])
+
     return {
         'column': columns[at].name,
         'row': theirs.row if theirs else '',
         'line': f'{ours.label}, {ours.key.variant}' if ours else '',
         'basis': ours.basis if ours else '',
-        **{name: str(line.cells[at]) if line else '' for name, line in found.items()},
+        **{name: shown(line) if line else '' for name, line in found.items()},
     }
 
 # %% ../../nbs/374_comparison.ipynb #7f51cb3b
-def _command(spec, paper: str, kinds, profile='recorded') -> str:  # joined by '; '; '' if complete
-    "Return the commands that complete an artefact."
-    rows = [row for row in spec.rows if 'needs data' in kinds]
-    runs = {'not run', 'stale'} & set(kinds) or any(row.wired for row in rows)
-    commands = [row.get for row in rows if row.get] + [_missing_command(paper, profile)] * bool(
-        runs
-    )
+def _command(spec, due, needs_data: bool, profile='recorded') -> str:  # joined by '; '; '' if none
+    "Return the commands that complete an artefact, whose absent and stale runs are `due`."
+    rows = [row for row in spec.rows if needs_data]
+    runs = [*due, *(entry.key for row in rows for entry in row.wired)]
+    commands = [row.get for row in rows if row.get]
+    commands += [_missing_command(key.paper, profile) for key in runs]
     return '; '.join(dict.fromkeys(commands))
 
 # %% ../../nbs/374_comparison.ipynb #9caa5171
@@ -148,10 +153,16 @@ def _reference_notes(paper: str, artefact: str) -> list:
     return [f'{x.row}, {x.column}: {x.note}.' for x in numbers.itertuples()]
 
 
+def _stale_notes(lines: list) -> list:
+    "Return one sentence for each reason for which lines are stale, the commonest first."
+    reasons = Counter(line.reason for line in lines if line.reason)
+    plural = {1: '1 line'}
+    return [f'Stale, {plural.get(n, f"{n} lines")}: {why}.' for why, n in reasons.most_common()]
+
+
 def _notes(lines: list, paper: str, artefact: str) -> list:
-    "Return one sentence per stale record, and the remarks on printed numbers."
-    stale = [x for x in lines if x.reason]
-    notes = [f'Stale: {x.label}, {x.key.variant}, {x.key.corpus}: {x.reason}.' for x in stale]
+    "Return why lines are stale, and the remarks on printed numbers."
+    notes = _stale_notes(lines)
     if any(line.kind == 'printed' for line in lines):
         notes += _reference_notes(paper, artefact)
     return list(dict.fromkeys(notes))
@@ -193,13 +204,14 @@ def _filled_lines(spec, artefact: str, recipe, home, profile: str, stale) -> lis
 def _as_table(lines: list, spec, paper: str, artefact: str, profile: str) -> Table:
     "Return filled lines as a table."
     kinds = [line.kind for line in lines]
+    due = [line.key for line in lines if line.kind in ('not run', 'stale')]
     return Table(
         paper,
         artefact,
         _shown_frame(lines, spec.columns, spec.rows_are),
         caption=_caption(spec, paper, artefact, profile),
         state=_state_of(kinds),
-        command=_command(spec, paper, kinds, profile),
+        command=_command(spec, due, 'needs data' in kinds, profile),
         data=_long_frame(lines, spec.columns),
         kinds=kinds,
         starts=_group_starts(lines),
@@ -284,14 +296,14 @@ def _beyond(spec) -> list:
     return list(dict.fromkeys(row.needs for row in spec.rows if row.needs and not row.get))
 
 # %% ../../nbs/374_comparison.ipynb #4c18628a
-def _status(spec, paper: str, records: list, reasons: list, kinds: list) -> _Status:
+def _status(spec, records: list, stale: dict, kinds: list, due: list) -> _Status:
     return _Status(
         _state_of(kinds),
         records,
         wanted=len(_records_of(spec)),
         basis=_bases(spec, records),
-        stale=reasons,
-        command=_command(spec, paper, kinds),
+        stale=[f'{key}: {why}' for key, why in stale.items()],
+        command=_command(spec, due, 'needs data' in kinds),
         beyond=_beyond(spec),
     )
 
@@ -306,10 +318,14 @@ def _artefact_status(
 ) -> _Status:
     "Return what an artefact has and lacks; without records it has the state it was last saved in."
     spec = _with_wired(spec, find) if spec else ArtefactSpec()
-    records = list(filter(None, map(find, _records_of(spec))))
-    reasons = [f'{record.key}: {why}' for record in records if (why := stale(record))]
-    kinds = _record_kinds(spec, len(records), len(reasons))
-    return _status(spec, paper, records, reasons, kinds or _saved_kinds(paper, artefact, home))
+    wanted = _records_of(spec)
+    records = list(filter(None, map(find, wanted)))
+    reasons = {record.key: why for record in records if (why := stale(record))}
+    kinds = _record_kinds(spec, len(records), len(reasons)) or _saved_kinds(paper, artefact, home)
+    due = [key for key in wanted if key in reasons or not find(key)]
+    if not wanted and 'not run' in kinds:
+        due = [RunKey(paper, '')]
+    return _status(spec, records, reasons, kinds, due)
 
 # %% ../../nbs/374_comparison.ipynb #5d3255ab
 def _finished(dev: np.ndarray, curves: np.ndarray) -> np.ndarray:

@@ -174,7 +174,7 @@ def _line_label(row, corpus: str) -> str:
     "Name a line; `corpus` stands in for the paper's, '' where only one does."
     place = corpus if corpus not in row.row else ''
     name = ', '.join(text for text in (row.line, row.variant, place) if text)
-    return f'{name} (not run)' if row.kind == 'not run' else name
+    return f'{name} ({row.kind})' if row.kind in ('not run', 'stale') else name
 
 
 def _interval_labels(rows: pd.DataFrame) -> list:

@@ -30,6 +30,7 @@ from ..runs.keys import RunKey
 from ..runs.recipes import System, load_recipe, wanted_runs
 from ..runs.records import Record, find_record
 from ..runs.run import run_system
+from ..runs.stale import stale
 
 # %% ../../nbs/375_section.ipynb #d3118fcc
 _PROFILES = ('recorded', 'demo', 'full')
@@ -171,6 +172,10 @@ _SUMMARY = (
     'Of each comparison, the number that the paper prints for its own system, and the best of our '
     'trained systems in the same row, mean [95 % interval], with the best baseline on that corpus.'
 )
+_STALE = (
+    'A stale record was made under other settings than its recipe has now. What rests on one, '
+    'differences and sentences below included, holds only until a new run replaces it.'
+)
 _DEMO_SUMMARY = 'A demonstration: nothing in it compares with a printed number.'
 _HEADLINE = {
     'column': 'measure',
@@ -199,7 +204,12 @@ def _state_from_records(section: Section, artefact: str, spec) -> str:
     def find(key):
         return section.record(str(key))
 
-    return _artefact_status(section.paper, artefact, spec, find, lambda record: None).state
+    def why_stale(record):
+        return None if section.demo else stale(record)
+
+    status = _artefact_status(section.paper, artefact, spec, find, why_stale)
+    counted = f': {len(status.stale)} of {len(status.records)} records stale'
+    return status.state + counted * bool(status.stale)
 
 # %% ../../nbs/375_section.ipynb #cea10c4b
 def _heading_links(notebook: str, names) -> dict:  # position -> address
@@ -220,6 +230,7 @@ def _summary_table(section: Section) -> Table:
         pd.DataFrame(lines).fillna(''),
         title=f'{paper_title(section.paper)}: what came out',
         caption=_DEMO_SUMMARY if section.demo else _SUMMARY,
+        notes=[_STALE] * any('stale' in line['state'] for line in lines),
         links=_heading_links(section.notebook, own.id),
     )
 

@@ -16,10 +16,10 @@ from ..core import choose
 from .artefacts import _LINE_KINDS, Artefact, _render, _state_of
 
 # %% ../../nbs/371_tables.ipynb #e5570cc7
-def _missing_lines(kinds: list) -> str:
-    "Say how many of our lines have no number: '1 of 2 lines not run'."
+def _open_lines(kinds: list) -> str:
+    "Say how many of our lines have no number, or one that no longer holds: '1 of 2 lines not run'."
     ours = len(kinds) - kinds.count('printed')
-    words = {'not run': 'not run', 'needs data': 'without data'}
+    words = {'not run': 'not run', 'needs data': 'without data', 'stale': 'stale'}
     counts = {words[kind]: kinds.count(kind) for kind in words}
     return ', '.join(f'{n} of {ours} lines {text}' for text, n in counts.items() if n)
 
@@ -56,9 +56,9 @@ class Table(Artefact):
 
     @property
     def badge(self) -> str:
-        "The state in words, with the number of missing lines."
-        missing = _missing_lines(self.kinds) if self.state == 'partly' else ''
-        return f'partly: {missing}' if missing else self.state
+        "The state in words, with the number of lines that are missing or stale."
+        lines = _open_lines(self.kinds) if self.state in ('drawn', 'partly') else ''
+        return f'{self.state}: {lines}' if lines else self.state
 
     def content(self) -> dict:
         "Return the files of the table: csv, Markdown, LaTeX and html."
@@ -181,7 +181,7 @@ def _markdown_blocks(table: Table) -> list:
 # %% ../../nbs/371_tables.ipynb #4505d595
 def _markdown_title(table: Table) -> str:
     command = f': `{table.command}`' if table.command else ''
-    state = '' if table.state == 'drawn' else f' *({table.badge}{command})*'
+    state = '' if table.badge == 'drawn' else f' *({table.badge}{command})*'
     return f'**{table.title}.** {table.caption}{state}'
 
 # %% ../../nbs/371_tables.ipynb #a9b8f576
@@ -206,7 +206,7 @@ def _latex_frame(table: Table) -> pd.DataFrame:
 
 # %% ../../nbs/371_tables.ipynb #58084a5d
 def _latex_caption(table: Table) -> str:
-    state = [f'({table.badge}: {table.command})'] if table.state != 'drawn' else []
+    state = [f'({table.badge}: {table.command})'] if table.badge != 'drawn' else []
     return _escape_latex(' '.join([f'{table.title}.', table.caption, *state, *table.notes]))
 
 # %% ../../nbs/371_tables.ipynb #4fa71f10

@@ -8,12 +8,13 @@ __all__ = ['plan_runs']
 # %% ../../nbs/357_plan.ipynb #d91afcf9
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 import numpy as np
 import pandas as pd
 import torch
+from tqdm import tqdm
 
 from ..core import choose, resolve
 from ..data.registry import converted, load_corpus
@@ -159,9 +160,16 @@ def _own_epochs(system: System, key: RunKey, encoded, timing: _Timing) -> int:
     return _epochs(settings_of(system, key.variant), wanted)
 
 # %% ../../nbs/357_plan.ipynb #ea8cde3f
+def _without_encoder(system: System) -> System:
+    "Return a system whose sentences are hashed; one that reads tokens keeps its encoder."
+    ways = [way for way in system.encode.values() if isinstance(way, dict)]
+    reads_tokens = any(way.get('tokens') for way in ways)
+    return system if reads_tokens else replace(system, encoder='hashing')
+
+
 def _own_seconds(system: System, key: RunKey, timing: _Timing) -> float:
     "Return the seconds of a run without what is trained before it."
-    encoded, _ = _load_encoded(system, key.corpus, timing.device)
+    encoded, _ = _load_encoded(_without_encoder(system), key.corpus, timing.device)
     corpus = _of_fold(system, encoded)
     point = grid(settings_of(system, key.variant)['hyperparameters'])[0]
     batches = _split_batches(system, corpus, point)
@@ -291,7 +299,8 @@ def _fill_estimates(
 ) -> pd.DataFrame:
     "Return a plan in which runs that no record tells about are timed by a few steps; NaN where that fails."
     plan = plan.copy()
-    for text in plan.index[plan.seconds.isna()]:
+    unknown = plan.index[plan.seconds.isna()]
+    for text in tqdm(unknown, 'timing a few steps', unit=' runs', leave=False, disable=None):
         key = RunKey.parse(text)
         system = find_system(key.system_id)
         how = dict(seeds=range(seeds or system.seeds), device=device, folds=folds)
