@@ -114,7 +114,7 @@ def _print_plan(
     "Print what will run and how long it takes."
     if not len(plan):
         return typer.echo(f'{target}: nothing is missing')
-    show(_plan_lines(plan))
+    _show(_plan_lines(plan))
     known = plan.seconds.dropna()
     total = f'about {known.sum():.0f} s ({known.sum() / 60:.0f} min) for {len(known)} of them'
     unknown = '; of the others no record tells' if len(known) < len(plan) else ''

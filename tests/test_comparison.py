@@ -125,7 +125,7 @@ def test_a_table_of_new_and_stale_records_says_which_is_which(tmp_path):
     assert (table.state, table.badge) == ('drawn', 'drawn: 2 of 3 lines stale')
     assert table.command == 'erc run shapes --missing', 'new runs complete it'
     assert table.notes == ['Stale, 2 lines: other args.'], 'one sentence a reason'
-    for text in (to_html(table), to_markdown(table), to_latex(table)):
+    for text in (_to_html(table), _to_markdown(table), _to_latex(table)):
         assert '2 of 3 lines stale' in text and 'erc run shapes' in text
     h = table.headline
     assert h['line'] == 'the network, paper', 'a record that holds goes before a stale one'

@@ -522,7 +522,7 @@ def test_recipe_is_whole():
         rows = set(printed[printed.artefact == table].row) - {'header'}
         assert rows <= {row.row for row in recipe.artefact(table).rows}, table
         assert comparison('dialoguetrm', table, stale=lambda record: None).kinds
-    assert recipe.seeds == 10
+    assert recipe.seeds == 5
 
 
 def test_what_a_recipe_says_twice_agrees():

@@ -458,7 +458,7 @@ def test_paper_settings_are_those_printed():
 
     No tuned system takes them over.
     """
-    printed = [system for system in trained_systems() if system.printed]
+    printed = [system for system in trained_systems() if system.as_printed]
     assert all(system.model.startswith('erc.models.multiemo') for system in printed)
     whole = {'multiemo', 'multiemo_released', 'meld', 'meld_released', 'meld_finetuned'}
     assert whole <= {system.name for system in printed}

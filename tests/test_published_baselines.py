@@ -63,7 +63,7 @@ def test_captured_stacks_equal_seeds_on_a_cpu(name, sizes, options):
     with pretended_device() as device, warnings.catch_warnings():
         warnings.simplefilter('error')
         captured = train_toy(name, sizes, options, 'cuda')
-    assert device.captures == 1
+    assert device.captures == 2, 'the step, and the predictions of dev'
     plain = train_toy(name, sizes, options, 'cpu')
     assert np.isfinite(plain.losses).all()
     np.testing.assert_allclose(captured.losses, plain.losses, atol=1e-9)
