@@ -30,7 +30,7 @@ from ..runs.keys import RunKey
 from ..runs.recipes import System, load_recipe, wanted_runs
 from ..runs.records import Record, find_record
 from ..runs.run import run_system
-from ..runs.stale import stale
+from ..runs.stale import _stale
 
 # %% ../../nbs/375_section.ipynb #d3118fcc
 _PROFILES = ('recorded', 'demo', 'full')
@@ -205,7 +205,7 @@ def _state_from_records(section: Section, artefact: str, spec) -> str:
         return section.record(str(key))
 
     def why_stale(record):
-        return None if section.demo else stale(record)
+        return None if section.demo else _stale(record)
 
     status = _artefact_status(section.paper, artefact, spec, find, why_stale)
     counted = f': {len(status.stale)} of {len(status.records)} records stale'
