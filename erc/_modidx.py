@@ -1017,6 +1017,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/erc', 'doc_host': '', 'git
                                                                                                     'erc/models/memory_networks.py'),
                                             'erc.models.memory_networks._MemoryNetwork._begin': ( 'cmn_icon.html#_memorynetwork._begin',
                                                                                                   'erc/models/memory_networks.py'),
+                                            'erc.models.memory_networks._MemoryNetwork._build': ( 'cmn_icon.html#_memorynetwork._build',
+                                                                                                  'erc/models/memory_networks.py'),
                                             'erc.models.memory_networks._MemoryNetwork._drop': ( 'cmn_icon.html#_memorynetwork._drop',
                                                                                                  'erc/models/memory_networks.py'),
                                             'erc.models.memory_networks._MemoryNetwork._penalty': ( 'cmn_icon.html#_memorynetwork._penalty',
