@@ -6,6 +6,7 @@
 __all__ = ['require_file', 'read_table', 'numeric_column']
 
 # %% ../../nbs/012_files.ipynb #c35e55ce
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +94,7 @@ def numeric_column(
 ) -> pd.Series:  # (N,) of `kind`; float if blanks are allowed
     "Convert a column of text to finite numbers; ValueError names file, column and row."
     values = table[column]
-    valid = values.map(lambda text: _is_number(text, kind)) | (allow_blank & (values == ''))
+    valid = values.map(partial(_is_number, kind=kind)) | (allow_blank & (values == ''))
     if not valid.all():
         row = np.argmin(valid)
         expected = 'a whole number' if kind is int else 'a number'

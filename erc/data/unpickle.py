@@ -8,7 +8,6 @@ __all__ = ['safe_unpickle']
 # %% ../../nbs/010_unpickle.ipynb #9015ec45
 import io
 import os
-import pickletools
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from functools import partial
@@ -17,6 +16,23 @@ from types import NoneType
 
 import numpy as np
 
+from erc.data.pickle_machine import (
+    _Blank,
+    _build,
+    _collect,
+    _fill,
+    _get,
+    _key,
+    _Machine,
+    _mark,
+    _operations,
+    _pairs,
+    _push,
+    _push_constant,
+    _push_new,
+    _push_number,
+    _put,
+)
 from erc.data.plain_data import (
     Refused,
     _named_errors,
@@ -24,150 +40,6 @@ from erc.data.plain_data import (
     _plain_array,
     _plain_dtype,
 )
-
-# %% ../../nbs/010_unpickle.ipynb #35acbcea
-def _read_python2_string(file) -> str:
-    "Read a quoted line of Python 2, as latin1."
-    line = pickletools.read_stringnl(file, decode=False)
-    return bytes(line).decode('unicode_escape')  # type: ignore[arg-type]
-
-# %% ../../nbs/010_unpickle.ipynb #123219ec
-_READERS = {
-    operation.code.encode('latin1'): (operation.name, operation.arg and operation.arg.reader)
-    for operation in pickletools.opcodes
-} | {b'S': ('STRING', _read_python2_string)}
-
-
-def _operations(file):
-    "Yield the operations of a pickle, each a name and an argument, to its last one."
-    name = ''
-    while name != 'STOP':
-        code = file.read(1)
-        if code not in _READERS:
-            raise ValueError(f'unknown operation {code!r}' if code else 'no last operation')
-        name, reader = _READERS[code]
-        yield name, reader(file) if reader else None
-
-# %% ../../nbs/010_unpickle.ipynb #35ae8190
-_MOST_OPERATIONS, _MOST_CONTAINERS = 1 << 25, 1 << 21
-_ALLOWANCE = 1 << 20  # items or bytes that calls may copy beyond the size of the file
-
-
-class _Machine:
-    def __init__(self, size: int):  # of the pickle, in bytes
-        self.stack: list = []
-        self.marks: list = []
-        self.memo: dict = {}
-        self.containers, self.to_copy = _MOST_CONTAINERS, size + _ALLOWANCE
-
-    def take(self, count=None) -> list:
-        "Take values off the stack: so many, or those above the last mark."
-        start = self.marks.pop() if count is None else len(self.stack) - count
-        if not 0 <= start <= len(self.stack):
-            raise ValueError('too few values')
-        values = self.stack[start:]
-        del self.stack[start:]
-        return values
-
-    def push_container(self, container):
-        self.containers -= 1
-        if self.containers < 0:
-            raise Refused(f'more than {_MOST_CONTAINERS} containers')
-        self.stack.append(container)
-
-    def charge(self, values):
-        "Count the items that a call may copy."
-        sized = (str, bytes, bytearray, list, tuple)
-        self.to_copy -= sum(len(value) for value in values if isinstance(value, sized))
-        if self.to_copy < 0:
-            raise Refused('calls that copy more than the file holds')
-
-# %% ../../nbs/010_unpickle.ipynb #3dfee04d
-def _push(machine, value):
-    machine.stack.append(value)
-
-
-def _push_number(machine, value):
-    if value.bit_length() > 64:
-        raise Refused('a whole number of more than 64 bits')
-    machine.stack.append(value)
-
-# %% ../../nbs/010_unpickle.ipynb #bdc13727
-def _push_constant(value, machine, _):
-    machine.stack.append(value)
-
-
-def _push_new(make, machine, _):
-    machine.push_container(make())
-
-
-def _mark(machine, _):
-    machine.marks.append(len(machine.stack))
-
-# %% ../../nbs/010_unpickle.ipynb #d0276a41
-_KEYS = (str, bytes, int, float, NoneType, np.integer, np.floating, np.bool_)
-
-
-def _key(value):
-    if not isinstance(value, _KEYS):
-        raise Refused(f'a key, or an item of a set, of class {type(value).__name__}')
-    return value
-
-
-def _pairs(items: list):
-    if len(items) % 2:
-        raise ValueError('a key without a value')
-    return zip(map(_key, items[::2]), items[1::2])
-
-# %% ../../nbs/010_unpickle.ipynb #f83b967d
-def _collect(make, count, machine, _):
-    "Make a container of values on the stack."
-    machine.push_container(make(machine.take(count)))
-
-
-def _fill(count, machine, _):
-    "Put values into the container that lies below them."
-    items = machine.take(count)
-    container = machine.stack[-1]
-    if type(container) is list:
-        container.extend(items)
-    elif type(container) is set:
-        container.update(map(_key, items))
-    elif isinstance(container, dict):
-        container.update(_pairs(items))
-    else:
-        raise ValueError(f'items for a value of class {type(container).__name__}')
-
-# %% ../../nbs/010_unpickle.ipynb #71ea9b6a
-class _Blank:
-    "An array or dtype without its state."
-
-    def __init__(self, finish):
-        self.finish, self.places = finish, []
-
-
-def _put(machine, place):
-    value = machine.stack[-1]
-    place = len(machine.memo) if place is None else place
-    machine.memo[place] = value
-    if isinstance(value, _Blank):
-        value.places.append(place)
-
-# %% ../../nbs/010_unpickle.ipynb #e41ba4e4
-def _get(machine, place):
-    machine.stack.append(machine.memo[place])
-
-
-def _build(machine, _):
-    "Complete the blank below a state."
-    blank, state = machine.take(2)
-    if not isinstance(blank, _Blank) or type(state) is not tuple:
-        raise Refused(f'a state for a value of class {type(blank).__name__}')
-    machine.charge(state)
-    value = blank.finish(state)
-    machine.stack.append(value)
-    machine.memo.update(dict.fromkeys(blank.places, value))
-    blank.places.clear()
 
 # %% ../../nbs/010_unpickle.ipynb #3b0d4b5f
 def _latin1(text='', codec='latin1', errors='strict') -> bytes:
@@ -365,6 +237,9 @@ _RUN: dict[str, Callable] = {  # operation -> function of the machine and the op
 }
 
 # %% ../../nbs/010_unpickle.ipynb #bf487874
+_MOST_OPERATIONS = 1 << 25
+
+
 def _run(data: bytes):
     "Run a pickle's operations and return the value that they leave."
     machine = _Machine(len(data))

@@ -6,7 +6,7 @@
 __all__ = ['AGHMN']
 
 # %% ../../nbs/270_aghmn.ipynb #c98cc838
-from functools import cache
+from functools import cache, partial
 
 import torch
 import torch.nn.functional as F
@@ -126,17 +126,18 @@ class _AttentionGRU(nn.Module):
     ) -> Tensor:  # (N, d), the last state
         sizes, first = (len(m),) * m.shape[1], torch.zeros_like(m[None, :, 0])
         places = zip(*(x.unbind(1) for x in (self.Wr(m), self.W(m), alpha[..., None])))
-        products = self._products(sizes)
-
-        def step(h):
-            (r, n, a), (from_r, from_n) = next(places), products(h).chunk(2, -1)
-            return [torch.lerp(h, (n + (r + from_r).sigmoid() * from_n).tanh(), a.expand_as(h))]
-
+        step = partial(_gated_step, places, self._products(sizes))
         return recur(step, [first], sizes)[0, -len(m) :]
 
     def _products(self, sizes) -> Products:
         bias, weight = torch.cat([self.Ur.bias, self.U.bias]), [self.Ur.weight, self.U.weight]
         return Products(bias.expand(1, sum(sizes), -1), torch.cat(weight).mT[None], sizes)
+
+
+def _gated_step(places, products: Products, h: Tensor) -> list:
+    "Return the next state from the projected memory and the attention of the next place."
+    (r, n, a), (from_r, from_n) = next(places), products(h).chunk(2, -1)
+    return [torch.lerp(h, (n + (r + from_r).sigmoid() * from_n).tanh(), a.expand_as(h))]
 
 # %% ../../nbs/270_aghmn.ipynb #23bcd172
 _UNITS = {'mean': 0, 'agru': 1, 'biagru': 2}
@@ -169,16 +170,19 @@ class AGHMN(nn.Module):
     ):
         super().__init__()
         o = complete_options(_PRESETS, _CHOICES, preset, options)
-        self.words, self.rate, self.padded = words, dropout, o['padding'] == 'released'
-        self.names = [name for name in sizes if name != words]
+        self.rate, self.padded = dropout, o['padding'] == 'released'
+        self._build_turns(sizes, words, width, embeddings)
+        self.memory = _WindowMemory(width, window, o['memory'] == 'both', self.padded)
+        self.units = nn.ModuleList(_AttentionGRU(width) for _ in range(_UNITS[o['attention']]))
+        self.out = nn.Linear(width, classes)
+
+    def _build_turns(self, sizes, words, width, embeddings):
+        self.words, self.names = words, [name for name in sizes if name != words]
         size = sum(sizes[name] for name in self.names)
         if words:
             self.reader = _WordReader(sizes[words], width, embeddings)
             size += 2 * width
         self.project = nn.Linear(size, width)
-        self.memory = _WindowMemory(width, window, o['memory'] == 'both', self.padded)
-        self.units = nn.ModuleList(_AttentionGRU(width) for _ in range(_UNITS[o['attention']]))
-        self.out = nn.Linear(width, classes)
 
     def turns(self, batch: Batch) -> Tensor:
         "Return a vector for each turn, (N, d), before its dropout."
@@ -213,7 +217,7 @@ class AGHMN(nn.Module):
         **options,
     ) -> 'AGHMN':
         "Load the authors' weights, by default with their padding; the window is an option."
-        w = {_renamed(name): torch.as_tensor(x) for name, x in state.items()}
+        w = _own_weights(state)
         table, (classes, width) = w['reader.embeddings'], w['out.weight'].shape
         options = dict(preset=preset, padding=padding, width=width, embeddings=table, **options)
         model = cls({'words': 0}, classes, words='words', **options)
@@ -241,3 +245,7 @@ def _renamed(name: str) -> str:
         if name.startswith(theirs):
             return ours + name.removeprefix(theirs)
     return name
+
+
+def _own_weights(state: dict) -> dict:
+    return {_renamed(name): torch.as_tensor(x) for name, x in state.items()}

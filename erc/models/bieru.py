@@ -72,6 +72,11 @@ _CHOICES = dict(
 _PRESETS = {'paper': {}, 'released': {'tensor': 'none'}}
 
 # %% ../../nbs/268_bieru.ipynb #00f106d7
+def _projection(sizes: dict, width: int) -> nn.Module:
+    size = sum(sizes.values())
+    return nn.Identity() if width == size else nn.Linear(size, width)
+
+# %% ../../nbs/268_bieru.ipynb #5905b0d5
 class BiERU(nn.Module):
     "A tensor block and two channels, run in both directions (Li et al. 2022)."
 
@@ -88,8 +93,7 @@ class BiERU(nn.Module):
         super().__init__()
         self.names, self.rate = list(sizes), dropout
         o = self.options = complete_options(_PRESETS, _CHOICES, preset, options)
-        D = sum(sizes.values())
-        self.project = nn.Identity() if width == D else nn.Linear(D, width)
+        self.project = _projection(sizes, width)
         self.block = _TensorBlock(width, o['tensor'] == 'live')
         self.cell, self.convolution = nn.LSTMCell(width, width), _Convolution()
         self.out = nn.Linear(2 * (width + (width + 3) // 2 + 1), classes)
@@ -97,34 +101,39 @@ class BiERU(nn.Module):
     def forward(self, batch: Batch) -> Out:
         u = self.project(concatenated(batch, self.names))
         back = reversed_rows(batch.sizes, u.device)
-        fresh = u.new_zeros(batch.sizes[0], 2 * u.shape[-1])
-        ahead, last = self._run(u, fresh, batch, 'ahead')
-        first = last if self.options['backward'] == 'continued' else fresh
-        behind, _ = self._run(u[back], first, batch, 'back', back)
+        ahead, last = self._run(u, u.new_zeros(batch.sizes[0], 2 * u.shape[-1]), batch, 'ahead')
+        behind, _ = self._run(u[back], self._first_behind(last), batch, 'back', back)
         return Out(self.out(torch.cat([ahead, behind[back]], -1)))
+
+    def _first_behind(self, last):
+        "Return the states with which the backward run begins."
+        return last if self.options['backward'] == 'continued' else torch.zeros_like(last)
 
     def _run(self, u, first, batch, place, order=None):
         "Return r of each row, in the order of u, and the states after each dialogue's last turn."
-        mask = dropout_mask(
-            u.shape[-1], self.rate, batch, place, order
-        )  # keyed by turn in any order
-        mask = torch.ones_like(u) if mask is None else mask.to(u.dtype)
-        p = self._blocks(u, batch.sizes, mask)
+        p = self._blocks(u, batch.sizes, self._mask(u, batch, place, order))
         states = _states(self.cell, p, first, batch.sizes)
         r = torch.cat([states[:, : u.shape[-1]], self.convolution(p)], -1)
         ends = reversed_rows(batch.sizes, u.device)[: batch.sizes[0]]
         return dropout(r, self.rate, batch, f'{place} channels', order), states[ends]
 
+    def _mask(self, u, batch, place, order):
+        "Return the dropout mask of p, the same for a turn in any order of the rows."
+        mask = dropout_mask(u.shape[-1], self.rate, batch, place, order)
+        return torch.ones_like(u) if mask is None else mask.to(u.dtype)
+
     def _blocks(self, u, sizes, mask):
         "Return p of each row."
         if self.options['context'] == 'local':
-            before = u[_previous_rows(sizes, u.device)]
-            return self.block(torch.cat([before, u], -1)).sigmoid() * mask
+            return self._join(u[_previous_rows(sizes, u.device)], u) * mask
         p, found = u[: sizes[0]], []
         for now, kept in zip(u.split(sizes), mask.split(sizes)):
-            p = self.block(torch.cat([p[: len(now)], now], -1)).sigmoid() * kept
+            p = self._join(p[: len(now)], now) * kept
             found.append(p)
         return torch.cat(found)
+
+    def _join(self, before, now):
+        return self.block(torch.cat([before, now], -1)).sigmoid()
 
     @classmethod
     def from_released(cls, state: dict, preset='paper', **options) -> 'BiERU':

@@ -6,7 +6,6 @@
 __all__ = ['CHFusion']
 
 # %% ../../nbs/261_chfusion.ipynb #bbbd48aa
-from functools import partial
 from itertools import combinations
 
 import torch
@@ -42,12 +41,20 @@ class _KerasGRU(nn.Module):
         mask = dropout_mask(3 * x.shape[-1], self.rate, batch, self.place, first)
         if mask is None:
             return x @ self.kernel + self.bias
-        column = torch.cat([torch.arange(n, device=x.device) for n in batch.sizes])
-        mask = mask.to(x.dtype)[column]
-        parts = zip(mask.chunk(3, -1), self.kernel.chunk(3, -1))
+        parts = zip(_spread(mask.to(x.dtype), batch.sizes).chunk(3, -1), self.kernel.chunk(3, -1))
         return torch.cat([(x * m) @ kernel for m, kernel in parts], -1) + self.bias
 
+
+def _spread(first: Tensor, sizes: tuple) -> Tensor:  # (B, D) -> (N, D)
+    "Repeat what the first turns have at all turns of their dialogues."
+    return first[torch.cat([torch.arange(n, device=first.device) for n in sizes])]
+
 # %% ../../nbs/261_chfusion.ipynb #17678649
+def _first_weights(parts: int, width: int) -> nn.Parameter:  # (parts, width)
+    "Return weights of a fusion: normal, without what lies beyond two deviations (Keras)."
+    return nn.Parameter(nn.init.trunc_normal_(torch.empty(parts, width), std=0.05, a=-0.1, b=0.1))
+
+# %% ../../nbs/261_chfusion.ipynb #1ec30c56
 class _FusionNet(nn.Module):
     "Fuse vectors unit by unit, and read the result in the order of turns."
 
@@ -64,8 +71,7 @@ class _FusionNet(nn.Module):
         place='',  # name of its dropout
     ):
         super().__init__()
-        start = nn.init.trunc_normal_(torch.empty(parts, width), std=0.05, a=-0.1, b=0.1)
-        self.w, self.b = nn.Parameter(start), nn.Parameter(torch.zeros(width))
+        self.w, self.b = _first_weights(parts, width), nn.Parameter(torch.zeros(width))
         self.gru = _KerasGRU(width, units, rates[0], f'{place} input')
         self.dense = nn.Linear(units + (width if top else 0), hidden)
         self.out = nn.Linear(hidden, classes)
@@ -92,6 +98,12 @@ def _projection(size, width):
     return linear
 
 
+def _pair_names(sizes: dict) -> list:
+    if len(sizes) not in (2, 3):
+        raise ValueError(f'CHFusion fuses two or three features, not {len(sizes)}: {list(sizes)}')
+    return [f'{a} {b}' for a, b in combinations(sizes, 2)]
+
+# %% ../../nbs/261_chfusion.ipynb #81d89fe1
 class CHFusion(nn.Module):
     "Hierarchical fusion of two or three modalities (Majumder et al. 2018)."
 
@@ -109,18 +121,16 @@ class CHFusion(nn.Module):
         top_rates=(0.35, 0.86),  # of the second level
     ):
         super().__init__()
-        if len(sizes) not in (2, 3):
-            raise ValueError(
-                f'CHFusion fuses two or three features, not {len(sizes)}: {list(sizes)}'
-            )
-        self.project = nn.ModuleDict({m: _projection(d, width) for m, d in sizes.items()})
-        pair = partial(_FusionNet, 2, width, units, feature, classes, rates=rates)
-        names = [f'{a} {b}' for a, b in combinations(sizes, 2)]
-        self.pairs = nn.ModuleDict({name: pair(place=name) for name in names})
+        self._build_pairs(sizes, width, units, feature, classes, rates)
         self.top = None
         if len(sizes) == 3:
-            top = top_units or feature, top_hidden or width, classes
-            self.top = _FusionNet(3, feature, *top, rates=top_rates, top=True, place='top')
+            shape = 3, feature, top_units or feature, top_hidden or width, classes
+            self.top = _FusionNet(*shape, rates=top_rates, top=True, place='top')
+
+    def _build_pairs(self, sizes, width, units, feature, classes, rates):
+        names, shape = _pair_names(sizes), (2, width, units, feature, classes)
+        self.project = nn.ModuleDict({m: _projection(d, width) for m, d in sizes.items()})
+        self.pairs = nn.ModuleDict({k: _FusionNet(*shape, rates=rates, place=k) for k in names})
 
     def read_pairs(self, batch: Batch) -> dict:
         "Return the feature and the logits of each pair."
@@ -173,15 +183,17 @@ def _own_weights(state: dict) -> dict:
     return w
 
 # %% ../../nbs/261_chfusion.ipynb #3a5c4ee5
+def _widths_of(w: dict) -> dict:
+    feature, units = w['pairs.text audio.dense.weight'].shape
+    width, top_units = len(w['project.text.weight']), len(w['top.gru.recurrent'])
+    top = dict(top_units=top_units, top_hidden=len(w['top.dense.weight']))
+    return dict(width=width, units=units, feature=feature, **top)
+
+
 def _from_released(cls, state: dict) -> CHFusion:
     "Build a model of the sizes that the weights have, and load them."
     w = _own_weights(state)
-    (feature, units), (hidden, _) = (
-        w[f'{n}.dense.weight'].shape for n in ('pairs.text audio', 'top')
-    )
     sizes = {m: w[f'project.{m}.weight'].shape[1] for m in _SHORT.values()}
-    top = dict(top_units=len(w['top.gru.recurrent']), top_hidden=hidden)
-    width = len(w['project.text.weight'])
-    model = cls(sizes, len(w['top.out.bias']), width=width, units=units, feature=feature, **top)
+    model = cls(sizes, len(w['top.out.bias']), **_widths_of(w))
     model.to(w['top.out.bias'].dtype).load_state_dict(w)
     return model

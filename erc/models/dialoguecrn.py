@@ -42,8 +42,7 @@ class _Reasoner(nn.Module):
         h = c = torch.zeros_like(bank)
         for _ in range(self.steps):
             h, c = self._think(question, h, c)
-            score = batch.to_padded(h) @ keys.mT
-            answer = score.masked_fill(absent, -torch.inf).softmax(-1) @ keys
+            answer = _recall(batch.to_padded(h), keys, absent)
             question = torch.cat([h, answer[batch.dialogue, batch.turn]], -1)
         return question
 
@@ -51,6 +50,11 @@ class _Reasoner(nn.Module):
         w = self.cell
         gates = F.linear(question, w.weight_ih, w.bias_ih) + F.linear(h, w.weight_hh, w.bias_hh)
         return lstm_step(gates, c)
+
+
+def _recall(h, keys, absent):
+    "Return the mean of the keys (B, T, d), weighted by their products with states (B, T, d)."
+    return (h @ keys.mT).masked_fill(absent, -torch.inf).softmax(-1) @ keys
 
 # %% ../../nbs/274_dialoguecrn.ipynb #656b915f
 class DialogueCRN(nn.Module):
@@ -68,12 +72,15 @@ class DialogueCRN(nn.Module):
         dropout=0.2,
     ):
         super().__init__()
-        self.names, self.rate, width = list(sizes), dropout, 2 * hidden
+        self.names, self.rate = list(sizes), dropout
         self.padded = choose(padding, ('masked', 'released'), 'padding') == 'released'
         size = sum(sizes.values())
         self.situation, self.parties = (
             PackedRNN('lstm', size, hidden, layers=layers) for _ in range(2)
         )
+        self._build_reasoning(2 * hidden, steps, classes)
+
+    def _build_reasoning(self, width, steps, classes):
         self.ask = nn.Linear(width, 2 * width)
         self.reasoners = nn.ModuleList(_Reasoner(width, n) for n in steps)
         self.out = nn.Linear(4 * width, classes)

@@ -148,11 +148,15 @@ class _PartyContext(nn.Module):
 
     def forward(self, x: Tensor, batch: Batch) -> Tensor:  # (N, D) -> (N, 2 emotion)
         back = reversed_rows(batch.sizes, x.device)
-        x, speakers = [x, x[back]], torch.stack([batch.speakers, batch.speakers[back]])
+        ahead, behind = self._run([x, x[back]], batch, back)
+        return torch.cat([ahead, behind[back]], -1)
+
+    def _run(self, x, batch, back):
+        "Return the emotion states of both directions, each in its own order."
+        speakers = torch.stack([batch.speakers, batch.speakers[back]])
         drop = [self._mask(batch, back, state) for state in ('context', 'party', 'emotion')]
         party, _ = dialogue_states(self.cells, x, x, batch, drop=drop[:2], speakers=speakers)
-        ahead, behind = emotion_states(self.cells, party, batch, drop[2])
-        return torch.cat([ahead, behind[back]], -1)
+        return emotion_states(self.cells, party, batch, drop[2])
 
     def _mask(self, batch, back, state):
         "Return the dropout mask of a state in both directions, (2, N, H), or 1."
@@ -211,13 +215,18 @@ class DialogueGCN(nn.Module):
         super().__init__()
         self.names, self.rate, self.window = list(sizes), dropout, (past, future)
         o = self.options = complete_options(_PRESETS, _CHOICES, preset, options)
-        width = 2 * hidden
         self.context = _make_context(o['base'], sum(sizes.values()), hidden)
-        self.edges = _EdgeWeights(width, o['edges'], longest)
+        self._build_graph(2 * hidden, graph, speakers, longest)
+        self._build_head(2 * hidden + graph, graph, classes)
+
+    def _build_graph(self, width, graph, speakers, longest):
+        self.edges = _EdgeWeights(width, self.options['edges'], longest)
         self.relational = _RelationalLayer(width, graph, speakers)
         self.neighbours = _NeighbourLayer(graph)
-        self.nodal = _BoundedAttention(width + graph) if o['nodal'] else None
-        self.head = _Head(width + graph, graph, classes, dropout)
+
+    def _build_head(self, width, hidden, classes):
+        self.nodal = _BoundedAttention(width) if self.options['nodal'] else None
+        self.head = _Head(width, hidden, classes, self.rate)
 
     def contexts(self, batch: Batch) -> Tensor:
         "Return the nodes before the graph, (N, 2 hidden)."

@@ -96,11 +96,13 @@ class _MemoryNetwork(nn.Module):
             raise ValueError(f'hops={hops}: a memory network needs one or more')
         self.names, self.window, self.hops = list(sizes), window, hops
         self.rate, self.regularisation = dropout, regularisation
-        size = sum(sizes.values())
+        self._build(sum(sizes.values()), width, classes)
+        self._begin()
+
+    def _build(self, size, width, classes):
         self.ask, self.out = nn.Linear(size, width), nn.Linear(width, classes)
         self.local = nn.ModuleList(_ResetFirstGRU(size, width) for _ in range(2))
         self.memory = nn.ModuleList(_ResetFirstGRU(width, width) for _ in range(2))
-        self._begin()
 
     def _begin(self):
         "Set the first weights of both linear layers as the authors do."

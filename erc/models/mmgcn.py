@@ -24,14 +24,22 @@ def _edge_weight(cosine: Tensor) -> Tensor:
     return 1 - torch.acos(0.99999 * cosine) / math.pi
 
 
+def _weights_within(x: Tensor):  # (B, T, M, T, 1), (B, T, M, 1, M)
+    "Return the weights of edges within a modality and within a turn, of nodes of length one."
+    turns = _edge_weight(torch.einsum('btmd,bsmd->btms', x, x))[..., None]
+    return turns, _edge_weight(x @ x.mT)[:, :, :, None]
+
+
+def _same(x: Tensor):  # (T, 1, T, 1), (M, 1, M)
+    "Mark by 1 the pairs of nodes of the same turn, and those of the same modality."
+    turns, modalities = (torch.eye(n, dtype=x.dtype, device=x.device) for n in x.shape[1:3])
+    return turns[:, None, :, None], modalities[:, None]
+
+
 def _edge_weights(x: Tensor, real: Tensor) -> Tensor:
     "Return the weights of all edges, (B, T, M, T, M), of nodes (B, T, M, d); (B, T) says which exist."
-    T, M = x.shape[1:3]
-    same_turn = torch.eye(T, dtype=x.dtype, device=x.device)[:, None, :, None]
-    same_modality = torch.eye(M, dtype=x.dtype, device=x.device)[:, None]
-    x = F.normalize(x, dim=-1)
-    turns = _edge_weight(torch.einsum('btmd,bsmd->btms', x, x))[..., None]
-    modalities = _edge_weight(x @ x.mT)[:, :, :, None]
+    same_turn, same_modality = _same(x)
+    turns, modalities = _weights_within(F.normalize(x, dim=-1))
     a = turns * same_modality + modalities * same_turn * (1 - same_modality)
     return a * (real[:, :, None] & real[:, None])[:, :, None, :, None]
 
@@ -60,18 +68,27 @@ def _deep_layer(
     return theta * (torch.cat([received, first], -1) @ weight) + (1 - theta) * mixed
 
 # %% ../../nbs/266_mmgcn.ipynb #51a8f193
+def _read_in_context(sizes: dict, name: str) -> str:
+    "Return the feature that is read in context: the named one, text, or the last one."
+    name = name or ('text' if 'text' in sizes else [*sizes][-1])
+    return choose(name, sizes, 'feature that is read in context')
+
+
+def _deep_weights(layers: int, graph: int) -> nn.Parameter:  # (layers, 2g, g)
+    bound = graph**-0.5
+    return nn.Parameter(torch.empty(layers, 2 * graph, graph).uniform_(-bound, bound))
+
+# %% ../../nbs/266_mmgcn.ipynb #d10d3258
 class _GraphModel(nn.Module):
     "Maps into nodes, the graph and the classifier."
 
     def __init__(self, sizes, classes, width, graph, layers, dropout, text, padding):
         super().__init__()
-        text = text or ('text' if 'text' in sizes else [*sizes][-1])
-        self.text, self.rate = choose(text, sizes, 'feature that is read in context'), dropout
+        self.text, self.rate = _read_in_context(sizes, text), dropout
         self.padded = choose(padding, ('masked', 'released'), 'padding') == 'released'
         self.inputs = nn.ModuleDict({name: nn.Linear(d, width) for name, d in sizes.items()})
         self.first = nn.Linear(width, graph)
-        bound = graph**-0.5
-        self.layers = nn.Parameter(torch.empty(layers, 2 * graph, graph).uniform_(-bound, bound))
+        self.layers = _deep_weights(layers, graph)
         self.out = nn.Linear(len(sizes) * (width + graph), classes)
 
     def _drop(self, batch: Batch, x: Tensor, place: str) -> Tensor:  # x (N, ...)
@@ -141,11 +158,16 @@ class MMGCN(_GraphModel):
         "Return the normalised adjacency, and the nodes after the graph (N, M, width + graph)."
         x = self.contexts(batch)
         a, x = self.adjacency(x, batch), self._drop(batch, x, 'nodes')
-        h = first = self.first(x).relu()
+        h = self._convolve(a, self.first(x).relu(), batch)
+        return a, torch.cat([x, self._drop(batch, h, 'last layer')], -1)
+
+    def _convolve(self, a, first, batch):
+        "Return the nodes after all layers, (N, M, graph)."
+        h = first
         for i, weight in enumerate(self.layers.unbind()):
             received = self.receive(a, self._drop(batch, h, f'layer {i}'), batch)
             h = _deep_layer(received, first, weight, i + 1, alpha=0.1).relu()
-        return a, torch.cat([x, self._drop(batch, h, 'last layer')], -1)
+        return h
 
     @classmethod
     def from_released(cls, state: dict, **options) -> 'MMGCN':

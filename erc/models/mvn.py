@@ -34,11 +34,13 @@ class _WordAttention(nn.Module):
         real: Tensor,  # (N, C) bool, words of c that exist
         drop=lambda x, place: x,  # dropout, a function of rows and a name
     ) -> Tensor:  # (N, Q, d)
-        score = self.w_qs(q) @ self.w_ks(c).mT * q.shape[-1] ** -0.5
-        lowest = torch.finfo(score.dtype).min
-        alpha = drop(score.masked_fill(~real[:, None], lowest).softmax(-1), 'weights')
+        alpha = drop(self._weights(q, c, real), 'weights')
         y = self.layer_norm(q + alpha @ self.w_vs(c))
         return self.layer_norm(y + drop(self.lin_2(self.lin_1(y).relu()), 'inner'))
+
+    def _weights(self, q, c, real):  # (N, Q, C)
+        score = self.w_qs(q) @ self.w_ks(c).mT * q.shape[-1] ** -0.5
+        return score.masked_fill(~real[:, None], torch.finfo(score.dtype).min).softmax(-1)
 
 # %% ../../nbs/272_mvn.ipynb #1c7e9aa3
 class _Gate(nn.Module):
@@ -57,6 +59,18 @@ def _newest(real: Tensor, longest: int) -> Tensor:  # (N, C) bool -> (N, longest
     return real.int().argsort(dim=1, stable=True)[:, -longest:]
 
 
+def _past_places(batch: Batch, window: int, words: int) -> Tensor:  # (N, K * L)
+    "Return where the words of the turns before each turn are among all turns' words."
+    window = min(window, max(1, len(batch.sizes) - 1))
+    rows = past_rows(batch.sizes, window, batch.ids.device)
+    return (torch.arange(words, device=rows.device) + rows[..., None] * words).flatten(1)
+
+
+def _flat(words: Tensor) -> Tensor:  # (N, L, ...) -> ((N + 1) * L, ...)
+    "Return the words of all turns in a row, and after them those of a turn without words."
+    return torch.cat([words, torch.zeros_like(words[:1])]).flatten(0, 1)
+
+# %% ../../nbs/272_mvn.ipynb #79e857e0
 def _past_words(
     states: Tensor,  # (N, L, d) words of each turn
     real: Tensor,  # (N, L) bool
@@ -65,16 +79,12 @@ def _past_words(
     longest=None,  # words of a context that are kept, the newest; default: all
 ):  # (N, C, d), and which words exist (N, C) bool
     "Return the words of the turns before each turn."
-    window = min(window, max(1, len(batch.sizes) - 1))
-    rows = past_rows(batch.sizes, window, batch.ids.device)
-    places = torch.arange(real.shape[1], device=rows.device) + rows[..., None] * real.shape[1]
-    places = places.flatten(1)
-    states, real = (torch.cat([x, torch.zeros_like(x[:1])]).flatten(0, 1) for x in (states, real))
-    exists = real[places]
+    places = _past_places(batch, window, real.shape[1])
+    exists = _flat(real)[places]
     if longest is not None and longest < exists.shape[1]:
         last = _newest(exists, longest)
         places, exists = places.gather(1, last), exists.gather(1, last)
-    return states[places], exists
+    return _flat(states)[places], exists
 
 # %% ../../nbs/272_mvn.ipynb #69b554dc
 class _WordView(nn.Module):
@@ -94,14 +104,18 @@ class _WordView(nn.Module):
         drop=lambda x, place: x,
     ) -> Tensor:  # (N, d)
         context, exists = _past_words(states, real, batch, self.window, self.longest)
+        alone, y, c = self._fuse(states, real, context, exists, drop)
+        y, c = drop(_highest(y, real), 'words'), drop(_highest(c, exists), 'context')
+        first = drop(_highest(alone, real), 'words')
+        return torch.where(batch.turn[:, None] == 0, first, self.word_level_fusion(y, c))
+
+    def _fuse(self, states, real, context, exists, drop):
+        "Return the words beside their own set, the words beside both sets, and the context's."
         look = partial(self._look, drop=drop)
         alone = look('self', states, states, real)
         y = self.fusion(alone, look('cross', states, context, exists))
         back = look('cross of context', context, states, real)
-        c = self.fusion(look('self of context', context, context, exists), back)
-        y, c = drop(_highest(y, real), 'words'), drop(_highest(c, exists), 'context')
-        first = drop(_highest(alone, real), 'words')
-        return torch.where(batch.turn[:, None] == 0, first, self.word_level_fusion(y, c))
+        return alone, y, self.fusion(look('self of context', context, context, exists), back)
 
     def _look(self, side, q, c, real, drop):
         "Let words attend to the same set, or to the other one."
@@ -155,13 +169,16 @@ class MVN(nn.Module):
         padded = choose(padding, ('masked', 'released'), 'padding') == 'released'
         self.words, self.names, self.rate = words, list(sizes), dropout
         if words:
-            self.reader = _WordReader(sizes[words], width // 2, embeddings)
-            self.word_view = _WordView(width, window, longest)
-            self.word_head = _Head(width, classes, dropout, 'word')
+            self._build_words(sizes[words], width, embeddings, (window, longest), classes)
         else:
             self.project = nn.Linear(sum(sizes.values()), width)
         self.turn_view = _TurnView(width, window, padded)
         self.turn_head = _Head(width, classes, dropout, 'turn')
+
+    def _build_words(self, size, width, embeddings, past, classes):
+        self.reader = _WordReader(size, width // 2, embeddings)
+        self.word_view = _WordView(width, *past)
+        self.word_head = _Head(width, classes, self.rate, 'word')
 
     def views(self, batch: Batch) -> list:
         "Return what the heads read: [utterance view], or [utterance view, word view]; (N, d) each."

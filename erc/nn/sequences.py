@@ -71,16 +71,21 @@ def reset_first_states(
     update_first=False,  # order of the gates: update, reset; default: reset, update
 ) -> Tensor:  # (M, R, H)
     "Run a gated recurrent unit whose reset gate acts before the product."
-    H = weight.shape[1]
-    parts = zip(inputs.split((2 * H, H), -1), weight.split((2 * H, H), -1))
-    gates, candidate = (Products(*part, sizes) for part in parts)
+    gates, candidate = _gates_and_candidate(inputs, weight, sizes)
 
     def step(h):
         both = gate(gates(h)).chunk(2, -1)
         z, r = both if update_first else reversed(both)
         return [torch.lerp(candidate(r * h).tanh(), h, z)]
 
-    return recur(step, [inputs.new_zeros(len(weight), sizes[0], H)], sizes, real)
+    return recur(step, [inputs.new_zeros(len(weight), sizes[0], weight.shape[1])], sizes, real)
+
+
+def _gates_and_candidate(inputs, weight, sizes):
+    "Return the products of both gates, and those of the candidate."
+    H = weight.shape[1]
+    parts = zip(inputs.split((2 * H, H), -1), weight.split((2 * H, H), -1))
+    return [Products(*part, sizes) for part in parts]
 
 # %% ../../nbs/252_sequences.ipynb #fca5799b
 _GATES = {'lstm': 4, 'gru': 3}
@@ -207,11 +212,17 @@ def past_rows(
     device='cpu',
 ) -> Tensor:  # (N, K), the newest last; N where the dialogue had not begun
     "Return the rows of the K turns before each turn."
-    N, starts = sum(sizes), np.cumsum([0, *sizes])[:-1]
-    turn, column = (np.repeat(x, sizes) for x in (np.arange(len(sizes)), starts))
+    starts, turn, column = _packed_places(sizes)
     earlier = turn[:, None] - np.arange(window, 0, -1)
-    rows = starts[earlier.clip(0)] + (np.arange(N) - column)[:, None]
-    return torch.from_numpy(np.where(earlier < 0, N, rows)).to(device)
+    rows = starts[earlier.clip(0)] + column[:, None]
+    return torch.from_numpy(np.where(earlier < 0, len(turn), rows)).to(device)
+
+
+def _packed_places(sizes: tuple):  # (T,), (N,), (N,)
+    "Return the first row of each time step, and the time step and the sequence of each row."
+    starts = np.cumsum([0, *sizes])[:-1]
+    turn, start = (np.repeat(x, sizes) for x in (np.arange(len(sizes)), starts))
+    return starts, turn, np.arange(sum(sizes)) - start
 
 # %% ../../nbs/252_sequences.ipynb #a6489b75
 def real_turns(batch: Batch) -> Tensor:  # (B, T) bool
