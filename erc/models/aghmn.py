@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..data.batches import Batch
 from ..data.sentence_encoders import encoder_path, quiet_transformers
 from ..nn.cells import Out, Products, dropout
-from ..nn.sequences import PackedRNN, complete_options, concatenated, past_rows, recur
+from ..nn.sequences import PackedRNN, _complete_options, _concatenated, _past_rows, _recur
 
 # %% ../../nbs/270_aghmn.ipynb #00396514
 @cache
@@ -94,7 +94,7 @@ class _WindowMemory(nn.Module):
 
     def forward(self, u: Tensor, batch: Batch):  # (N, d)
         "Return the memory (N, K, d), the newest turn last, and which of its places are turns (N, K)."
-        rows = past_rows(batch.sizes, self.window, batch.ids.device)
+        rows = _past_rows(batch.sizes, self.window, batch.ids.device)
         c, real = torch.cat([u, torch.zeros_like(u[:1])])[rows], rows < len(batch)
         states = _run_rows(self.gru, c, None if self.padded else real)
         return c + sum(states.split(u.shape[-1], -1)), real
@@ -127,7 +127,7 @@ class _AttentionGRU(nn.Module):
         sizes, first = (len(m),) * m.shape[1], torch.zeros_like(m[None, :, 0])
         places = zip(*(x.unbind(1) for x in (self.Wr(m), self.W(m), alpha[..., None])))
         step = partial(_gated_step, places, self._products(sizes))
-        return recur(step, [first], sizes)[0, -len(m) :]
+        return _recur(step, [first], sizes)[0, -len(m) :]
 
     def _products(self, sizes) -> Products:
         bias, weight = torch.cat([self.Ur.bias, self.U.bias]), [self.Ur.weight, self.U.weight]
@@ -169,7 +169,7 @@ class AGHMN(nn.Module):
         **options,  # of the preset
     ):
         super().__init__()
-        o = complete_options(_PRESETS, _CHOICES, preset, options)
+        o = _complete_options(_PRESETS, _CHOICES, preset, options)
         self.rate, self.padded = dropout, o['padding'] == 'released'
         self._build_turns(sizes, words, width, embeddings)
         self.memory = _WindowMemory(width, window, o['memory'] == 'both', self.padded)
@@ -186,7 +186,7 @@ class AGHMN(nn.Module):
 
     def turns(self, batch: Batch) -> Tensor:
         "Return a vector for each turn, (N, d), before its dropout."
-        parts = [concatenated(batch, self.names)] if self.names else []
+        parts = [_concatenated(batch, self.names)] if self.names else []
         if self.words:
             parts.append(_highest(*self.reader(batch.features[self.words]), self.padded))
         return self.project(torch.cat(parts, -1)).tanh()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..core import choose
 from ..data.batches import Batch
 from ..nn.cells import Out, dropout
-from ..nn.sequences import PackedRNN, concatenated, real_turns, run_padded
+from ..nn.sequences import PackedRNN, _concatenated, _real_turns, _run_padded
 
 # %% ../../nbs/260_bclstm.ipynb #c518c3fc
 class _BoundedAttention(nn.Module):
@@ -29,7 +29,7 @@ class _BoundedAttention(nn.Module):
         h: Tensor,  # (N, d) packed
         batch: Batch,
     ):  # (N, d), and weights over the turns of the dialogue (N, T)
-        keys, real = batch.to_padded(h), real_turns(batch)
+        keys, real = batch.to_padded(h), _real_turns(batch)
         score = (batch.to_padded(self.transform(h)) @ keys.mT).tanh()
         alpha = score.masked_fill(~real[:, None], -torch.inf).softmax(-1)
         where = batch.dialogue, batch.turn
@@ -74,10 +74,10 @@ class BcLSTM(nn.Module):
 
     def states(self, batch: Batch) -> Tensor:
         "Return the states of both directions, (N, 2 hidden)."
-        x = concatenated(batch, self.names)
+        x = _concatenated(batch, self.names)
         drop = partial(dropout, p=self.rate, batch=batch, place='layers')
         if self.padded:
-            return run_padded(self.lstm, x, batch, drop)
+            return _run_padded(self.lstm, x, batch, drop)
         return self.lstm(x, batch.sizes, drop=drop)
 
     def forward(self, batch: Batch) -> Out:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..data.batches import Batch, reversed_rows
 from ..nn.cells import Out, Products, dropout, dropout_mask
-from ..nn.sequences import complete_options, concatenated, lstm_step, past_rows, recur
+from ..nn.sequences import _complete_options, _concatenated, _lstm_step, _past_rows, _recur
 
 # %% ../../nbs/268_bieru.ipynb #f146d6be
 class _TensorBlock(nn.Module):
@@ -34,7 +34,7 @@ class _TensorBlock(nn.Module):
 # %% ../../nbs/268_bieru.ipynb #eb35c73b
 def _previous_rows(sizes: tuple, device='cpu') -> Tensor:  # (N,)
     "Return the row of the turn before each turn; the first turn of a dialogue is its own."
-    before = past_rows(sizes, 1, device)[:, 0]
+    before = _past_rows(sizes, 1, device)[:, 0]
     own = torch.arange(len(before), device=device)
     return torch.where(before == len(before), own, before)
 
@@ -59,9 +59,9 @@ def _states(cell: nn.LSTMCell, p: Tensor, state: Tensor, sizes):  # (N, D), (B, 
     products = Products(rows[None], cell.weight_hh.mT[None], sizes)
 
     def step(both):
-        return [torch.cat(lstm_step(products(both[..., :H]), both[..., H:]), -1)]
+        return [torch.cat(_lstm_step(products(both[..., :H]), both[..., H:]), -1)]
 
-    return recur(step, [state[None]], sizes)[0]
+    return _recur(step, [state[None]], sizes)[0]
 
 # %% ../../nbs/268_bieru.ipynb #4200b230
 _CHOICES = dict(
@@ -92,14 +92,14 @@ class BiERU(nn.Module):
     ):
         super().__init__()
         self.names, self.rate = list(sizes), dropout
-        o = self.options = complete_options(_PRESETS, _CHOICES, preset, options)
+        o = self.options = _complete_options(_PRESETS, _CHOICES, preset, options)
         self.project = _projection(sizes, width)
         self.block = _TensorBlock(width, o['tensor'] == 'live')
         self.cell, self.convolution = nn.LSTMCell(width, width), _Convolution()
         self.out = nn.Linear(2 * (width + (width + 3) // 2 + 1), classes)
 
     def forward(self, batch: Batch) -> Out:
-        u = self.project(concatenated(batch, self.names))
+        u = self.project(_concatenated(batch, self.names))
         back = reversed_rows(batch.sizes, u.device)
         ahead, last = self._run(u, u.new_zeros(batch.sizes[0], 2 * u.shape[-1]), batch, 'ahead')
         behind, _ = self._run(u[back], self._first_behind(last), batch, 'back', back)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..data.batches import Batch
 from ..nn.cells import Out, dropout, dropout_mask, weighted_nll
-from ..nn.sequences import reset_first_states
+from ..nn.sequences import _reset_first_states
 
 # %% ../../nbs/261_chfusion.ipynb #0700fa53
 def _hard_sigmoid(x: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ class _KerasGRU(nn.Module):
 
     def forward(self, x: Tensor, batch: Batch) -> Tensor:  # (N, size) -> (N, hidden)
         inputs, unit = self._inputs(x, batch)[None], dict(gate=_hard_sigmoid, update_first=True)
-        return reset_first_states(inputs, self.recurrent[None], batch.sizes, **unit)[0]
+        return _reset_first_states(inputs, self.recurrent[None], batch.sizes, **unit)[0]
 
     def _inputs(self, x, batch):
         "Project the input; dropout has one mask for each dialogue and gate, at all time steps."

@@ -17,11 +17,11 @@ from ..data.batches import Batch
 from ..nn.cells import Out, dropout
 from erc.nn.sequences import (
     PackedRNN,
-    concatenated,
-    lstm_step,
+    _concatenated,
+    _lstm_step,
+    _real_turns,
+    _run_padded,
     party_states,
-    real_turns,
-    run_padded,
 )
 
 # %% ../../nbs/274_dialoguecrn.ipynb #c7773cdb
@@ -38,7 +38,7 @@ class _Reasoner(nn.Module):
         bank: Tensor,  # (N, d)
         batch: Batch,
     ) -> Tensor:  # (N, 2d), q* after the last step
-        keys, absent = batch.to_padded(bank), ~real_turns(batch)[:, None]
+        keys, absent = batch.to_padded(bank), ~_real_turns(batch)[:, None]
         h = c = torch.zeros_like(bank)
         for _ in range(self.steps):
             h, c = self._think(question, h, c)
@@ -49,7 +49,7 @@ class _Reasoner(nn.Module):
     def _think(self, question, h, c):
         w = self.cell
         gates = F.linear(question, w.weight_ih, w.bias_ih) + F.linear(h, w.weight_hh, w.bias_hh)
-        return lstm_step(gates, c)
+        return _lstm_step(gates, c)
 
 
 def _recall(h, keys, absent):
@@ -87,13 +87,13 @@ class DialogueCRN(nn.Module):
 
     def banks(self, batch: Batch):
         "Return the situation and the speakers' states, (N, 2 hidden) each."
-        x, drop = concatenated(batch, self.names), partial(dropout, p=self.rate, batch=batch)
+        x, drop = _concatenated(batch, self.names), partial(dropout, p=self.rate, batch=batch)
         speakers = party_states(
             self.parties, x, batch, partial(drop, place='layers of speakers'), self.padded
         )
         drop = partial(drop, place='layers of the situation')
         if self.padded:
-            return run_padded(self.situation, x, batch, drop), speakers
+            return _run_padded(self.situation, x, batch, drop), speakers
         return self.situation(x, batch.sizes, drop=drop), speakers
 
     def forward(self, batch: Batch) -> Out:

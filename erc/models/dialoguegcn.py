@@ -17,7 +17,7 @@ from .bclstm import _BoundedAttention, _Head
 from ..nn.cells import GRUCell, Out, dropout, dropout_mask
 from ..nn.recurrences import _DialogueCell, emotion_states
 from ..nn.recurrences import party_states as dialogue_states
-from ..nn.sequences import PackedRNN, complete_options, concatenated, real_turns, run_padded
+from ..nn.sequences import PackedRNN, _complete_options, _concatenated, _real_turns, _run_padded
 
 # %% ../../nbs/262_dialoguegcn.ipynb #3425931a
 def _window_edges(
@@ -31,7 +31,7 @@ def _window_edges(
     near = (ahead >= -(past if past >= 0 else len(turn))) & (
         ahead <= (future if future >= 0 else len(turn))
     )
-    real = real_turns(batch)
+    real = _real_turns(batch)
     return near & real[:, :, None] & real[:, None]
 
 # %% ../../nbs/262_dialoguegcn.ipynb #193c32b8
@@ -214,7 +214,7 @@ class DialogueGCN(nn.Module):
     ):
         super().__init__()
         self.names, self.rate, self.window = list(sizes), dropout, (past, future)
-        o = self.options = complete_options(_PRESETS, _CHOICES, preset, options)
+        o = self.options = _complete_options(_PRESETS, _CHOICES, preset, options)
         self.context = _make_context(o['base'], sum(sizes.values()), hidden)
         self._build_graph(2 * hidden, graph, speakers, longest)
         self._build_head(2 * hidden + graph, graph, classes)
@@ -230,14 +230,14 @@ class DialogueGCN(nn.Module):
 
     def contexts(self, batch: Batch) -> Tensor:
         "Return the nodes before the graph, (N, 2 hidden)."
-        x = concatenated(batch, self.names)
+        x = _concatenated(batch, self.names)
         if self.options['base'] == 'none':
             return self.context(x)
         if self.options['base'] == 'dialoguernn':
             return self.context(x, batch)
         drop = partial(dropout, p=self.rate, batch=batch, place='layers')
         if self.options['padding'] == 'released':
-            return run_padded(self.context, x, batch, drop)
+            return _run_padded(self.context, x, batch, drop)
         return self.context(x, batch.sizes, drop=drop)
 
     def graph(self, g: Tensor, batch: Batch):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..data.batches import Batch
 from ..nn.cells import Out, dropout
-from ..nn.sequences import concatenated, past_rows, reset_first_states
+from ..nn.sequences import _concatenated, _past_rows, _reset_first_states
 
 # %% ../../nbs/264_cmn_icon.ipynb #477c0ab5
 class _ResetFirstGRU(nn.Module):
@@ -43,7 +43,7 @@ def _run_places(
     K, N = inputs.shape[1:3]
     weights = torch.stack([cell.split()[1] for cell in cells])
     real = None if real is None else real.flatten(1)[..., None]
-    return reset_first_states(inputs.flatten(1, 2), weights, (N,) * K, real).unflatten(1, (K, N))
+    return _reset_first_states(inputs.flatten(1, 2), weights, (N,) * K, real).unflatten(1, (K, N))
 
 # %% ../../nbs/264_cmn_icon.ipynb #01e30681
 def _projected(cells, lanes) -> Tensor:
@@ -57,7 +57,7 @@ def _histories(
     window: int,  # K
 ):  # rows (N, K), N before the start, and whose place it is: own, other (2, N, K) bool
     "Return the places of the turns before each turn."
-    rows = past_rows(batch.sizes, window, batch.ids.device)
+    rows = _past_rows(batch.sizes, window, batch.ids.device)
     real = rows < len(batch)
     who = torch.cat([batch.speakers, batch.speakers[:1]])[rows]
     same = who == batch.speakers[:, None]
@@ -113,7 +113,7 @@ class _MemoryNetwork(nn.Module):
 
     def roles(self, batch: Batch, rows: Tensor, mine: Tensor) -> Tensor:
         "Return what each role's recurrence says at its places, (2, N, K, E), 0 elsewhere."
-        x = concatenated(batch, self.names)
+        x = _concatenated(batch, self.names)
         x = torch.cat([x, torch.zeros_like(x[:1])])
         inputs = _projected(self.local, [x, x])[:, rows.T]  # (2, K, N, 3E), projected once a turn
         places = mine.transpose(1, 2)
@@ -136,7 +136,7 @@ class _MemoryNetwork(nn.Module):
     def forward(self, batch: Batch) -> Out:
         rows, mine = _histories(batch, self.window)
         said = self.roles(batch, rows, mine)
-        q = self.ask(concatenated(batch, self.names)).tanh()
+        q = self.ask(_concatenated(batch, self.names)).tanh()
         q = self.hop(q, said, mine, batch)
         return Out(self.out(q), losses={'weights': self._penalty()})
 

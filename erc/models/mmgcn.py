@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..core import choose
 from ..data.batches import Batch
 from ..nn.cells import Out, dropout
-from ..nn.sequences import PackedRNN, lstm_step, party_states, real_turns, run_padded
+from ..nn.sequences import PackedRNN, _lstm_step, _real_turns, _run_padded, party_states
 
 # %% ../../nbs/266_mmgcn.ipynb #6bfe4af5
 def _edge_weight(cosine: Tensor) -> Tensor:
@@ -99,12 +99,12 @@ class _GraphModel(nn.Module):
         x = linear(batch.features[self.text])
         drop = partial(self._drop, batch, place='layers')
         if self.padded:
-            return run_padded(self.context, x, batch, drop, fill=linear.bias)
+            return _run_padded(self.context, x, batch, drop, fill=linear.bias)
         return self.context(x, batch.sizes, drop=drop)
 
     def adjacency(self, x: Tensor, batch: Batch) -> Tensor:
         "Return the normalised adjacency of the nodes (N, M, d)."
-        return _adjacency(batch.to_padded(x), real_turns(batch))
+        return _adjacency(batch.to_padded(x), _real_turns(batch))
 
     def receive(self, a: Tensor, h: Tensor, batch: Batch) -> Tensor:
         "Return what the nodes receive, (N, M, g) -> (N, M, g)."
@@ -253,7 +253,7 @@ class MMDFN(_GraphModel):
     def _step(self, x, h, c):
         w = self.depth
         gates = F.linear(x, w.weight_ih, w.bias_ih) + F.linear(h, w.weight_hh, w.bias_hh)
-        return lstm_step(gates, c)
+        return _lstm_step(gates, c)
 
     @classmethod
     def from_released(cls, state: dict, **options) -> 'MMDFN':

@@ -15,7 +15,7 @@ from ..core import choose
 from ..data.batches import Batch
 from .aghmn import _highest, _recall, _WindowMemory, _WordReader
 from ..nn.cells import Out, dropout
-from ..nn.sequences import concatenated, past_rows
+from ..nn.sequences import _concatenated, _past_rows
 
 # %% ../../nbs/272_mvn.ipynb #a5bef2cb
 class _WordAttention(nn.Module):
@@ -62,7 +62,7 @@ def _newest(real: Tensor, longest: int) -> Tensor:  # (N, C) bool -> (N, longest
 def _past_places(batch: Batch, window: int, words: int) -> Tensor:  # (N, K * L)
     "Return where the words of the turns before each turn are among all turns' words."
     window = min(window, max(1, len(batch.sizes) - 1))
-    rows = past_rows(batch.sizes, window, batch.ids.device)
+    rows = _past_rows(batch.sizes, window, batch.ids.device)
     return (torch.arange(words, device=rows.device) + rows[..., None] * words).flatten(1)
 
 
@@ -184,7 +184,7 @@ class MVN(nn.Module):
         "Return what the heads read: [utterance view], or [utterance view, word view]; (N, d) each."
         drop = partial(_drop, self.rate, batch)
         if not self.words:
-            s = self.project(concatenated(batch, self.names))
+            s = self.project(_concatenated(batch, self.names))
             return [self.turn_view(drop(s, 'turn'), batch, drop)]
         states, real = self.reader(batch.features[self.words], lambda x: drop(x, 'embedding'))
         s = drop(_highest(states, real), 'turn')
