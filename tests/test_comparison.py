@@ -24,11 +24,10 @@ from erc.report.artefacts import reference
 from erc.report.comparison import (
     _artefact_status,
     _records_of,
-    _training_end,
     comparison,
-    standing,
 )
 from erc.report.lines import _comparison_lines, _record_cell
+from erc.report.standing import _training_end, standing
 from erc.report.tables import _to_html, _to_latex, _to_markdown
 from erc.runs.keys import RunKey
 from erc.runs.recipe_files import papers

@@ -219,10 +219,15 @@ def _heading_links(notebook: str, names) -> dict:  # position -> address
     return {i: f'#{anchor}' for i, anchor in enumerate(anchors) if anchor}
 
 # %% ../../nbs/375_section.ipynb #1a690586
+def _own_artefacts(section: Section) -> pd.DataFrame:
+    "Return the artefacts that a section draws."
+    known = artefacts()
+    return known[(known.paper == section.paper) & (known.notebook == section.notebook)]
+
+
 def _summary_table(section: Section) -> Table:
     "Return what came out in a section, one line per artefact."
-    own = artefacts()
-    own = own[(own.paper == section.paper) & (own.notebook == section.notebook)]
+    own = _own_artefacts(section)
     lines = [{'artefact': x.title, **_summary_line(section, x.id)} for x in own.itertuples()]
     return Table(
         section.paper,
