@@ -112,7 +112,7 @@ def _collect(make, count, machine, _):
     "Make a container of values on the stack."
     machine.push_container(make(machine.take(count)))
 
-
+# %% ../../nbs/009_pickle_machine.ipynb #78e07edf
 def _fill(count, machine, _):
     "Put values into the container that lies below them."
     items = machine.take(count)

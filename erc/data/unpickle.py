@@ -241,7 +241,7 @@ _MOST_OPERATIONS = 1 << 25
 
 
 def _run(data: bytes):
-    "Run a pickle's operations and return the value that they leave."
+    "Run a pickle and return the value that it leaves."
     machine = _Machine(len(data))
     for count, (name, argument) in enumerate(_operations(io.BytesIO(data))):
         if name == 'STOP':
@@ -290,7 +290,7 @@ def _measure_parts(value, known: dict, depth: int) -> tuple:
     parts = [_measure(part, known, depth + 1) for part in _parts(value)]
     return 8 + sum(size for size, _ in parts), 1 + max((levels for _, levels in parts), default=0)
 
-
+# %% ../../nbs/010_unpickle.ipynb #2eefaa78
 def _measure(value, known: dict, depth=0) -> tuple:  # bytes without sharing, levels
     "Measure a value; `known` holds what was found of containers, None for those not finished."
     if (size := _plain_size(value)) is not None:

@@ -56,7 +56,7 @@ class _WordReader(nn.Module):
         real = words != 0 if words.ndim == 2 else (words != 0).any(-1)
         return _run_rows(self.gru, drop(x), real), real
 
-
+# %% ../../nbs/270_aghmn.ipynb #859e6bbd
 def _run_rows(rnn: PackedRNN, x: Tensor, real=None) -> Tensor:  # (N, L, D) -> (N, L, H)
     "Run a recurrence along each row; (N, L) says what exists."
     N, L = x.shape[:2]
@@ -133,7 +133,7 @@ class _AttentionGRU(nn.Module):
         bias, weight = torch.cat([self.Ur.bias, self.U.bias]), [self.Ur.weight, self.U.weight]
         return Products(bias.expand(1, sum(sizes), -1), torch.cat(weight).mT[None], sizes)
 
-
+# %% ../../nbs/270_aghmn.ipynb #8514b32a
 def _gated_step(places, products: Products, h: Tensor) -> list:
     "Return the next state from the projected memory and the attention of the next place."
     (r, n, a), (from_r, from_n) = next(places), products(h).chunk(2, -1)
@@ -246,6 +246,6 @@ def _renamed(name: str) -> str:
             return ours + name.removeprefix(theirs)
     return name
 
-
+# %% ../../nbs/270_aghmn.ipynb #e2fd4a0a
 def _own_weights(state: dict) -> dict:
     return {_renamed(name): torch.as_tensor(x) for name, x in state.items()}

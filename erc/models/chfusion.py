@@ -44,7 +44,7 @@ class _KerasGRU(nn.Module):
         parts = zip(_spread(mask.to(x.dtype), batch.sizes).chunk(3, -1), self.kernel.chunk(3, -1))
         return torch.cat([(x * m) @ kernel for m, kernel in parts], -1) + self.bias
 
-
+# %% ../../nbs/261_chfusion.ipynb #168969b0
 def _spread(first: Tensor, sizes: tuple) -> Tensor:  # (B, D) -> (N, D)
     "Repeat what the first turns have at all turns of their dialogues."
     return first[torch.cat([torch.arange(n, device=first.device) for n in sizes])]
@@ -189,7 +189,7 @@ def _widths_of(w: dict) -> dict:
     top = dict(top_units=top_units, top_hidden=len(w['top.dense.weight']))
     return dict(width=width, units=units, feature=feature, **top)
 
-
+# %% ../../nbs/261_chfusion.ipynb #d0d61129
 def _from_released(cls, state: dict) -> CHFusion:
     "Build a model of the sizes that the weights have, and load them."
     w = _own_weights(state)

@@ -51,7 +51,7 @@ class _Reasoner(nn.Module):
         gates = F.linear(question, w.weight_ih, w.bias_ih) + F.linear(h, w.weight_hh, w.bias_hh)
         return _lstm_step(gates, c)
 
-
+# %% ../../nbs/274_dialoguecrn.ipynb #5c959c8f
 def _recall(h, keys, absent):
     "Return the mean of the keys (B, T, d), weighted by their products with states (B, T, d)."
     return (h @ keys.mT).masked_fill(absent, -torch.inf).softmax(-1) @ keys

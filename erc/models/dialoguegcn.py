@@ -294,7 +294,7 @@ _RENAMED = (  # in the code of the paper, and in the one that its README calls n
     ('gru', 'context'),
 )
 
-
+# %% ../../nbs/262_dialoguegcn.ipynb #7e89b391
 def _renamed(name: str) -> str:
     "Translate the name of a parameter of the authors' code."
     for theirs, ours in _RENAMED:
@@ -309,7 +309,7 @@ def _base_of(names) -> str:
     found = {prefixes.get(name.partition('.')[0]) for name in names} - {None}
     return found.pop() if found else 'none'
 
-
+# %% ../../nbs/262_dialoguegcn.ipynb #30a38fce
 def _input_size(w: dict, base: str) -> int:
     if base == 'none':
         return w['context.weight'].shape[1]

@@ -169,7 +169,7 @@ _PARTS = {
     '/candidate/bias': '.candidate_bias',
 }
 
-
+# %% ../../nbs/264_cmn_icon.ipynb #65cf5f52
 def _renamed(name: str) -> str:
     "Translate the name of a variable of the authors' code."
     name = name.partition('/')[2]
@@ -178,7 +178,7 @@ def _renamed(name: str) -> str:
             return _RENAMED[name.removesuffix(ending)] + part
     return _RENAMED[name]
 
-
+# %% ../../nbs/264_cmn_icon.ipynb #a1e16d9d
 def _own_weights(state: dict) -> dict:
     "Return the authors' weights under our names, in torch's layout."
     w = {_renamed(name): torch.as_tensor(x) for name, x in state.items()}

@@ -23,13 +23,13 @@ def _edge_weight(cosine: Tensor) -> Tensor:
     "Return the weight of an edge from the cosine of its nodes: 0 to 1, falling with their angle."
     return 1 - torch.acos(0.99999 * cosine) / math.pi
 
-
+# %% ../../nbs/266_mmgcn.ipynb #3d743a71
 def _weights_within(x: Tensor):  # (B, T, M, T, 1), (B, T, M, 1, M)
     "Return the weights of edges within a modality and within a turn, of nodes of length one."
     turns = _edge_weight(torch.einsum('btmd,bsmd->btms', x, x))[..., None]
     return turns, _edge_weight(x @ x.mT)[:, :, :, None]
 
-
+# %% ../../nbs/266_mmgcn.ipynb #0b8e555b
 def _same(x: Tensor):  # (T, 1, T, 1), (M, 1, M)
     "Mark by 1 the pairs of nodes of the same turn, and those of the same modality."
     turns, modalities = (torch.eye(n, dtype=x.dtype, device=x.device) for n in x.shape[1:3])
@@ -304,7 +304,7 @@ def _from_released(cls, state: dict, options: dict):
     model.load_state_dict({name: w[name] for name in model.state_dict()})
     return model
 
-
+# %% ../../nbs/266_mmgcn.ipynb #2ef91e55
 def _sizes_of(w: dict) -> dict:
     inputs = {m: w.get(f'inputs.{m}.weight') for m in _MODALITIES.values()}
     return {m: weight.shape[1] for m, weight in inputs.items() if weight is not None}

@@ -58,14 +58,14 @@ def _newest(real: Tensor, longest: int) -> Tensor:  # (N, C) bool -> (N, longest
     "Return the places of the last elements that exist, in order, after some that do not."
     return real.int().argsort(dim=1, stable=True)[:, -longest:]
 
-
+# %% ../../nbs/272_mvn.ipynb #e64ed280
 def _past_places(batch: Batch, window: int, words: int) -> Tensor:  # (N, K * L)
     "Return where the words of the turns before each turn are among all turns' words."
     window = min(window, max(1, len(batch.sizes) - 1))
     rows = _past_rows(batch.sizes, window, batch.ids.device)
     return (torch.arange(words, device=rows.device) + rows[..., None] * words).flatten(1)
 
-
+# %% ../../nbs/272_mvn.ipynb #92c567f3
 def _flat(words: Tensor) -> Tensor:  # (N, L, ...) -> ((N + 1) * L, ...)
     "Return the words of all turns in a row, and after them those of a turn without words."
     return torch.cat([words, torch.zeros_like(words[:1])]).flatten(0, 1)
@@ -240,7 +240,7 @@ _RENAMED = (
     ('utter_level_classifier.3', 'turn_head.out'),
 )
 
-
+# %% ../../nbs/272_mvn.ipynb #740cc994
 def _renamed(name: str) -> str:
     "Translate the name of a parameter of the authors' code."
     for theirs, ours in _RENAMED:

@@ -51,7 +51,7 @@ def _lstm_states(inputs: Tensor, weight: Tensor, sizes: tuple, real=None) -> Ten
     zeros = inputs.new_zeros(len(weight), sizes[0], weight.shape[-1])
     return _recur(lambda h, c: _lstm_step(products(h), c), [zeros, zeros], sizes, real)
 
-
+# %% ../../nbs/252_sequences.ipynb #b6272946
 def _gru_states(inputs: Tensor, weight: Tensor, bias: Tensor, sizes: tuple, real=None) -> Tensor:
     "Run a gated recurrent unit over inputs (M, R, 3H) with their bias, weights (M, 3H, H)."
     products = Products(bias[:, None].expand_as(inputs), weight.mT, sizes)
@@ -79,7 +79,7 @@ def _reset_first_states(
 
     return _recur(step, [inputs.new_zeros(len(weight), sizes[0], weight.shape[1])], sizes, real)
 
-
+# %% ../../nbs/252_sequences.ipynb #db71f176
 def _gates_and_candidate(inputs, weight, sizes):
     "Return the products of both gates, and those of the candidate."
     H = weight.shape[1]
@@ -216,7 +216,7 @@ def _past_rows(
     rows = starts[earlier.clip(0)] + column[:, None]
     return torch.from_numpy(np.where(earlier < 0, len(turn), rows)).to(device)
 
-
+# %% ../../nbs/252_sequences.ipynb #a5a4de8f
 def _packed_places(sizes: tuple):  # (T,), (N,), (N,)
     "Return the first row of each time step, and the time step and the sequence of each row."
     starts = np.cumsum([0, *sizes])[:-1]
