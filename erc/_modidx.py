@@ -1882,6 +1882,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/erc', 'doc_host': '', 'git
                                    'erc.report.forest._draw_power': ('forest.html#_draw_power', 'erc/report/forest.py'),
                                    'erc.report.forest._forest_figure': ('forest.html#_forest_figure', 'erc/report/forest.py'),
                                    'erc.report.forest._heads': ('forest.html#_heads', 'erc/report/forest.py'),
+                                   'erc.report.forest._label_plainly': ('forest.html#_label_plainly', 'erc/report/forest.py'),
                                    'erc.report.forest._line_labels': ('forest.html#_line_labels', 'erc/report/forest.py'),
                                    'erc.report.forest._measured': ('forest.html#_measured', 'erc/report/forest.py'),
                                    'erc.report.forest._name_lines': ('forest.html#_name_lines', 'erc/report/forest.py'),

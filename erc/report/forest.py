@@ -12,6 +12,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import FixedLocator, NullFormatter
 
 from .figures import OURS, PAPER
 from .judgements import _VERDICTS
@@ -107,12 +108,19 @@ def _scatter(rows: pd.DataFrame, x: str, y: str, ax):
         ax.plot(part[x], part[y], ls='', ms=4.5, label=verdict, **look)
 
 # %% ../../nbs/388_forest.ipynb #e3b74fc8
+def _label_plainly(axis):
+    "Label a logarithmic axis with plain numbers: 1, 2, 5, 10, ..."
+    axis.set_major_locator(FixedLocator([m * 10**e for e in range(-2, 3) for m in (1, 2, 5)]))
+    axis.set_major_formatter('{x:g}')
+    axis.set_minor_formatter(NullFormatter())
+
+
 def _draw_power(rows: pd.DataFrame, ax):
     "Draw the power of each claim at its printed effect."
     _scatter(rows[rows.power.notna()], 'printed', 'power', ax)
     ax.axhline(0.8, color='.7', lw=0.8, zorder=0)
     ax.set(xscale='log', ylim=(-0.03, 1.03), xlabel='printed effect (points)', ylabel='power here')
-    ax.xaxis.set_major_formatter('{x:g}')
+    _label_plainly(ax.xaxis)
 
 
 def _draw_one_run(rows: pd.DataFrame, ax):
@@ -124,8 +132,8 @@ def _draw_one_run(rows: pd.DataFrame, ax):
     ax.plot(ends, ends, color='.4', lw=0.8, zorder=0)
     label = 'smallest effect that one run a side can show'
     ax.set(xscale='log', yscale='log', xlabel=label, ylabel='printed effect')
-    ax.xaxis.set_major_formatter('{x:g}')
-    ax.yaxis.set_major_formatter('{x:g}')
+    _label_plainly(ax.xaxis)
+    _label_plainly(ax.yaxis)
 
 # %% ../../nbs/388_forest.ipynb #8cb66ef7
 def _with_power(claims: pd.DataFrame) -> pd.DataFrame:
