@@ -217,6 +217,8 @@ def _check_features(batch, names):
 class MultiEMO(_Contexts, _Classifier):
     "Recognise emotions with MultiAttn (MultiEMO section 3); ValueError for what cannot be built."
 
+    large_products = True  # most of a step, so a CPU takes the library that is made for them
+
     def __init__(
         self,
         sizes: dict,  # feature -> D: some of text, audio, visual
