@@ -310,14 +310,14 @@ def test_status(tmp_path):
 
 
 def test_stale_records_are_listed_by_reason(capsys):
-    from erc.terminal import print_status
+    from erc.terminal import _print_status
 
     row = dict(paper='toy', artefact='table1', state='drawn', present=4, wanted=4, seeds='2')
     row |= dict(newest='', basis=[], notebook='', beyond=[], command='erc run toy --missing')
     keys = [f'toy/net{i}:tuned@demo' for i in range(4)]
     why = ['settings changed: args'] * 3 + ['the model computes something else']
     row['stale'] = [f'{key}: {reason}' for key, reason in zip(keys, why)]
-    print_status(pd.DataFrame([row, row]), [])
+    _print_status(pd.DataFrame([row, row]), [])
     out = capsys.readouterr().out
     assert '2 drawn of 2; 4 stale records' in out and '4/4, 4 stale' in out
     assert f'stale: {why[0]}: {keys[0]}, {keys[1]} and 1 more' in out
