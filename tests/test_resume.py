@@ -30,7 +30,7 @@ features = ["sentence", "previous"]
 target = "shift"
 unit = "turn"
 corpora = ["demo"]
-printed = true
+as_printed = true
 variants.paper = {epochs = 2, batch = 64, lr = [1e-3, 1e-2]}
 """
 
