@@ -4,6 +4,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -38,6 +39,12 @@ def run(home, seeds=(0, 1), system=None, key=KEY, demo=SMALL):
 def done(tmp_path_factory):
     home = tmp_path_factory.mktemp('home')
     return run(home), home
+
+
+def test_seconds_are_counted_once(tmp_path):
+    start = time.perf_counter()
+    record = run(tmp_path)
+    assert 0 < record.seconds <= time.perf_counter() - start
 
 
 # ---- preparing

@@ -280,7 +280,7 @@ def _fold_of_seed(job: _Job, seed: _Trained) -> Fold:
 
     fold = Fold(
         seeds=trained.seeds,
-        seconds=[trained.seconds + trained.earlier],
+        seconds=[trained.earlier],  # of interrupted calls; the run adds this one
         selected=trained.selected.tolist(),
         dev=[seed.dev],
         curves=_curves(seed),
