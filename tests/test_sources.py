@@ -10,7 +10,7 @@ import pytest
 
 from erc.core import sha256_of
 from erc.data.sources import (
-    _DOWNLOADS,
+    FILES,
     _fetch,
     _git_blob_sha1,
     _mismatch,
@@ -192,7 +192,7 @@ def test_no_server_and_no_file(tmp_path, server, pin):
 
 
 def test_every_name_stands_for_files():
-    for name in _DOWNLOADS:
+    for name in FILES:
         assert pins(name), name
     assert download_corpus('demo') == {}
     assert len(pins()) > 150
