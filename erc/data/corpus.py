@@ -230,6 +230,16 @@ def validate(
         raise ValueError(f'corpus {corpus.name}: {e}') from None
     return corpus
 
+# %% ../../nbs/030_corpus.ipynb #9ef785c1
+def _by_name(corpus: Corpus) -> Corpus:
+    "Return a corpus with its dialogues in the order of their names, their turns as they are."
+    order = np.argsort(corpus.table['dialogue'].astype(str).to_numpy(), kind='stable')
+    return corpus.replace(
+        table=corpus.table.iloc[order].reset_index(drop=True),
+        features={name: x[order] for name, x in corpus.features.items()},
+        has={name: x[order] for name, x in corpus.has.items()},
+    )
+
 # %% ../../nbs/030_corpus.ipynb #34c7105b
 def _most_frequent(labels: pd.Series) -> int:  # -1 if there is no label
     return -1 if labels.isna().all() else int(labels.mode().iloc[0])

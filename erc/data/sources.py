@@ -19,7 +19,16 @@ from urllib.request import Request, urlopen
 
 from tqdm import tqdm
 
-from ..core import atomic_path, choose, data_home, package_file, sha256_of
+from erc.core import (
+    _REMEDIES,
+    _locked,
+    _write_errors,
+    atomic_path,
+    choose,
+    data_home,
+    package_file,
+    sha256_of,
+)
 
 # %% ../../nbs/011_sources.ipynb #27c2c767
 def _git_blob_sha1(
@@ -151,6 +160,11 @@ def pins(
     return list(by_path.values())
 
 # %% ../../nbs/011_sources.ipynb #aa64145b
+_MOST_UNKNOWN = (
+    100 << 20
+)  # bytes: GitHub holds no larger file outside of LFS, whose sizes are known
+
+
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
@@ -158,14 +172,14 @@ def _size(path: Path) -> int:
 def _append(response, part: Path, start: int, pin: _Pin, **bar_options):
     """Write a response's body to `part`, from byte `start` on, and show a progress bar; stop
     after the bytes of the pinned file, because a server may never stop."""
-    name, most = Path(pin.path).name, pin.bytes
+    name, most = Path(pin.path).name, pin.bytes or _MOST_UNKNOWN
     with (
         open(part, 'ab' if start else 'wb') as file,
         tqdm(desc=name, initial=start, unit='B', unit_scale=True, **bar_options) as bar,
     ):
         while block := response.read(1 << 16):
             bar.update(file.write(block))
-            if most is not None and file.tell() > most:
+            if file.tell() > most:
                 return
 
 # %% ../../nbs/011_sources.ipynb #1f6ecf2a
@@ -190,6 +204,8 @@ def _network_errors(where: str):
     except HTTPError as e:
         raise ConnectionError(f'{where} answers {e.code} {e.reason}') from e
     except (OSError, HTTPException) as e:
+        if isinstance(e, OSError) and e.errno in _REMEDIES:  # of the file, not of the network
+            raise
         advice = 'run again to resume, or copy from a local mirror with `--from DIR`'
         raise ConnectionError(f'{where} cannot be downloaded ({e}); {advice}') from e
 
@@ -222,6 +238,20 @@ def _accept_part(pin: _Pin, part: Path, dest: Path, total):
     part.replace(dest)
 
 # %% ../../nbs/011_sources.ipynb #23f5c653
+def _download(pin: _Pin, dest: Path, *options):
+    "Download a file by way of a part; once more if the part was begun earlier and is wrong."
+    part = dest.with_name(dest.name + '.part')
+    resumed = part.exists()
+    with _write_errors(part):
+        total = _complete_part(pin, part, *options)
+    try:
+        _accept_part(pin, part, dest, total)
+    except ValueError:
+        if not resumed or part.exists():
+            raise
+        _download(pin, dest, *options)  # it was wrong, perhaps only in its first bytes
+
+# %% ../../nbs/011_sources.ipynb #54b79e0f
 def _fetch(
     pin: _Pin,
     dest,  # file to write
@@ -240,16 +270,9 @@ def _fetch(
         raise FileNotFoundError(
             f'{pin.rel} is not published; the corpus is built from public files instead'
         )
-    dest.parent.mkdir(parents=True, exist_ok=True)
-    part = dest.with_name(dest.name + '.part')
-    resumed = part.exists()
-    total = _complete_part(pin, part, base_url, progress, timeout)
-    try:
-        _accept_part(pin, part, dest, total)
-    except ValueError:
-        if resumed and not part.exists():  # wrong, perhaps only in its first bytes
-            return _fetch(pin, dest, base_url, progress, timeout)
-        raise
+    with _locked(dest):
+        if not _is_correct(dest, pin):  # another process may have downloaded it meanwhile
+            _download(pin, dest, base_url, progress, timeout)
     return dest
 
 # %% ../../nbs/011_sources.ipynb #591a2ff1
