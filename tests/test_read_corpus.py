@@ -98,12 +98,15 @@ def test_sets_of_datasets_are_read_where_it_is_installed(tmp_path):
             'label': datasets.ClassLabel(names=['sad', 'glad', 'neutral']),
         }
     )
-    parts = {
-        split: datasets.Dataset.from_pandas(
-            table[table['dialogue'].isin(names)].reset_index(drop=True), features=features
-        )
-        for split, names in {'train': ['d0', 'd1', 'd2'], 'test': ['d3', 'd4', 'd5']}.items()
-    }
+    pyarrow = pytest.importorskip('pyarrow')
+
+    def part(split, names):
+        rows = table[table['dialogue'].isin(names)]
+        rows = pyarrow.Table.from_pandas(rows, features.arrow_schema, preserve_index=False)
+        info = datasets.DatasetInfo(features=features)
+        return datasets.Dataset(datasets.table.InMemoryTable(rows), info, fingerprint=split)
+
+    parts = {'train': part('train', ['d0', 'd1', 'd2']), 'test': part('test', ['d3', 'd4', 'd5'])}
     datasets.DatasetDict(parts).save_to_disk(tmp_path / 'chats')
     corpus, _ = read(tmp_path / 'chats')
     assert corpus.classes == ('sad', 'glad', 'neutral')

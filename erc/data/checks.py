@@ -212,7 +212,7 @@ def _sizes(name: str, corpus) -> dict:
         table = corpus.table
         return {'dialogues': table['dialogue'].nunique(), 'utterances': len(table)}
     stated = _expected(name).query('split == "all"').set_index('fact')['expected']
-    return {fact: int(stated[fact]) for fact in ('dialogues', 'utterances')}
+    return {fact: stated.get(fact, pd.NA) for fact in ('dialogues', 'utterances')}
 
 # %% ../../nbs/042_checks.ipynb #6db8059b
 def _listing_row(name: str, source: Source, root: Path) -> dict:

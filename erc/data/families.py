@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ..core import choose
+from .emorynlp import _EMORYNLP_CLASSES
 from .iemocap import _IEMOCAP4, _IEMOCAP6
 from .meld import _MELD_CLASSES
 from .mosi import _SENTIMENT
@@ -334,6 +335,8 @@ _PINNED_CLASSES = (  # part of repository and path, in the order in which they a
     ('avec', ()),
     ('four_class', _IEMOCAP4),
     ('iemocap', _IEMOCAP6),
+    ('emorynlp', _EMORYNLP_CLASSES),
+    ('/dailydialog', None),
     ('meld', _MELD_CLASSES),
 )
 

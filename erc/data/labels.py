@@ -13,7 +13,11 @@ import numpy as np
 import pandas as pd
 
 from ..core import choose
+from .dailydialog import _DAILYDIALOG_CLASSES
+from .emorynlp import _EMORYNLP_CLASSES
+from .emowoz import _EMOWOZ_CLASSES
 from .iemocap import _IEMOCAP4, _IEMOCAP6
+from .m3ed import _M3ED_CLASSES
 from .meld import _MELD_CLASSES, _WINDOWS_1252
 from .mosi import _SENTIMENT
 
@@ -93,6 +97,10 @@ _LABEL_SETS = {
     'meld': _MELD_CLASSES,
     'iemocap6': _IEMOCAP6,
     'iemocap4': _IEMOCAP4,
+    'emorynlp': _EMORYNLP_CLASSES,
+    'dailydialog': _DAILYDIALOG_CLASSES,
+    'm3ed': _M3ED_CLASSES,
+    'emowoz': _EMOWOZ_CLASSES,
     'sentiment': _SENTIMENT,
 }
 

@@ -13,7 +13,11 @@ from pathlib import Path
 
 from ..core import choose, data_home
 from .corpus import Corpus, Source, validate
+from .dailydialog import DAILYDIALOG
+from .emorynlp import EMORYNLP
+from .emowoz import EMOWOZ
 from .iemocap import IEMOCAP
+from .m3ed import M3ED
 from .meld import MELD
 from .mosei import MOSEI
 from .mosi import MOSI
@@ -37,7 +41,8 @@ _DEMO = Source(
 )
 
 # %% ../../nbs/040_registry.ipynb #e8026e1e
-CORPORA = {'demo': _DEMO, 'meld': MELD, **IEMOCAP, **MOSI, **MOSEI}
+_TEXT_ONLY = {'emorynlp': EMORYNLP, 'dailydialog': DAILYDIALOG, 'm3ed': M3ED, 'emowoz': EMOWOZ}
+CORPORA = {'demo': _DEMO, 'meld': MELD, **IEMOCAP, **MOSI, **MOSEI, **_TEXT_ONLY}
 
 # %% ../../nbs/040_registry.ipynb #55067a8d
 def _homes(root=None) -> list:

@@ -122,6 +122,7 @@ FILES = {  # name -> prefixes of paths in the folder of corpora, or of repo/path
     'mosei_released': ['shift_pairs/MOSEI/', 'shift_pairs/mosei_videos'],
     'shift_pairs': ['shift_pairs/'],
     'emorynlp': ['emorynlp/'],
+    **{name: [f'{name}/'] for name in ('dailydialog', 'm3ed', 'emowoz')},  # nothing is pinned
     'iemocap_features': [f'{_SHAPES}/six_class/IEMOCAP_features'],
     'iemocap4_features': [f'{_SHAPES}/four_class/IEMOCAP_features'],
     'iemocap_mmgcn': ['hujingwen6666/MMGCN/IEMOCAP_features/'],
@@ -327,7 +328,11 @@ def download_corpus(
         return {}  # generated, not downloaded
     home = Path(root) if root is not None else data_home()
     wanted = pins(name)
-    if from_dir is not None and not any(_path_in_mirror(pin, from_dir) for pin in wanted):
+    if (
+        wanted
+        and from_dir is not None
+        and not any(_path_in_mirror(pin, from_dir) for pin in wanted)
+    ):
         first = wanted[0]
         raise FileNotFoundError(
             f'{from_dir} holds no file of {name}; expected paths such as {first.rel} '
