@@ -92,22 +92,26 @@ def _called(encoder: dict) -> str:
     return short.get(encoder['encoder'], encoder['encoder'])
 
 # %% ../nbs/970_model_info.ipynb #fe12ba8c
+def _check_feature(found: dict, wanted: dict, where: str):
+    "Raise ValueError for a feature of another width or encoder than a model reads."
+    if found['width'] != wanted['width']:
+        widths = f'{found["width"]} columns; the model reads {wanted["width"]}'
+        raise ValueError(f'{where} has {widths}')
+    encoders = found['encoder'], wanted['encoder']
+    if all(encoders) and encoders[0] != encoders[1]:
+        theirs, ours = (f'{_called(encoder)} ({encoder})' for encoder in encoders)
+        raise ValueError(f'{where} was made by {theirs}; the model reads {ours}: encode it again')
+
+
 def _check_features(
     features: dict,  # of `_feature_facts`: what a model was trained on
     corpus: Corpus,
 ):
     "Raise ValueError where a corpus lacks a feature, or has one of another width or encoder."
-    for name, facts in features.items():
+    for name, wanted in features.items():
         choose(name, corpus.features, f'feature of corpus {corpus.name}')
         found = _feature_facts(corpus, [name])[name]
-        where = f'feature {name!r} of corpus {corpus.name}'
-        if found['width'] != facts['width']:
-            widths = f'{found["width"]} columns; the model reads {facts["width"]}'
-            raise ValueError(f'{where} has {widths}')
-        if found['encoder'] and facts['encoder'] and found['encoder'] != facts['encoder']:
-            names = [_called(x['encoder']) for x in (found, facts)]
-            how = f'{names[0]} ({found["encoder"]}); the model reads {names[1]}'
-            raise ValueError(f'{where} was made by {how} ({facts["encoder"]}): encode it again')
+        _check_feature(found, wanted, f'feature {name!r} of corpus {corpus.name}')
 
 # %% ../nbs/970_model_info.ipynb #e5226619
 @dataclass(frozen=True)
@@ -127,7 +131,9 @@ class ModelInfo:
     corpus: dict  # name, digest, licence and counts of what it was trained on
     temperature: float = 1.0  # divides log-probabilities
     calibration: dict = field(default_factory=dict)  # split -> calibration error before, after
-    scores: dict = field(default_factory=dict)  # split -> metric -> mean, low, high of an interval
+    scores: dict = field(
+        default_factory=dict
+    )  # split -> of a seed or the average -> metric -> interval
     versions: dict = field(default_factory=dict)  # of packages, machine and arithmetic
 
     @property

@@ -92,20 +92,18 @@ def _train_seeds(job: _Job, seeds: list, point: dict) -> dict:  # seed -> `_Trai
     return {seed: run for seed, run in trained.items() if seed not in failed}
 
 # %% ../nbs/990_prediction.ipynb #5c88a4df
+def _split_facts(part, classes) -> dict:
+    "Count dialogues, turns and labels of a split."
+    counts = {name: int((part.label == code).sum()) for code, name in enumerate(classes)}
+    return {'dialogues': int(part.dialogue.nunique()), 'turns': len(part), 'labels': counts}
+
+
 def _corpus_facts(corpus: Corpus) -> dict:
     "Return what is kept of a corpus beside a model that was trained on it."
-    table = corpus.table
-    codes = {name: code for code, name in enumerate(corpus.classes)}
-    counts = {
-        split: {
-            'dialogues': int(part.dialogue.nunique()),
-            'turns': len(part),
-            'labels': {name: int((part.label == code).sum()) for name, code in codes.items()},
-        }
-        for split, part in table.groupby('split')
-    }
-    about = {key: str(corpus.provenance.get(key) or '') for key in ('licence', 'stands_for')}
-    return {'name': corpus.name, 'digest': corpus.digest(), **about, 'splits': counts}
+    parts = corpus.table.groupby('split')
+    splits = {split: _split_facts(part, corpus.classes) for split, part in parts}
+    licence = str(corpus.provenance.get('licence') or '')
+    return {'name': corpus.name, 'digest': corpus.digest(), 'licence': licence, 'splits': splits}
 
 # %% ../nbs/990_prediction.ipynb #50721a17
 def _training_facts(found, trained: dict) -> dict:
@@ -137,6 +135,17 @@ def _info(choice: _Choice, job: _Job, corpus: Corpus, found, trained: dict) -> M
     )
 
 # %% ../nbs/990_prediction.ipynb #cfb8a464
+def _trained(choice: _Choice, system: System, corpus: Corpus, seeds: list, where: dict):
+    "Search, train and calibrate; `where` is device and progress."
+    scaling = _scaling_of(corpus, system.features)
+    job = _OwnJob(system, _rescaled(corpus, scaling), **where)
+    found = _search(job, _own_settings(system))
+    trained = _train_seeds(job, seeds, found.point)
+    modules = [next(run.fit.modules()) for run in trained.values()]
+    info = _info(choice, job, corpus, found, trained)
+    return _calibrated(TrainedModel(info, modules, scaling, corpus))
+
+# %% ../nbs/990_prediction.ipynb #94b0ecc1
 def train(
     model,  # a name, such as 'multiemo', or a class (sizes, classes, **options) with forward(batch) -> Out
     corpus: Corpus,
@@ -153,13 +162,8 @@ def train(
     choice, device = _find_model(model, options), check_device(device)
     read, metric = _chosen_features(corpus, features), _chosen_metric(corpus, metric)
     system = _own_system(choice, read, metric, hyperparameters or {})
-    scaling = _scaling_of(corpus, read)
-    job = _OwnJob(system, _rescaled(corpus, scaling), device=device, progress=progress)
-    found = _search(job, _own_settings(system))
-    trained = _train_seeds(job, _seed_list(seeds), found.point)
-    modules = [next(run.fit.modules()) for run in trained.values()]
-    info = _info(choice, job, corpus, found, trained)
-    return _calibrated(TrainedModel(info, modules, scaling, corpus))
+    where = dict(device=device, progress=progress)
+    return _trained(choice, system, corpus, _seed_list(seeds), where)
 
 # %% ../nbs/990_prediction.ipynb #423df8c2
 @dataclass(frozen=True)
