@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from .core import choose
 from .data.corpus import Corpus
 from .evidence.intervals import Interval, paired
-from .model_info import ModelInfo, _Choice, _feature_facts, _find_model
+from .model_info import _Choice, _feature_facts, _find_model, _ModelInfo
 from .report.browse import claims as judged_claims
 from .report.claims import Tested, _Claim, difference, on_paper_split, read_claims, tested
 from .runs.browse import record
@@ -45,7 +45,7 @@ def _own_system(choice: _Choice, features, metric: str, hyperparameters: dict) -
         variants={'tuned': {'protocol': True, **_DEFAULTS, **hyperparameters}},
     )
 
-
+# %% ../nbs/990_prediction.ipynb #eeb89f81
 def _own_settings(system: System) -> dict:
     "Return a system's settings; a search takes no longer than what it is for."
     settings = settings_of(system, 'tuned')
@@ -63,15 +63,15 @@ def _chosen_features(corpus: Corpus, features) -> list[str]:
     names = [features] if isinstance(features, str) else list(features or corpus.features)
     return [choose(f, corpus.features, f'feature of corpus {corpus.name}') for f in names]
 
-
+# %% ../nbs/990_prediction.ipynb #aead1562
 def _chosen_metric(corpus: Corpus, metric: str) -> str:
     return metric or ('pearson_r' if corpus.task == 'regression' else 'weighted_f1')
 
-
+# %% ../nbs/990_prediction.ipynb #5c88a4df
 def _seed_list(seeds) -> list[int]:
     return list(range(seeds)) if isinstance(seeds, int) else list(seeds)
 
-# %% ../nbs/990_prediction.ipynb #aead1562
+# %% ../nbs/990_prediction.ipynb #3c7b5e8b
 @dataclass
 class _OwnJob(_Job):
     "The job of a corpus of one's own: all seeds share its split."
@@ -80,7 +80,7 @@ class _OwnJob(_Job):
         "Return the corpus, which is standardised already."
         return self.corpus
 
-
+# %% ../nbs/990_prediction.ipynb #6a547540
 def _train_seeds(job: _Job, seeds: list, point: dict) -> dict:  # seed -> `_Trained`
     "Train seeds, and warn of those whose loss was never finite; raise ValueError if none is left."
     trained = {seed: _train_seed(job, seed, point) for seed in seeds}
@@ -91,13 +91,13 @@ def _train_seeds(job: _Job, seeds: list, point: dict) -> dict:  # seed -> `_Trai
         warnings.warn(f'{job.system.name}: seeds {failed} never had a finite loss', stacklevel=3)
     return {seed: run for seed, run in trained.items() if seed not in failed}
 
-# %% ../nbs/990_prediction.ipynb #5c88a4df
+# %% ../nbs/990_prediction.ipynb #3faba070
 def _split_facts(part, classes) -> dict:
     "Count dialogues, turns and labels of a split."
     counts = {name: int((part.label == code).sum()) for code, name in enumerate(classes)}
     return {'dialogues': int(part.dialogue.nunique()), 'turns': len(part), 'labels': counts}
 
-
+# %% ../nbs/990_prediction.ipynb #14f35a86
 def _corpus_facts(corpus: Corpus) -> dict:
     "Return what is kept of a corpus beside a model that was trained on it."
     parts = corpus.table.groupby('split')
@@ -115,11 +115,11 @@ def _training_facts(found, trained: dict) -> dict:
         'dev': [run.dev for run in trained.values()],
     }
 
-
-def _info(choice: _Choice, job: _Job, corpus: Corpus, found, trained: dict) -> ModelInfo:
+# %% ../nbs/990_prediction.ipynb #23469eaa
+def _info(choice: _Choice, job: _Job, corpus: Corpus, found, trained: dict) -> _ModelInfo:
     "Return the facts of a model that was just trained."
     system = job.system
-    return ModelInfo(
+    return _ModelInfo(
         name=choice.name,
         model=choice.where,
         args=choice.args,
@@ -180,7 +180,7 @@ class _Side:
         "Return what it gave on every dialogue, or on the split."
         return self.whole if whole else self.split
 
-
+# %% ../nbs/990_prediction.ipynb #7f7ab7b1
 def _side_of_record(found: Record) -> _Side:
     "Return a record as a side; ValueError where nothing was predicted."
     if 'all' not in found.confusions:
@@ -189,7 +189,7 @@ def _side_of_record(found: Record) -> _Side:
     more = (tested(found), tuple(found.cross)) if whole else ()
     return _Side(str(found.key), found.metric, split, *more)
 
-
+# %% ../nbs/990_prediction.ipynb #a0fac0d4
 def _side(x) -> _Side:
     "Return a trained model, a record or a record's key as a side."
     if not isinstance(x, TrainedModel):
@@ -198,18 +198,18 @@ def _side(x) -> _Side:
     split = Tested([counts], list(x.corpus.classes), x.corpus.task)
     return _Side(x.name, x.info.metric, split)
 
-# %% ../nbs/990_prediction.ipynb #7f7ab7b1
+# %% ../nbs/990_prediction.ipynb #2900d94d
 def _shapes(side: Tested) -> str:
     dialogues = sum(x.shape[1] for x in side.counts('all'))
     return f'{dialogues} dialogues, classes {side.classes}'
 
-
+# %% ../nbs/990_prediction.ipynb #8a3dd826
 def _same_labels(pair) -> bool:
     "Return whether two confusion counts have the same true classes."
     x, y = pair
     return x.ndim != 4 or bool((x[0].sum(-1) == y[0].sum(-1)).all())
 
-
+# %% ../nbs/990_prediction.ipynb #18fc6892
 def _check_same_test_set(a: Tested, b: Tested, names: str):
     "Raise ValueError for two sides that were not scored on the same dialogues, classes and labels."
     pairs = list(zip(a.counts('all'), b.counts('all')))
@@ -219,7 +219,7 @@ def _check_same_test_set(a: Tested, b: Tested, names: str):
     if not all(map(_same_labels, pairs)):
         raise ValueError(f'{names} were scored against different labels')
 
-
+# %% ../nbs/990_prediction.ipynb #d0ccae0b
 def _on_one_test_set(a: _Side, b: _Side) -> tuple[Tested, Tested]:
     "Return two sides on every dialogue where both have that, else on the split."
     both = a.whole is not None and a.folds == b.folds
@@ -254,7 +254,7 @@ class _Judged:
         ledger = ', '.join(filter(None, [self.ours, self.verdict, self.remark]))
         return f'{self.claim.id}: {paper}; ledger: {ledger}'
 
-
+# %% ../nbs/990_prediction.ipynb #1be8a6a7
 def _remark(row) -> str:
     "Return what belongs to a verdict, in words."
     if row.verdict == 'not run':
@@ -264,7 +264,7 @@ def _remark(row) -> str:
     shown = f'power at the printed effect {row.power:.2f}' if row.power != '' else ''
     return ', '.join(filter(None, [row.note, shown]))
 
-
+# %% ../nbs/990_prediction.ipynb #82378d17
 def _judged(claim: _Claim) -> _Judged:
     "Return a claim as `erc report` last judged it."
     table = judged_claims()
@@ -312,7 +312,7 @@ def _difference(a: Tested, b: Tested, metric: str) -> Interval:
     "Return the difference of two sides over all of their turns."
     return paired(a.counts('all'), b.counts('all'), score_of(metric, a.classes))
 
-
+# %% ../nbs/990_prediction.ipynb #4df7ee80
 def compare(
     a,  # a TrainedModel, a Record, or a record's key
     b,

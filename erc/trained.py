@@ -19,11 +19,11 @@ from .core import choose
 from .data.batches import _column_scale, _scaled, make_batches
 from .data.corpus import SPLITS, Corpus
 from .data.features import encode
-from .evidence.calibration import calibration_error, fit_temperature, with_temperature
+from .evidence.calibration import _calibration_error, _fit_temperature, _with_temperature
 from .evidence.intervals import Interval, interval
-from .model_cards import model_card
-from .model_files import _upload, model_folder, read_model, write_model
-from .model_info import ModelInfo, _check_features
+from .model_cards import _model_card
+from .model_files import _model_folder, _read_model, _upload, _write_model
+from .model_info import _check_features, _ModelInfo
 from .runs.prepare import count_confusions
 from .runs.records import VALUE_METRICS, _facts_table, score_of
 from .training.engine import _predict
@@ -34,7 +34,7 @@ def _scaling_of(corpus: Corpus, features) -> dict:  # feature -> mean (D,), scal
     rows = corpus.rows('train')
     return {f: _column_scale(corpus.features[f], corpus.has[f], rows, f) for f in features}
 
-
+# %% ../nbs/980_trained.ipynb #dc31dd44
 def _rescaled(
     corpus: Corpus,
     scaling: dict,  # of `_scaling_of`
@@ -46,12 +46,12 @@ def _rescaled(
     }
     return corpus.with_features(**scaled)
 
-# %% ../nbs/980_trained.ipynb #dc31dd44
+# %% ../nbs/980_trained.ipynb #b3d90102
 def _as_one_split(corpus: Corpus) -> Corpus:
     "Return a corpus whose rows are all of the split test."
     return corpus.replace(table=corpus.table.assign(split='test'))
 
-
+# %% ../nbs/980_trained.ipynb #e56bf6ff
 @torch.no_grad()
 def _in_row_order(
     module,
@@ -65,7 +65,7 @@ def _in_row_order(
     order = torch.cat([batch.ids for batch in batches]).argsort().numpy()
     return torch.cat(answers).cpu().numpy()[order]
 
-
+# %% ../nbs/980_trained.ipynb #a56ef389
 def _soft(module, batch):
     "Return the class probabilities of each row, (n, C) float64."
     return module(batch).logits.double().softmax(-1)
@@ -89,7 +89,7 @@ def _shift_probabilities(
 class TrainedModel:
     "Several seeds of a model at the epochs that dev selected; a loaded one has no corpus."
 
-    info: ModelInfo
+    info: _ModelInfo
     modules: list  # S, one for each seed
     scaling: dict  # feature -> mean (D,), scale (D,), of the training rows
     corpus: Corpus | None = None  # it was trained on, features as they came
@@ -135,7 +135,7 @@ class TrainedModel:
 
     def probabilities(self, of='test') -> np.ndarray:
         "Return the class probabilities of each row of a split or corpus, (N, C): mean of seeds, calibrated."
-        return with_temperature(_uncalibrated(self, of), self.info.temperature)
+        return _with_temperature(_uncalibrated(self, of), self.info.temperature)
 
     def shift_probabilities(self, of='test') -> np.ndarray:
         "Return the probability that each speaker's emotion changes from the turn before, (N,), NaN at a first one."
@@ -161,7 +161,7 @@ class TrainedModel:
     ) -> Path:
         "Write weights, facts and a model card; raise ValueError for what cannot be kept."
         info = _with_scores(self).info
-        return write_model(folder, info, self.modules, self.scaling, model_card(info), dtype)
+        return _write_model(folder, info, self.modules, self.scaling, _model_card(info), dtype)
 
     def push_to_hub(self, name: str, dtype='float32', **options) -> str:
         "Save it on the Hugging Face hub as 'user/name' and return its address; `options` such as private."
@@ -186,7 +186,7 @@ def _own_corpus(model: TrainedModel) -> Corpus:
         raise ValueError(f'{model.name} was loaded without a corpus: use model.on(corpus)')
     return model.corpus
 
-
+# %% ../nbs/980_trained.ipynb #ada746c8
 def _batches_of(model: TrainedModel, of) -> tuple:  # table of the rows, batches
     "Return the rows of a split of the model's own corpus, or of a whole corpus, as it reads them."
     if isinstance(of, str):
@@ -199,7 +199,7 @@ def _batches_of(model: TrainedModel, of) -> tuple:  # table of the rows, batches
     options = dict(features=model.features, targets={}, unit=model.info.unit)
     return rows, make_batches(ready, split, size=4096, **options)
 
-# %% ../nbs/980_trained.ipynb #ada746c8
+# %% ../nbs/980_trained.ipynb #cffa6dd4
 def _uncalibrated(model: TrainedModel, of) -> np.ndarray:
     "Return the mean over seeds of the class probabilities, (N, C)."
     if not model.classes:
@@ -207,26 +207,26 @@ def _uncalibrated(model: TrainedModel, of) -> np.ndarray:
     batches = _batches_of(model, of)[1]
     return np.mean([_in_row_order(m, batches, _soft) for m in model.modules], 0)
 
-
-def _encode_as(info: ModelInfo, corpus: Corpus, encoder, options: dict) -> Corpus:
+# %% ../nbs/980_trained.ipynb #e09a749d
+def _encode_as(info: _ModelInfo, corpus: Corpus, encoder, options: dict) -> Corpus:
     for name, called in info.encoders.items():
         made = info.features[name]['encoder']
         how = {k: made[k] for k in ('column', 'pooling', 'normalise') if k in made}
         corpus = encode(corpus, encoder or called, feature=name, **how, **options)
     return corpus
 
-# %% ../nbs/980_trained.ipynb #cffa6dd4
+# %% ../nbs/980_trained.ipynb #411270b3
 def _interval_of(confusions, metric: str, classes) -> Interval:
     bounds = VALUE_METRICS[metric][1] if metric in VALUE_METRICS else (0, 1)
     return interval(confusions, score_of(metric, classes), bounds=bounds)
 
-
+# %% ../nbs/980_trained.ipynb #f5be1e80
 def _confusions_of_average(model: TrainedModel, split: str):
     "Return the counts of the class that the averaged probabilities decide for, (1, G, C, C)."
     decided = model.probabilities(split).argmax(1)[None]
     return count_confusions(_own_corpus(model), decided, {}, split)['all']
 
-# %% ../nbs/980_trained.ipynb #e09a749d
+# %% ../nbs/980_trained.ipynb #a6f2f238
 _SCORES = ('weighted_f1', 'macro_f1', 'accuracy')
 
 
@@ -239,7 +239,7 @@ def _intervals(confusions, metrics, classes) -> dict:  # metric -> mean, low, hi
         for metric, i in kept.items()
     }
 
-
+# %% ../nbs/980_trained.ipynb #e0374e8d
 def _split_scores(model: TrainedModel, split: str) -> dict:
     "Return the intervals of a seed's scores and of those of the seeds' average, on a split."
     if not model.classes:
@@ -253,13 +253,17 @@ def _split_scores(model: TrainedModel, split: str) -> dict:
         ),
     }
 
-# %% ../nbs/980_trained.ipynb #411270b3
+# %% ../nbs/980_trained.ipynb #2ac483e5
+def _labels(corpus: Corpus, split: str) -> np.ndarray:
+    return corpus.table.label.to_numpy()[corpus.rows(split)]
+
+# %% ../nbs/980_trained.ipynb #c47a1f53
 def _labelled(corpus: Corpus, split: str) -> bool:
     "Return whether some turn of a split has a label or value."
-    labels = corpus.table.label.to_numpy()[corpus.rows(split)]
+    labels = _labels(corpus, split)
     return bool((labels >= 0).any()) or (corpus.task == 'regression' and len(labels) > 0)
 
-
+# %% ../nbs/980_trained.ipynb #c351885d
 def _with_scores(model: TrainedModel) -> TrainedModel:
     "Return a model whose facts have its scores; one without a corpus keeps those it has."
     if model.corpus is None:
@@ -268,34 +272,40 @@ def _with_scores(model: TrainedModel) -> TrainedModel:
     scores = {split: _split_scores(model, split) for split in splits}
     return replace(model, info=replace(model.info, scores=scores))
 
+# %% ../nbs/980_trained.ipynb #3ea88edc
+def _kept_scores(info: _ModelInfo) -> dict:  # split -> Interval
+    "Return the scores by which a model was chosen, from its facts."
+    found = {s: of.get('seed', {}).get(info.metric) for s, of in info.scores.items()}
+    about = dict(seeds=len(info.seeds), dialogues=0)
+    return {s: Interval(**interval, **about) for s, interval in found.items() if interval}
 
+# %% ../nbs/980_trained.ipynb #8d489886
 def _shown_facts(model: TrainedModel) -> dict:
     "Return what a notebook shows of a model."
-    metric = model.info.metric
-    if model.corpus is None:
-        found = {s: of['seed'].get(metric) for s, of in model.info.scores.items()}
-        scores = {s: Interval(**i, seeds=model.seeds, dialogues=0) for s, i in found.items() if i}
+    metric, corpus = model.info.metric, model.corpus
+    if corpus is None:
+        scores = _kept_scores(model.info)
     else:
-        scores = {s: model.score(s) for s in ('dev', 'test') if _labelled(model.corpus, s)}
+        scores = {s: model.score(s) for s in ('dev', 'test') if _labelled(corpus, s)}
     facts = {s: f'{metric} {score}' for s, score in scores.items()}
     return {**facts, 'features': ', '.join(model.features), 'seeds': model.seeds}
 
 # %% ../nbs/980_trained.ipynb #47af04f8
 def _errors(p, labels, temperature: float) -> dict:
     "Return the calibration error before and after a temperature."
-    after = with_temperature(p, temperature)
-    return {'before': calibration_error(p, labels), 'after': calibration_error(after, labels)}
+    after = _with_temperature(p, temperature)
+    return {'before': _calibration_error(p, labels), 'after': _calibration_error(after, labels)}
 
-
+# %% ../nbs/980_trained.ipynb #9b4e3735
 def _calibrated(model: TrainedModel) -> TrainedModel:
     "Return a model with the temperature that suits dev; one of values as it is."
-    corpus = _own_corpus(model)
     if not model.classes:
         return model
-    p = {s: _uncalibrated(model, s) for s in ('dev', 'test') if len(corpus.rows(s))}
-    labels = {s: corpus.table.label.to_numpy()[corpus.rows(s)] for s in p}
-    t = fit_temperature(p['dev'], labels['dev'])
-    errors = {s: _errors(p[s], labels[s], t) for s in p if (labels[s] >= 0).any()}
+    corpus = _own_corpus(model)
+    splits = [s for s in ('dev', 'test') if _labelled(corpus, s)]
+    p = {s: (_uncalibrated(model, s), _labels(corpus, s)) for s in splits}
+    t = _fit_temperature(*p['dev']) if 'dev' in p else 1.0
+    errors = {s: _errors(*p[s], t) for s in splits}
     return replace(model, info=replace(model.info, temperature=t, calibration=errors))
 
 # %% ../nbs/980_trained.ipynb #a6752fa6
@@ -306,4 +316,4 @@ def load(
     revision=None,  # branch, tag or commit on the hub
 ) -> TrainedModel:
     "Load a trained model; nothing in its files is run. Raise ValueError, naming the file, for an unsound one."
-    return TrainedModel(*read_model(model_folder(name, revision), model))
+    return TrainedModel(*_read_model(_model_folder(name, revision), model))

@@ -64,6 +64,8 @@ class Hub(BaseHTTPRequestHandler):
                 return self.answer(
                     404, {'error': 'Repository not found'}, X_Error_Code='RepoNotFound'
                 )
+            if 'tree' in parts:
+                return self.answer(200, [entry(path) for path in sorted(folder.iterdir())])
             files = [{'rfilename': path.name} for path in sorted(folder.iterdir())]
             return self.answer(200, {'id': '/'.join(parts[2:4]), 'sha': COMMIT, 'siblings': files})
         path = self.root.joinpath(*parts[:2], *parts[4:])
@@ -74,6 +76,12 @@ class Hub(BaseHTTPRequestHandler):
         self.answer(200, data, ETag=f'"{etag}"', X_Repo_Commit=COMMIT)
 
     do_HEAD = do_GET
+
+
+def entry(path):
+    "Describe a file as the hub lists it."
+    etag = hashlib.sha256(path.read_bytes()).hexdigest()
+    return {'type': 'file', 'path': path.name, 'size': path.stat().st_size, 'oid': etag}
 
 
 @contextmanager

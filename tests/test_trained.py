@@ -14,7 +14,7 @@ from torch import nn
 
 import erc
 from erc.data.corpus import validate
-from erc.model_files import read_model
+from erc.model_files import _read_model
 from erc.nn.cells import Out
 from erc.runs.recipes import _PROTOCOL, _SEARCH
 
@@ -368,7 +368,7 @@ def test_no_pickle_is_read(saved, monkeypatch):
     for name in ('load', 'loads', 'Unpickler'):
         monkeypatch.setattr(pickle, name, forbidden)
     monkeypatch.setattr(torch, 'load', forbidden)
-    assert read_model(saved)[0].name == 'context_gru'
+    assert _read_model(saved)[0].name == 'context_gru'
 
 
 # ---- the card
