@@ -20,6 +20,7 @@ _HOMES = {
     'Interval': 'evidence.intervals',
     'train': 'prediction',
     'compare': 'prediction',
+    'load': 'trained',
     'RunKey': 'runs.keys',
     'papers': 'runs.recipe_files',
     'systems': 'runs.browse',
@@ -73,3 +74,4 @@ if TYPE_CHECKING:
     from erc.runs.browse import systems as systems
     from erc.runs.keys import RunKey as RunKey
     from erc.runs.recipe_files import papers as papers
+    from erc.trained import load as load

@@ -243,9 +243,11 @@ def choose(
 
 # %% ../nbs/000_core.ipynb #266fc857
 def resolve(
-    spec: str,  # 'module:name', such as 'erc.models.shift:ShiftNet'
+    spec,  # 'module:name', such as 'erc.models.shift:ShiftNet'; or the object itself
 ):  # the object
     "Import the object that a recipe names, or raise ValueError."
+    if not isinstance(spec, str):
+        return spec
     module, colon, name = spec.partition(':')
     if not colon:
         raise ValueError(f"{spec!r} names no object; write 'module:name'")

@@ -16,7 +16,7 @@ from erc.core import package_file
 from erc.data import registry
 from erc.report import claims
 from erc.report.judgements import _VERDICTS
-from erc.runs import recipe_files
+from erc.runs import recipe_files, recipes
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / 'CONTRIBUTING.md').read_text(encoding='utf-8')
@@ -71,7 +71,7 @@ def surroundings(tmp_path, monkeypatch):
     monkeypatch.setenv('ERC_CACHE', str(tmp_path / 'cache'))
     monkeypatch.setattr(registry, 'CORPORA', {**registry.CORPORA})
     monkeypatch.setattr(recipe_files, '_ADDED', {})
-    monkeypatch.setitem(prediction._DEFAULTS, 'epochs', 2)
+    monkeypatch.setitem(recipes._PROTOCOL, 'epochs', 2)
     yield tmp_path
     sys.modules.pop('pooled', None)
 

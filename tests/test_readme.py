@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 import erc
-from erc import prediction
 from erc.data.corpus import validate
 from erc.data.registry import load_corpus
+from erc.runs import recipes
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
@@ -27,7 +27,7 @@ def names(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv('ERC_CACHE', str(folder / 'cache'))
-        patch.setitem(prediction._DEFAULTS, 'epochs', 1)
+        patch.setitem(recipes._PROTOCOL, 'epochs', 1)
         patch.setattr(erc, 'load_corpus', load_some)
         for block in BLOCKS:
             exec(runnable(block), names)

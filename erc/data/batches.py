@@ -185,6 +185,27 @@ def reversed_rows(
     return torch.from_numpy(np.concatenate(rows)).to(device)
 
 # %% ../../nbs/060_batches.ipynb #c6a4faa8
+def _column_scale(
+    x,  # (N, D)
+    has,  # (N,) bool, rows that have the modality
+    rows,  # training rows
+    name='features',  # for the message
+) -> tuple:  # mean (D,) and scale (D,), float64; the scale of a column that never varies is 0
+    "Return the mean and deviation of columns on training rows; raise ValueError if none has them."
+    train = np.asarray(x, np.float64)[rows[has[rows]]]
+    if not len(train):
+        raise ValueError(f'no training row has {name!r}: omit it, or choose another corpus')
+    mean, deviation = train.mean(0), train.std(0)
+    return mean, np.where(deviation <= 1e-8 * (1 + np.abs(mean)), 0, deviation)
+
+
+def _scaled(x, has, mean, scale) -> np.ndarray:
+    "Apply a `_column_scale`: float64 (N, D)."
+    varies = scale > 0
+    scaled = (np.asarray(x, np.float64) - mean) / np.where(varies, scale, 1)
+    return np.where(np.asarray(has)[:, None] & varies, scaled, 0)
+
+# %% ../../nbs/060_batches.ipynb #873cfd7e
 def standardised(
     x,  # (N, D)
     has,  # (N,) bool, rows that have the modality
@@ -192,14 +213,7 @@ def standardised(
     name='features',  # for the message
 ) -> np.ndarray:  # float64 (N, D), zero where the modality is missing or a column never varies
     "Scale columns to mean 0 and deviation 1 on training rows; raise ValueError if none has them."
-    x = np.asarray(x, np.float64)
-    train = x[rows[has[rows]]]
-    if not len(train):
-        raise ValueError(f'no training row has {name!r}: omit it, or choose another corpus')
-    mean, deviation = train.mean(0), train.std(0)
-    constant = deviation <= 1e-8 * (1 + np.abs(mean))
-    scaled = (x - mean) / np.where(constant, 1, deviation)
-    return np.where(has[:, None] & ~constant, scaled, 0)
+    return _scaled(x, has, *_column_scale(x, has, rows, name))
 
 # %% ../../nbs/060_batches.ipynb #dda0d268
 def standardise(

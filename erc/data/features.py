@@ -219,12 +219,18 @@ def _column(corpus: Corpus, name: str):
     return corpus.table[choose(name, corpus.table.columns, f'column of corpus {corpus.name}')]
 
 # %% ../../nbs/051_features.ipynb #73ddd299
+def _encoder_name(encoder) -> str:
+    "Return the hub id of an encoder, or the name of its folder."
+    folder = Path(encoder).name if Path(encoder).is_dir() else str(encoder)
+    return ENCODERS.get(str(encoder), folder)
+
+
 def _provenance(encoder, pooling: str, normalise: bool, column) -> dict:
     "Describe how vectors were made, for a corpus's provenance."
-    is_folder = Path(encoder).is_dir()
+    if encoder == 'hashing':
+        return {'encoder': 'hashing', 'files': f'{_HASHED_WIDTH} hashed words', 'column': column}
     return {
-        'encoder': ENCODERS.get(str(encoder))
-        or (Path(encoder).name if is_folder else str(encoder)),
+        'encoder': _encoder_name(encoder),
         'files': encoder_identity(encoder_path(encoder)),
         'pooling': pooling,
         'normalise': normalise,
@@ -247,8 +253,6 @@ def encode(
     columns = [column] if isinstance(column, str) else column
     vectors = [_encode_text(_column(corpus, name), encoder, **options) for name in columns]
     corpus = corpus.with_features(**{feature: np.concatenate(vectors, 1)})
-    if encoder == 'hashing':
-        return corpus
     made = _provenance(encoder, pooling, normalise, column)
     encoders = {**corpus.provenance.get('encoders', {}), feature: made}
     return corpus.replace(provenance={**corpus.provenance, 'encoders': encoders})

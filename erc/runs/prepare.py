@@ -160,7 +160,8 @@ def _split_batches(system: System, corpus: Corpus, hyperparameters: dict, seed=0
     targets = {system.target: 'label', **system.targets}
     cut = partial(make_batches, corpus, features=system.features, targets=targets, unit=system.unit)
     train = cut('train', key=seed, **_batch_size(system, corpus, hyperparameters))
-    return [train, cut('dev', size=4096), cut('test', size=4096)]
+    test = cut('test', size=4096) if len(corpus.rows('test')) else []
+    return [train, cut('dev', size=4096), test]
 
 # %% ../../nbs/353_prepare.ipynb #7df81fd3
 def _model_maker(system: System, corpus: Corpus):
