@@ -376,3 +376,19 @@ def _bench(
     options = _batch_options(shape, sizes, classes)
     table = _training_costs(system, [int(n) for n in _names(seeds)], device, options)
     _show(table, True) if json else _print_costs(table)
+
+# %% ../nbs/999_cli.ipynb #b37c22b8
+_Board = Annotated[str, typer.Option('--corpus', help='Only this corpus; default: all.')]
+_Features = Annotated[
+    str, typer.Option(help="Only systems that read exactly these, such as 'text,audio'.")
+]
+
+
+@app.command('leaderboard')
+def _board(corpus: _Board = '', features: _Features = '', home: _Home = None, json: _Json = False):
+    "Rank every system that was run under the protocol, with intervals of its score and its rank."
+    from erc.report.leaderboard import _leaderboard
+    from erc.report.leaderboard_page import _print_boards, _table_of
+
+    boards = _leaderboard(home, corpus, _names(features))
+    _show(_table_of(boards), True) if json else _print_boards(boards, typer.echo)

@@ -28,6 +28,8 @@ from .comparison import comparison
 from .figures import Figure, figure_style
 from .forest import _forest_figure, _power_figure
 from .judgements import _JUDGED
+from .leaderboard import _leaderboard
+from .leaderboard_page import _board_picture, _board_table, _write_csv
 from .mosei_audit import _audit_frame, _audit_sentence, _shift_frame
 from .page import _image_data
 from erc.report.selection import (
@@ -51,6 +53,7 @@ from erc.report.summary import (
 )
 from .tables import Table, _to_markdown
 from ..runs.keys import RunKey
+from ..runs.recipe_files import papers
 
 # %% ../../nbs/910_ledger.ipynb #a228b129
 _RULE = (
@@ -77,8 +80,9 @@ def _shows_other_seeds(line, records: list) -> bool:
 
 
 def _records_behind(line, paper: str, records: dict) -> list:
-    "Return the records that a saved line may show: the paper's, or a baseline's."
-    keys = [RunKey(p, line.system, line.variant, line.corpus) for p in (paper, 'baselines')]
+    "Return the records that a saved line may show: the paper's, a baseline's, or another paper's."
+    own = dict.fromkeys((paper, 'baselines', *papers()))
+    keys = [RunKey(p, line.system, line.variant, line.corpus) for p in own]
     return [records[k] for k in keys if k in records]
 
 # %% ../../nbs/910_ledger.ipynb #da0ea0e0
@@ -323,18 +327,31 @@ def _audit_part(ledger: _Ledger) -> dict:
     }
 
 
+def _board_values(ledger: _Ledger) -> list[dict]:
+    "Return the leaderboard of each corpus, and write its numbers beside the report."
+    boards = _leaderboard(ledger.home, records=ledger.records, stale=ledger.stale)
+    _write_csv(boards, ledger.home / 'leaderboard.csv')
+    shown = []
+    for board in boards:
+        table, picture = _board_table(board), _saved(_board_picture(board), ledger.home)
+        about = dict(corpus=board.corpus, table=table.facts(), markdown=_to_markdown(table))
+        shown.append({**about, 'picture': picture})
+    return shown
+
+
 def _page_values(ledger: _Ledger) -> dict:
     "Return everything that the page's templates show, and save its figures."
     figure_style()
     papers = [p for p in artefacts().paper.unique() if p != 'paper']
     papers = {p: _paper_values(ledger, p) for p in papers}
-    return {**_claim_values(ledger), 'papers': papers, **_audit_part(ledger)}
+    boards = _board_values(ledger)
+    return {**_claim_values(ledger), 'boards': boards, 'papers': papers, **_audit_part(ledger)}
 
 # %% ../../nbs/910_ledger.ipynb #9aaec082
 def _write_report(
     home=None,  # folder that holds `records/`, `tables/`, `figures/`; the project's `results/` if None
 ) -> Path:  # report.html
-    "Write `REPORT.md`, `claims.csv` and a self-contained `report.html` of everything that is recorded."
+    "Write `REPORT.md`, `claims.csv`, `leaderboard.csv` and a self-contained `report.html` of everything that is recorded."
     ledger = read_ledger(home)
     values = _page_values(ledger)
     write_atomic(ledger.home / 'claims.csv', _csv_text(ledger.claims, index=True))
