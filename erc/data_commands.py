@@ -52,7 +52,7 @@ def _data_get(
 
     outcome = download_corpus(corpus, from_dir=from_dir, base_url=base_url, root=root)
     if not outcome:
-        return typer.echo(f'{corpus}: nothing to fetch')
+        return typer.echo(f'{corpus}: nothing to fetch; `erc data list --json` says whom to ask')
     _show(pd.DataFrame(outcome.items(), columns=['file', 'what happened']))
     if 'not in the mirror' in outcome.values():
         raise typer.Exit(1)

@@ -18,7 +18,7 @@ import erc.studies.dialoguetrm as study
 from erc.data.batches import from_padded, make_batches
 from erc.data.registry import load_corpus
 from erc.data.sentence_encoders import toy_encoder
-from erc.evidence.metrics import _pearson_r, moments
+from erc.evidence.metrics import moments, pearson_r
 from erc.models.dialoguetrm import (
     DialogueTRM,
     _band_mask,
@@ -481,7 +481,7 @@ def test_values_leave_records(tmp_path):
     corpus = load_dialogues('demo', attribute='valence')
     test = corpus.rows('test')
     labels = corpus.table.label.to_numpy()[test]
-    close(record.test, _pearson_r(labels, record.predictions), 1e-6)
+    close(record.test, pearson_r(labels, record.predictions), 1e-6)
     assert record.task == 'regression' and record.predictions.dtype == np.float32
     dialogues = corpus.table.dialogue[test].nunique()
     assert record.confusions['all'].shape == (2, dialogues, 6)
@@ -648,5 +648,5 @@ def test_cells_of_values():
     record = Record(RunKey('a', 'b', 'c', 'd'), task='regression', folds={'paper': fold})
     cell = _record_cell(record, Column('r', 'pearson_r', scale=1, digits=2))
     assert str(cell).count('.') == 3
-    assert abs(cell.mean - _pearson_r(truth, predictions).mean()) < 1e-4
+    assert abs(cell.mean - pearson_r(truth, predictions).mean()) < 1e-4
     assert str(_record_cell(record, Column('F1', 'weighted_f1'))) == ''

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from corpus_files import linked
 
-from erc.data.iemocap import _IEMOCAP4, _IEMOCAP6, IEMOCAP, _all_turns, _vote_shares
+from erc.data.iemocap import _IEMOCAP, _IEMOCAP4, _IEMOCAP6, _all_turns, _vote_shares
 from erc.data.registry import load_corpus
 
-TABLE = IEMOCAP['iemocap6'].joined[0]
+TABLE = _IEMOCAP['iemocap6'].joined[0]
 
 
 def test_all_turns_of_iemocap_with_a_rating(data):
@@ -60,7 +60,7 @@ def test_the_three_happy_sets(data):
 
 
 def test_one_dev_cut_for_all_of_iemocap(data):
-    tables = [load_corpus(name, root=data).table for name in IEMOCAP]
+    tables = [load_corpus(name, root=data).table for name in _IEMOCAP]
     dev, *others = [set(t.loc[t['split'] == 'dev', 'dialogue']) for t in tables]
     assert all(dev == other for other in others)
     assert Counter(name[4] for name in dev) == {'1': 3, '2': 3, '3': 3, '4': 3}

@@ -11,11 +11,11 @@ from worlds import dialogues_of, folds_of, true_score, truth, world
 from erc.evidence import intervals as I
 from erc.evidence import standard_errors as errors
 from erc.evidence.metrics import (
-    _pearson_from_moments,
-    _pearson_r,
     accuracy,
     confusion,
     moments,
+    pearson_of,
+    pearson_r,
     weighted_f1,
 )
 from erc.evidence.verdicts import _randomised
@@ -176,9 +176,9 @@ def test_other_additive_statistics():
     y = g.normal(size=600)
     p = y + g.normal(size=(5, 600))
     d = np.repeat(np.arange(60), 10)
-    i = I.interval(moments(y, p, d), _pearson_from_moments, resamples=2000)
+    i = I.interval(moments(y, p, d), pearson_of, resamples=2000)
     assert (
-        np.isclose(i.mean, _pearson_r(y, p).mean())
+        np.isclose(i.mean, pearson_r(y, p).mean())
         and i.low < i.mean < i.high
         and i.high - i.low < 0.15
     )

@@ -133,11 +133,11 @@ def test_metric_by_name():
 def test_no_values_have_no_correlation():
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        assert np.isnan(M._pearson_r([], [])) and np.isnan(M._pearson_r([np.nan], [1.0]))
-        assert np.isnan(M._pearson_r([], np.zeros((3, 0)))).all() and M._pearson_r(
+        assert np.isnan(M.pearson_r([], [])) and np.isnan(M.pearson_r([np.nan], [1.0]))
+        assert np.isnan(M.pearson_r([], np.zeros((3, 0)))).all() and M.pearson_r(
             [], np.zeros((3, 0))
         ).shape == (3,)
-        assert np.isnan(M._pearson_from_moments(np.zeros(6)))
+        assert np.isnan(M.pearson_of(np.zeros(6)))
 
 
 def test_pearson_equals_scipy():
@@ -145,18 +145,90 @@ def test_pearson_equals_scipy():
     y = g.normal(3, 1, 200)
     p = np.stack([y + g.normal(0, 1, 200), g.normal(size=200), -y])
     want = [stats.pearsonr(y, q)[0] for q in p]
-    assert np.allclose(M._pearson_r(y, p), want, atol=1e-12)
+    assert np.allclose(M.pearson_r(y, p), want, atol=1e-12)
     groups = g.integers(0, 9, 200)
-    assert np.allclose(M._pearson_from_moments(M.moments(y, p, groups).sum(-2)), want, atol=1e-10)
-    assert np.allclose(M._pearson_r(y + 1e6, p - 1e6), want, atol=1e-6)
+    assert np.allclose(M.pearson_of(M.moments(y, p, groups).sum(-2)), want, atol=1e-10)
+    assert np.allclose(M.pearson_r(y + 1e6, p - 1e6), want, atol=1e-6)
     hole = y.copy()
     hole[:50] = np.nan
-    assert np.allclose(M._pearson_r(hole, p[0]), stats.pearsonr(y[50:], p[0, 50:])[0])
+    assert np.allclose(M.pearson_r(hole, p[0]), stats.pearsonr(y[50:], p[0, 50:])[0])
     assert np.allclose(
-        M._pearson_from_moments(M.moments(hole, p, groups).sum(-2)),
-        M._pearson_r(hole, p),
+        M.pearson_of(M.moments(hole, p, groups).sum(-2)),
+        M.pearson_r(hole, p),
         atol=1e-10,
     )
-    assert M._pearson_r(y, np.full(200, 0.3)) == 0
+    assert M.pearson_r(y, np.full(200, 0.3)) == 0
     with pytest.raises(ValueError, match='one prediction per row'):
-        M._pearson_r(y, y[1:])
+        M.pearson_r(y, y[1:])
+
+
+# scores of other corpora
+
+
+def test_micro_f1_without_a_class_is_scikit_learns():
+    from sklearn.metrics import f1_score
+
+    from erc.evidence.metrics import confusion, metric
+
+    rng = np.random.default_rng(0)
+    y, p = rng.integers(0, 4, 200), rng.integers(0, 4, 200)
+    counts, names = confusion(y, p, 4), ('neutral', 'joy', 'anger', 'fear')
+    for k, name in enumerate(names):
+        others = [c for c in range(4) if c != k]
+        expected = f1_score(y, p, labels=others, average='micro')
+        np.testing.assert_allclose(metric(f'micro_f1:-{name}', names)(counts), expected)
+    np.testing.assert_allclose(metric('micro_f1')(counts), f1_score(y, p, average='micro'))
+    for wrong in ('micro_f1:joy', 'weighted_f1:-joy'):
+        with pytest.raises(ValueError, match='single score'):
+            metric(wrong, names)
+    with pytest.raises(ValueError, match="did you mean 'joy'"):
+        metric('micro_f1:-jyo', names)
+
+
+@pytest.mark.parametrize(
+    'y,p', [([0, 1], [0.2, 0.9]), ([0, 1.7], [0, 1]), ([0, 1], [0, np.nan]), ([0, 1], ['0', '1'])]
+)
+def test_codes_that_are_not_whole_are_refused(y, p):
+    with pytest.raises(ValueError, match='whole numbers'):
+        M.confusion(y, p, 3)
+
+
+def test_concordance_and_correlation_do_not_hide_what_is_not_finite():
+    from erc.evidence.metrics import ccc, moments, pearson_of, pearson_r
+
+    rng = np.random.default_rng(0)
+    y, p = rng.normal(size=50), rng.normal(size=50)
+    expected = 2 * np.cov(y, p, bias=True)[0, 1]
+    expected /= y.var() + p.var() + (y.mean() - p.mean()) ** 2
+    np.testing.assert_allclose(ccc(y, p), expected)
+    for bad in (np.nan, np.inf):
+        broken = np.r_[bad, p[1:]]
+        for score in (pearson_r, ccc):
+            assert np.isnan(score(y, broken)) and np.isfinite(score(y, p))
+        assert np.isnan(pearson_of(moments(y, broken)))
+
+
+def test_values_by_both_customs_and_by_hand():
+    from erc.evidence.metrics import acc2, acc7, mae
+
+    y = np.array([-2, -0.4, 0, 0, 0.2, 1.6, 3, np.nan])
+    p = np.array([-1.5, 0.3, -0.1, 0.2, 0.1, 2.4, 5.2, 9])
+    assert acc2(y, p) == pytest.approx(5 / 7) and acc2(y, p, zero=False) == pytest.approx(4 / 5)
+    assert acc7(y, p) == pytest.approx(7 / 7) and mae(y, p) == pytest.approx(4.6 / 7)
+    with pytest.raises(ValueError, match='not finite'):
+        mae(y, p * np.nan)
+
+
+def test_calibration_error_is_that_of_torchmetrics():
+    "Values of torchmetrics 1.9.0, multiclass_calibration_error, norm l1, of the same arrays."
+    from erc.evidence.metrics import ece
+
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet(np.ones(4) / 3, 300)
+    y = np.where(rng.random(300) < 0.7, p.argmax(1), rng.integers(0, 4, 300))
+    for bins, expected in {15: 0.165177, 10: 0.167168}.items():
+        assert ece(y, p, bins) == pytest.approx(expected, abs=2e-6)
+    with pytest.raises(ValueError, match='no probabilities'):
+        ece(y, p * 2)
+    with pytest.raises(ValueError, match='one row of probabilities'):
+        ece(y, p[:5])

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from corpus_files import linked
 
-from erc.data.mosei import _EMOTIONS, MOSEI
+from erc.data.mosei import _EMOTIONS, _MOSEI
 from erc.data.registry import load_corpus
 from erc.data.unpickle import safe_unpickle
 
@@ -30,7 +30,7 @@ def test_mosei_has_the_official_labels_in_the_order_of_time(data, segments):
     assert np.array_equal(t['split'].replace('dev', 'valid'), official['split'])
     later = t['start'].diff().to_numpy()[1:] >= 0
     assert later[(t['dialogue'] == t['dialogue'].shift()).to_numpy()[1:]].all()
-    assert MOSEI['mosei'].own_dev
+    assert _MOSEI['mosei'].own_dev
 
 
 def test_emotions_of_mosei_are_six_tasks(data, segments):
@@ -77,7 +77,7 @@ def test_mosei_released_is_the_rebuilt_videos(data):
     ],
 )
 def test_bad_pairs_are_named(data, tmp_path, change, message):
-    p = MOSEI['mosei_released'].public[1]
+    p = _MOSEI['mosei_released'].public[1]
     root = linked(
         data / 'shift_pairs', tmp_path / 'shift_pairs', 'MOSEI/siamese_data/siamese_test'
     ).parent

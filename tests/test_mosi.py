@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 from corpus_files import linked
 
-from erc.data.mosi import _KNOWS_LABELS, MOSI
+from erc.data.mosi import _KNOWS_LABELS, _MOSI
 from erc.data.registry import load_corpus
 
-JOINED = MOSI['mosi'].joined
+JOINED = _MOSI['mosi'].joined
 
 
 def test_wrong_numbers_of_mosi_are_named(data, tmp_path):

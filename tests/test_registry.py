@@ -11,6 +11,7 @@ from erc.data.registry import CORPORA, load_corpus
 from erc.data.shift_pairs import shift_pairs
 
 REAL = [n for n in CORPORA if n != 'demo']
+ABSENT = ('m3ed', 'emowoz')  # given out on request, or too large: read from invented files
 OFFICIAL_MOSEI = [n for n in CORPORA if n.startswith('mosei') and n != 'mosei_released']
 
 
@@ -22,19 +23,22 @@ COUNTS = {  # dialogues, then utterances: train (with what became dev), dev if o
     'mosi': ((62, 31), (1447, 752)),
     'mosi_released': ((62, 31), (1447, 752)),
     'mosei_released': ((2546, 675), (18191, 4655)),
+    'emorynlp': ((659, 89, 79), (7551, 954, 984)),
+    'dailydialog': ((994 - 55, 995 - 13, 996), (6898, 7907, 7716)),
 }
 
 
 @pytest.mark.parametrize('name', COUNTS)
 def test_counts(data, name):
     c = load_corpus(name, root=data)
-    split = c.table['split'] if name == 'meld' else c.table['split'].replace('dev', 'train')
+    own_dev = c.provenance['own_dev']
+    split = c.table['split'] if own_dev else c.table['split'].replace('dev', 'train')
     order = [s for s in ('train', 'dev', 'test') if s in set(split)]
     assert tuple(c.table.groupby(split)['dialogue'].nunique()[order]) == COUNTS[name][0]
     assert tuple(split.value_counts()[order]) == COUNTS[name][1]
 
 
-@pytest.mark.parametrize('name', CORPORA)
+@pytest.mark.parametrize('name', [n for n in CORPORA if n not in ABSENT])
 def test_shape_speed_and_provenance(data, name):
     start = time.perf_counter()
     c = load_corpus(name, root=data)
@@ -66,7 +70,9 @@ def test_dev_is_a_tenth_of_training_dialogues(data, name, n):
     assert (train - dev).abs().max() < (0.15 if n == 6 else 0.1)  # six videos allow no better
 
 
-@pytest.mark.parametrize('name', [n for n in REAL if n not in OFFICIAL_MOSEI])
+@pytest.mark.parametrize(
+    'name', [n for n in REAL if n not in (*OFFICIAL_MOSEI, *ABSENT, 'dailydialog')]
+)
 def test_public_files_give_the_same_corpus(data, public, name):
     a, b = load_corpus(name, root=data), load_corpus(name, root=public)
     same = [k for k in a.table if k not in ('id', 'text', 'valence', 'position', 'agreement')]

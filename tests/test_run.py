@@ -56,6 +56,14 @@ def test_class_weights():
     assert np.allclose(class_weights('swapped', labels, 'ab'), [4, 4 / 3])
     assert class_weights('none', labels, 'ab') is None
     assert list(class_weights([1, 2], labels, 'ab')) == [1, 2]
+    assert list(class_weights({'b': 3, 'a': 1}, labels, 'ab')) == [1, 3]
+    for wrong in ([1], [-1, 1], [float('nan'), 1], [0, 0]):
+        with pytest.raises(ValueError, match='weights'):
+            class_weights(wrong, labels, 'ab')
+    with pytest.raises(ValueError, match='no weight for class b'):
+        class_weights({'a': 1}, labels, 'ab')
+    with pytest.raises(ValueError, match="unknown class of weights 'c'"):
+        class_weights({'a': 1, 'b': 1, 'c': 1}, labels, 'ab')
     with pytest.raises(ValueError, match="class 'c' has no training row"):
         class_weights('inverse', labels, 'abc')
     with pytest.raises(ValueError, match="did you mean 'inverse'"):

@@ -13,14 +13,14 @@ from pathlib import Path
 
 from ..core import choose, data_home
 from .corpus import Corpus, Source, validate
-from .dailydialog import DAILYDIALOG
-from .emorynlp import EMORYNLP
-from .emowoz import EMOWOZ
-from .iemocap import IEMOCAP
-from .m3ed import M3ED
-from .meld import MELD
-from .mosei import MOSEI
-from .mosi import MOSI
+from .dailydialog import _DAILYDIALOG
+from .emorynlp import _EMORYNLP
+from .emowoz import _EMOWOZ
+from .iemocap import _IEMOCAP
+from .m3ed import _M3ED
+from .meld import _MELD
+from .mosei import _MOSEI
+from .mosi import _MOSI
 from .plain_data import _named_errors
 from .saved import _ABOUT, _read_saved
 
@@ -41,8 +41,8 @@ _DEMO = Source(
 )
 
 # %% ../../nbs/040_registry.ipynb #e8026e1e
-_TEXT_ONLY = {'emorynlp': EMORYNLP, 'dailydialog': DAILYDIALOG, 'm3ed': M3ED, 'emowoz': EMOWOZ}
-CORPORA = {'demo': _DEMO, 'meld': MELD, **IEMOCAP, **MOSI, **MOSEI, **_TEXT_ONLY}
+_TEXT_ONLY = {'emorynlp': _EMORYNLP, 'dailydialog': _DAILYDIALOG, 'm3ed': _M3ED, 'emowoz': _EMOWOZ}
+CORPORA = {'demo': _DEMO, 'meld': _MELD, **_IEMOCAP, **_MOSI, **_MOSEI, **_TEXT_ONLY}
 
 # %% ../../nbs/040_registry.ipynb #55067a8d
 def _homes(root=None) -> list:
@@ -136,4 +136,6 @@ def load_corpus(
     source = CORPORA[choose(name, [*CORPORA, *saved], 'corpus')]
     with _damage(name, root):
         corpus = source.load(root, name, keep_unlabelled=keep_unlabelled)
-    return validate(corpus.replace(provenance=source.provenance(root)))
+    found, stated = corpus.provenance.get('notes', []), source.provenance(root)
+    provenance = stated | {'notes': stated['notes'] + found}
+    return validate(corpus.replace(provenance=provenance))

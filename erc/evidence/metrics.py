@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'confusion', 'class_f1', 'class_recall', 'accuracy', 'weighted_f1', 'macro_f1', 'unweighted_accuracy',
-           'metric', 'moments']
+           'metric', 'moments', 'pearson_of', 'pearson_r', 'ccc', 'acc2', 'acc7', 'mae', 'ece']
 
 # %% ../../nbs/100_metrics.ipynb #9614ec09
 import math
@@ -39,10 +39,18 @@ def _group_codes(groups, rows):
     return codes, len(names)
 
 # %% ../../nbs/100_metrics.ipynb #c35381e1
-def _as_codes(codes):
-    "Return an array of class codes; numpy would make an empty list real."
+def _as_codes(codes, name: str) -> np.ndarray:  # integers
+    "Return class codes as whole numbers; ValueError for others, which rounding would change."
     codes = np.asarray(codes)
-    return codes if codes.size else codes.astype(int)
+    if codes.dtype.kind not in 'biuf':
+        raise ValueError(f'{name} is of {codes.dtype}: classes are whole numbers')
+    whole = codes.astype(int) if np.isfinite(codes).all() else codes
+    if (whole != codes).any() or whole is codes and codes.dtype.kind == 'f':
+        wrong = codes[(codes != np.floor(codes)) | ~np.isfinite(codes)].flat[0]
+        raise ValueError(
+            f'{name} has {wrong:g}: classes are whole numbers, not probabilities or values'
+        )
+    return whole
 
 
 def _bincount_rows(codes, size):
@@ -68,11 +76,12 @@ def confusion(
 ) -> np.ndarray:  # (..., C, C), or (..., G, C, C) with groups; rows: truth, columns: prediction
     """Return confusion counts; a dialogue without labels keeps its matrix of zeros.
 
-    Raises ValueError for lengths that differ and for a class outside 0..C-1."""
-    y, p = _as_codes(y), _as_codes(p)
+    Raises ValueError for lengths that differ, for a class outside 0..C-1, and for codes that are
+    not whole, such as probabilities."""
+    y, p = _as_codes(y, 'y'), _as_codes(p, 'p')
     _check_rows(y, p, groups)
     labelled = y != -1
-    y, p = y[labelled], p[..., labelled].astype(int)
+    y, p = y[labelled], p[..., labelled]
     _check_classes(classes, y=y, p=p)
     group, number = _group_codes(groups, len(labelled))
     counts = _count(y, p, group[labelled], number, classes)
@@ -143,10 +152,20 @@ def unweighted_accuracy(
     return _ratio(class_recall(counts).sum(-1), (_true(counts) > 0).sum(-1), np.nan)
 
 # %% ../../nbs/100_metrics.ipynb #c91e2c3d
+def _micro_f1(
+    counts,  # (..., C, C) confusion counts
+    without: int | None = None,  # a class that is not counted as found or missed
+) -> np.ndarray:  # (...) fractions; NaN where nothing was counted
+    "Return F1 of all utterances together; over all classes it is the accuracy."
+    counted = np.arange(np.shape(counts)[-1]) != without
+    total = (_true(counts) + _predicted(counts))[..., counted].sum(-1)
+    return _ratio(2 * _correct(counts)[..., counted].sum(-1), total, np.nan)
+
+
 METRICS = {
     f.__name__: f
     for f in (accuracy, weighted_f1, macro_f1, unweighted_accuracy, class_f1, class_recall)
-}
+} | {'micro_f1': _micro_f1}
 
 # %% ../../nbs/100_metrics.ipynb #c6b54aab
 def _check_form(name, class_name, classes):
@@ -155,14 +174,15 @@ def _check_form(name, class_name, classes):
     if per_class and not class_name:
         listed = f' with one of {", ".join(classes)}' if classes else ''
         raise ValueError(f"metric {name!r} has one score per class; write '{name}:NAME'{listed}")
-    if class_name and not per_class:
+    if class_name and not per_class and not (name == 'micro_f1' and class_name.startswith('-')):
         raise ValueError(f"metric {name!r} has a single score; write it without ':{class_name}'")
     if class_name and not classes:
         raise ValueError(f"metric '{name}:{class_name}' needs the names of the classes")
 
 # %% ../../nbs/100_metrics.ipynb #f5520fd7
 def metric(
-    name: str,  # a key of `METRICS`, with a class for those per class: 'class_f1:happy'
+    name: str,  # a key of `METRICS`, with a class for those per class: 'class_f1:happy',
+    # or one to leave out: 'micro_f1:-neutral'
     classes=(),  # names of the classes, for the second form
 ):  # function of (..., C, C) counts -> (...)
     "Return a scoring function by its name; raise ValueError for an unknown metric or class."
@@ -171,7 +191,9 @@ def metric(
     _check_form(name, class_name, classes)
     if not class_name:
         return score
-    k = list(classes).index(choose(class_name, classes, 'class'))
+    k = list(classes).index(choose(class_name.removeprefix('-'), classes, 'class'))
+    if name == 'micro_f1':
+        return lambda counts: score(counts, without=k)
     return lambda counts: score(counts)[..., k]
 
 # %% ../../nbs/100_metrics.ipynb #73d0f09b
@@ -200,20 +222,23 @@ def moments(
 # %% ../../nbs/100_metrics.ipynb #d1dc7139
 def _variation(n, total, squares):
     "Return n² times the variance; 0 where it is rounding error."
-    variation = n * squares - total * total
-    return np.where(variation > 1e-12 * n * squares, variation, 0.0)
+    with np.errstate(invalid='ignore'):  # infinite values, which give NaN
+        variation = n * squares - total * total
+    return np.where(variation <= 1e-12 * n * squares, 0.0, variation)
 
 
-def _pearson_from_moments(
+def pearson_of(
     sums,  # (..., 6), see `moments`
 ) -> np.ndarray:  # (...) in -1..1; NaN where nothing was counted
-    "Return Pearson's r of summed moments; 0 where y or p is constant."
+    "Return Pearson's r of summed moments; 0 where y or p is constant, NaN if one is not finite."
     n, y, p, yy, pp, yp = np.moveaxis(np.asarray(sums, float), -1, 0)
     variation = _variation(n, y, yy) * _variation(n, p, pp)
-    return np.where(n > 0, _ratio(n * yp - y * p, np.sqrt(variation)), np.nan)
+    counted = (n > 0) & np.isfinite(yp + yy + pp)
+    with np.errstate(invalid='ignore'):
+        return np.where(counted, _ratio(n * yp - y * p, np.sqrt(variation)), np.nan)
 
 # %% ../../nbs/100_metrics.ipynb #6b25b852
-def _pearson_r(
+def pearson_r(
     y,  # (N,) true values; NaN marks a row without label
     p,  # (N,) or (..., N) predicted values
 ) -> np.ndarray:  # (...) in -1..1; NaN where nothing is labelled
@@ -223,5 +248,90 @@ def _pearson_r(
     labelled = ~np.isnan(y)
     y, p = y[labelled], p[..., labelled]
     n = max(len(y), 1)
-    y, p = y - y.sum() / n, p - p.sum(-1, keepdims=True) / n  # centred: no loss of digits
-    return _pearson_from_moments(moments(y, p))
+    with np.errstate(invalid='ignore'):  # infinite predictions, which give NaN
+        y, p = y - y.sum() / n, p - p.sum(-1, keepdims=True) / n  # centred: no loss of digits
+    return pearson_of(moments(y, p))
+
+# %% ../../nbs/100_metrics.ipynb #588525b4
+def _ccc_of(
+    sums,  # (..., 6), see `moments`
+) -> np.ndarray:  # (...) in -1..1; NaN where nothing was counted
+    "Return the concordance of summed moments; 0 where y and p are one constant."
+    n, y, p, yy, pp, yp = np.moveaxis(np.asarray(sums, float), -1, 0)
+    spread = _variation(n, y, yy) + _variation(n, p, pp) + (y - p) ** 2
+    counted = (n > 0) & np.isfinite(yp + yy + pp)
+    with np.errstate(invalid='ignore'):
+        return np.where(counted, _ratio(2 * (n * yp - y * p), spread), np.nan)
+
+
+def ccc(
+    y,  # (N,) true values; NaN marks a row without label
+    p,  # (N,) or (..., N) predicted values
+) -> np.ndarray:  # (...) in -1..1
+    "Return Lin's concordance correlation coefficient."
+    return _ccc_of(moments(y, p))
+
+# %% ../../nbs/100_metrics.ipynb #e6404d97
+def _labelled_pairs(y, p) -> tuple:
+    "Return truth and prediction of the labelled rows; ValueError for lengths that differ, or NaN."
+    y, p = np.asarray(y, float), np.asarray(p, float)
+    _check_rows(y, p)
+    labelled = ~np.isnan(y)
+    if not np.isfinite(p[..., labelled]).all():
+        raise ValueError('p is not finite in a labelled row')
+    return y[labelled], p[labelled]
+
+
+def acc2(
+    y,  # (N,) true values; NaN marks a row without label
+    p,  # (N,) predicted values
+    zero: bool = True,  # whether zero counts, as positive; else rows whose truth is zero are left out
+) -> float:
+    "Return the share of utterances whose sign is predicted (scikit-learn's accuracy)."
+    from sklearn.metrics import accuracy_score
+
+    y, p = _labelled_pairs(y, p)
+    if zero:
+        return float(accuracy_score(y >= 0, p >= 0))
+    return float(accuracy_score(y[y != 0] > 0, p[y != 0] > 0))
+
+
+def acc7(
+    y,  # (N,) true values; NaN marks a row without label
+    p,  # (N,) predicted values
+) -> float:
+    "Return the accuracy over the seven whole numbers -3..3, to which both are rounded."
+    from sklearn.metrics import accuracy_score
+
+    y, p = (np.rint(np.clip(values, -3, 3)).astype(int) for values in _labelled_pairs(y, p))
+    return float(accuracy_score(y, p))
+
+# %% ../../nbs/100_metrics.ipynb #3a69c14b
+def mae(
+    y,  # (N,) true values; NaN marks a row without label
+    p,  # (N,) predicted values
+) -> float:
+    "Return the mean absolute error (scikit-learn's)."
+    from sklearn.metrics import mean_absolute_error
+
+    return float(mean_absolute_error(*_labelled_pairs(y, p)))
+
+# %% ../../nbs/100_metrics.ipynb #2d2be053
+def ece(
+    y,  # (N,) true classes; -1 marks a row without label
+    p,  # (N, C) probabilities of the classes
+    bins: int = 15,  # of equal width
+) -> float:  # in 0..1; NaN where nothing is labelled
+    "Return the expected calibration error; ValueError unless the rows of p are probabilities."
+    y, p = _as_codes(y, 'y'), np.asarray(p, float)
+    if p.ndim != 2 or len(p) != len(y):
+        raise ValueError(
+            f'p has shape {p.shape}, y has {y.shape}: one row of probabilities per row of y'
+        )
+    if not np.allclose(p.sum(1), 1, atol=1e-3) or (p < 0).any():
+        raise ValueError('the rows of p are no probabilities: they have to sum to 1')
+    y, p = y[y != -1], p[y != -1]
+    confidence, right = p.max(1), p.argmax(1) == y
+    which = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    gaps = np.abs(np.bincount(which, right - confidence, minlength=bins))
+    return float(gaps.sum() / len(y)) if len(y) else math.nan

@@ -71,8 +71,29 @@ def _prepare(system: System, corpus: str, device='cpu') -> tuple[Corpus, str]:
     return _of_fold(system, encoded), digest
 
 # %% ../../nbs/353_prepare.ipynb #c75df7f2
+def _given_weights(
+    how,  # C numbers, or a dict from class to number
+    classes,  # C names
+) -> np.ndarray:  # (C,)
+    "Return weights that the caller gives, in the order of the classes; ValueError for wrong ones."
+    if isinstance(how, dict):
+        for name in how:
+            choose(name, classes, 'class of weights')
+        if missing := [name for name in classes if name not in how]:
+            raise ValueError(f'no weight for class {", ".join(missing)}; give one for each class')
+        how = [how[name] for name in classes]
+    weights = np.asarray(how, float)
+    if weights.shape != (len(classes),):
+        raise ValueError(
+            f'weights of shape {weights.shape} for {len(classes)} classes; give one each'
+        )
+    if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
+        raise ValueError(f'weights {weights.tolist()}; expected numbers from 0 up, not all 0')
+    return weights
+
+
 def class_weights(
-    how,  # 'none', 'inverse', 'swapped' or C numbers
+    how,  # 'none', 'inverse', 'swapped', C numbers, or a dict from class to number
     labels,  # training labels, -1 where there is none
     classes,  # C names
 ):
@@ -80,7 +101,7 @@ def class_weights(
     if how == 'none':
         return None
     if not isinstance(how, str):
-        return np.asarray(how, float)
+        return _given_weights(how, classes)
     choose(how, ['inverse', 'swapped'], 'class weighting')
     n = np.bincount(labels[labels >= 0], minlength=len(classes))
     if (n == 0).any():

@@ -20,7 +20,7 @@ import numpy as np
 from ..core import _locked, choose, digest, results_home, write_atomic
 from ..data.plain_data import _named_errors, _plain_array, _plain_dtype, _size_of
 from ..evidence.intervals import Interval, interval
-from ..evidence.metrics import _pearson_from_moments
+from ..evidence.metrics import _ccc_of, pearson_of
 from ..evidence.metrics import metric as named_metric
 from .keys import RunKey
 
@@ -79,7 +79,8 @@ def _mse_of(
 
 
 VALUE_METRICS = {  # name -> function of moments, bounds
-    'pearson_r': (_pearson_from_moments, (-1, 1)),
+    'pearson_r': (pearson_of, (-1, 1)),
+    'ccc': (_ccc_of, (-1, 1)),
     'mse': (_mse_of, (0, np.inf)),
 }
 
