@@ -248,15 +248,16 @@ def _sizes(table) -> str:
 
 def _said(taken: _Taken, corpus: Corpus) -> str:
     "Say in one line what was taken for what."
-    kind = f'{len(corpus.classes)} classes ({", ".join(corpus.classes[:12])})'
-    kind = kind if corpus.classes else 'real values'
+    count = len(corpus.classes)
+    listed = ', '.join(corpus.classes[:12]) + (', ...' if count > 12 else '')
+    kind = f'{count} class{"es" * (count != 1)} ({listed})' if count else 'real values'
     table, arrays = corpus.table, corpus.features
     features = ', '.join(
         f'{n} {x.shape[1]} ({corpus.has[n].mean():.0%})' for n, x in arrays.items()
     )
     return (
-        f'{corpus.name}: {taken.turns.layout}, {len(table)} turns of {table["speaker"].nunique()} '
-        f'speakers; {corpus.task}, {kind}; dialogues {_sizes(table)} ({taken.how_split}); '
+        f'{corpus.name}: {taken.turns.layout}, {_many(len(table), "turn")} of '
+        f'{_many(table["speaker"].nunique(), "speaker")}; {corpus.task}, {kind}; dialogues {_sizes(table)} ({taken.how_split}); '
         f'features {features or "none"}; left out: {", ".join(taken.left_out) or "nothing"}'
     )
 
