@@ -20,6 +20,7 @@ _HOMES = {
     'Interval': 'evidence.intervals',
     'train': 'prediction',
     'compare': 'prediction',
+    'compare_systems': 'comparing',
     'load': 'trained',
     'RunKey': 'runs.keys',
     'papers': 'runs.recipe_files',
@@ -58,6 +59,7 @@ def __dir__():
 if not TYPE_CHECKING:
     __getattr__ = _resolve
 if TYPE_CHECKING:
+    from erc.comparing import compare_systems as compare_systems
     from erc.core import root as root
     from erc.data.corpus import Corpus as Corpus
     from erc.data.features import encode as encode

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from .compare_command import _compare
 from .data_commands import _data
 from erc.terminal import (
     _CommandGroup,
@@ -35,6 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(_data, name='data')
+app.command('compare')(_compare)
 
 # %% ../nbs/999_cli.ipynb #044f3cb7
 def _version(show: bool):

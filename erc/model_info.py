@@ -62,10 +62,12 @@ class _Choice:
 
 # %% ../nbs/970_model_info.ipynb #7acce570
 def _find_model(
-    model,  # a name, or a class
+    model,  # a name, 'module:name', or a class
     args=None,  # of its constructor
 ) -> _Choice:
     "Return what a name or class stands for; raise ValueError with the nearest name."
+    if isinstance(model, str) and ':' in model:
+        model = resolve(model)
     if isinstance(model, str):
         name = model.lower().replace('-', '').replace(' ', '_')
         named = _MODELS[choose(name, _MODELS, 'model')]

@@ -11,7 +11,8 @@ import warnings
 from dataclasses import dataclass, replace
 
 from .core import choose
-from .data.corpus import Corpus
+from .data.corpus import Corpus, _by_name
+from .data.registry import CORPORA
 from .evidence.intervals import Interval, paired
 from .model_info import _Choice, _feature_facts, _find_model, _ModelInfo
 from .report.browse import claims as judged_claims
@@ -138,7 +139,8 @@ def _info(choice: _Choice, job: _Job, corpus: Corpus, found, trained: dict) -> _
 def _trained(choice: _Choice, system: System, corpus: Corpus, seeds: list, where: dict):
     "Search, train and calibrate; `where` is device and progress."
     scaling = _scaling_of(corpus, system.features)
-    job = _OwnJob(system, _rescaled(corpus, scaling), **where)
+    own = corpus if corpus.name in CORPORA else _by_name(corpus)  # not in the order of a file
+    job = _OwnJob(system, _rescaled(own, scaling), **where)
     found = _search(job, _own_settings(system))
     trained = _train_seeds(job, seeds, found.point)
     modules = [next(run.fit.modules()) for run in trained.values()]

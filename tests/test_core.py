@@ -113,10 +113,15 @@ def test_what_a_killed_writer_left_goes_and_what_a_living_one_holds_stays(tmp_pa
         assert len(list(tmp_path.iterdir())) == 3
         write_atomic(tmp_path / 'c.json', '{}')
         names = sorted(p.name for p in tmp_path.iterdir())
-        assert len(names) == 3 and names[0].startswith('.b.json') and names[1:] == [
-            '.theirs.tmp',
-            'c.json',
-        ]
+        assert (
+            len(names) == 3
+            and names[0].startswith('.b.json')
+            and names[1:]
+            == [
+                '.theirs.tmp',
+                'c.json',
+            ]
+        )
     finally:
         living.kill()
         living.wait()

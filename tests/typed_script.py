@@ -16,6 +16,10 @@ model = erc.train('context_gru', corpus, features=['words'], seeds=2)
 score: Interval = model.score('test')
 low: float = score.low
 same = erc.compare(model, model)
+again = erc.load(model.save('mine')).on(corpus)
+names_of_classes: list = again.classes
+shape: tuple = again.probabilities(corpus).shape
+pairs: pd.DataFrame = erc.compare_systems(corpus, ['context_gru']).pairs
 better: str = same.verdict
 
 key: RunKey = RunKey.parse('shapes/gruarc:tuned@iemocap6')
