@@ -113,10 +113,15 @@ def test_what_a_killed_writer_left_goes_and_what_a_living_one_holds_stays(tmp_pa
         assert len(list(tmp_path.iterdir())) == 3
         write_atomic(tmp_path / 'c.json', '{}')
         names = sorted(p.name for p in tmp_path.iterdir())
-        assert len(names) == 3 and names[0].startswith('.b.json') and names[1:] == [
-            '.theirs.tmp',
-            'c.json',
-        ]
+        assert (
+            len(names) == 3
+            and names[0].startswith('.b.json')
+            and names[1:]
+            == [
+                '.theirs.tmp',
+                'c.json',
+            ]
+        )
     finally:
         living.kill()
         living.wait()
@@ -149,7 +154,7 @@ def test_a_limit_on_file_sizes_and_a_file_in_place_of_a_folder_are_named(tmp_pat
 
 def test_errors_of_other_files_pass_as_they_are(tmp_path):
     with pytest.raises(FileNotFoundError) as caught, atomic_path(tmp_path / 'a' / 'b') as _:
-        open(tmp_path / 'missing')
+        (tmp_path / 'missing').read_bytes()
     assert caught.value.filename == str(tmp_path / 'missing')
 
 

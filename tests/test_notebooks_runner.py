@@ -389,7 +389,9 @@ def test_no_path_of_a_manifest_leads_out_of_its_folder(tmp_path, path):
     assert outside.exists()
 
 
-@pytest.mark.parametrize('text', ['{"x": 1}', '[]', '{"profile"', '', '{"profile": "demo"}', 'null'])
+@pytest.mark.parametrize(
+    'text', ['{"x": 1}', '[]', '{"profile"', '', '{"profile": "demo"}', 'null']
+)
 def test_a_damaged_manifest_is_named(tmp_path, text):
     (tmp_path / 'manifest.json').write_text(text)
     with pytest.raises(ValueError, match='manifest.json.*delete it and run `erc reproduce` again'):
