@@ -6,11 +6,13 @@ BIN := $(VENV)/bin
 # small tensors gain nothing from many threads, and lose much on a busy machine
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup reproduce recorded test torture lint notebooks book clean
+.PHONY: help setup reproduce recorded test torture endurance audit lint notebooks book clean
 help:
 	@echo 'make reproduce   every notebook on the demo corpus; report in _build/demo/report.html'
 	@echo 'make test        every test (ARGS="-k tables" for some)'
 	@echo 'make torture     every reader on hostile and damaged files, for minutes'
+	@echo 'make endurance   work that is killed, shared, large or in odd places, for minutes'
+	@echo 'make audit       known vulnerabilities of what is installed (asks the network)'
 	@echo 'make lint        format, lint and types, as pre-commit checks them'
 	@echo 'make recorded    draw every table and figure from results/'
 	@echo 'make notebooks   export, run in place and clean every notebook'
@@ -19,11 +21,15 @@ help:
 
 setup: $(VENV)/.ready
 
-# torch comes first and alone: everything after it finds it installed, whichever build was asked for
+# torch comes first and alone: everything after it finds it installed, whichever build was asked for;
+# HASHED=1, as in the public workflows, checks each file of everything else against its hash
 $(VENV)/.ready: settings.ini setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "erc needs Python 3.11 or later: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+ifdef HASHED
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements-hashed.txt
+endif
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $@
 
@@ -39,6 +45,17 @@ test: setup
 # not a test: 50,000 damaged files; the tests have a short form
 torture: setup
 	nice $(BIN)/python tests/torture.py $(ARGS)
+
+# not a test: kills, shared files, orders, scale, places; ARGS="kills run" for one of them
+endurance: setup
+	nice $(BIN)/python tests/endurance.py $(ARGS)
+
+# in an environment of its own, so that nothing here depends on it
+audit: setup
+	$(PYTHON) -m venv _build/audit
+	_build/audit/bin/python -m pip install --quiet pip-audit
+	$(BIN)/python -m pip freeze --exclude-editable > _build/audit/installed.txt
+	_build/audit/bin/pip-audit --no-deps --disable-pip -r _build/audit/installed.txt $(ARGS)
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -2675,6 +2675,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/erc', 'doc_host': '', 'git
             'erc.runs.grids': { 'erc.runs.grids._Choice': ('grids.html#_choice', 'erc/runs/grids.py'),
                                 'erc.runs.grids._Choice.__getitem__': ('grids.html#_choice.__getitem__', 'erc/runs/grids.py'),
                                 'erc.runs.grids._Choice.__new__': ('grids.html#_choice.__new__', 'erc/runs/grids.py'),
+                                'erc.runs.grids._check_template': ('grids.html#_check_template', 'erc/runs/grids.py'),
                                 'erc.runs.grids._combinations': ('grids.html#_combinations', 'erc/runs/grids.py'),
                                 'erc.runs.grids._combine': ('grids.html#_combine', 'erc/runs/grids.py'),
                                 'erc.runs.grids._expand_grid': ('grids.html#_expand_grid', 'erc/runs/grids.py'),

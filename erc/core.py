@@ -34,7 +34,10 @@ def root() -> Path:
 # %% ../nbs/000_core.ipynb #b402474f
 def _user_folder(variable: str, default) -> Path:
     value = os.environ.get(variable)
-    return Path(value).expanduser() if value else default('erc')
+    folder = Path(os.path.expanduser(value or default('erc')))
+    if str(folder).startswith('~'):  # as platformdirs leaves it
+        raise ValueError(f'no home folder is known for this user: set {variable} to a folder')
+    return folder
 
 
 def data_home() -> Path:
@@ -88,7 +91,8 @@ def _write_errors(
     try:
         yield
     except OSError as e:
-        own = e.filename is None or str(e.filename).startswith(str(path.parent))
+        named = str(e.filename or path)  # the file, its temporary one, or a folder above it
+        own = named.startswith(str(path.parent)) or str(path).startswith(named)
         if e.errno not in _REMEDIES or not own:
             raise
         remedy = _REMEDIES[e.errno]

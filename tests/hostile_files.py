@@ -1,10 +1,12 @@
 "Hostile files, made by hand: each a name, the bytes and what reads them. None is stored."
 
+import base64
 import io
 import json
 import pickle
 import struct
 import zipfile
+import zlib
 
 import numpy as np
 from corpus_files import family
@@ -495,6 +497,115 @@ def converted_parts() -> dict:
     }
 
 
+def recipes() -> dict:
+    "Circles, bombs and settings that cannot be; `posix:system` stands where code is named."
+    system = '[systems.a]\nlabel = "a"\nnotebook = ""\nmodel = "posix:system"\n'
+    grid = '[grid.g]\nlabel = "{x}"\nnotebook = ""\nmodel = "posix:system"\n'
+    axes = [f'a{i}' for i in range(8)]
+    names = ', '.join(f'n{i} = {{}}' for i in range(40))
+    choices = ''.join(f'[choices.{axis}]\n' + names.replace(', ', '\n') + '\n' for axis in axes)
+    listed = ', '.join(f'"n{i}"' for i in range(40))
+    product = ''.join(f'{axis} = [{listed}]\n' for axis in axes)
+    one = '[choices.x]\nn = {label = "n"}\n'
+    return {
+        'a circle': '[systems.a]\nlike = "b"\n[systems.b]\nlike = "a"\n',
+        'like itself': '[systems.a]\nlike = "a"\n',
+        'like nobody': '[systems.a]\nlike = "b"\n',
+        'a rate of nan': system + 'variants.tuned = {lr = nan}\n',
+        'a rate of 0': system + 'variants.tuned = {lr = 0.0}\n',
+        'no epoch': system + 'variants.tuned = {epochs = 0}\n',
+        'no batch': system + 'variants.tuned = {batch = [16, 0]}\n',
+        'no seed': system + 'seeds = 0\n',
+        'half a seed': 'seeds = 0.5\n' + system,
+        'a name that leads out': system.replace('.a]', '."../../a"]'),
+        'a name with a colon': system.replace('.a]', '."a:b"]'),
+        'a system of text': 'systems = "a"\n',
+        'systems of text': '[systems]\na = "b"\n',
+        'an unknown key': system + 'epochs = 3\n',
+        'no label': '[systems.a]\nmodel = "posix:system"\n',
+        'no TOML': 'title = \n',
+        'nothing in brackets': '[]\n',
+        'lists in lists': 'title = ' + '[' * 5000 + ']' * 5000,
+        'many digits': 'seeds = ' + '9' * 5000,
+        'another encoding': 'title = "é"'.encode('utf-16'),
+        'zero bytes': bytes(100),
+        'two megabytes': 'title = "' + 'a' * (2 << 20) + '"',
+        'a product without end': choices + grid + 'name = "{a0}"\n' + product,
+        'a wide field': one + grid.replace('{x}', '{x:>999999999}') + 'name = "{x}"\nx = ["n"]\n',
+        'an attribute': one + grid + 'name = "{x.__class__.__init__.__globals__}"\nx = ["n"]\n',
+        'an open brace': one + grid + 'name = "{x"\nx = ["n"]\n',
+        'a row without a name': '[artefacts.t]\nrows = [{label = "a"}]\n',
+        'a column of numbers': '[artefacts.t]\ncolumns = [1, 2]\n',
+    }
+
+
+def records() -> dict:
+    "Records whose checksum agrees with what they say."
+    from erc.core import digest
+
+    def record(**changes):
+        fields = {'key': 'toy/net:paper@demo', 'settings': {}, 'folds': {}}
+        fields |= changes
+        return json.dumps({**fields, 'checksum': digest(fields)})
+
+    def array(kind, shape, data=b''):
+        packed = base64.b64encode(zlib.compress(data)).decode()
+        return {'paper': {'predictions': {'array': kind, 'shape': shape, 'zlib': packed}}}
+
+    shapes = {
+        'of objects': ('|O', [1], bytes(8)),
+        'of fields': ('i4,O', [1], bytes(8)),
+        'without an end': ('|i1', [1 << 39], b''),
+        'of a negative length': ('<f8', [-1], bytes(8)),
+        'of half a length': ('<f8', [0.5], bytes(8)),
+        'that is longer than its shape': ('|i1', [1], bytes(300 << 20)),
+        'that is shorter than its shape': ('<f8', [1 << 20], bytes(8)),
+        'of text': ('<U999999', [100], b''),
+        'of many dimensions': ('|i1', [1] * 100, bytes(1)),
+    }
+    return {
+        **{f'an array {name}': record(folds=array(*shape)) for name, shape in shapes.items()},
+        'another run': record(key='toy/net:tuned@demo'),
+        'a key that leads out': record(key='../../etc/passwd'),
+        'an unknown field': record(colour='red'),
+        'folds in a list': record(folds=[]),
+        'a fold of text': record(folds={'paper': 'x'}),
+        'an unknown field of a fold': record(folds={'paper': {'colour': 'red'}}),
+        'no base64': record(
+            folds={'paper': {'predictions': {'array': '|i1', 'shape': [1], 'zlib': '!'}}}
+        ),
+        'nothing': '',
+        'lists in lists': '[' * 100_000,
+        'no checksum': '{"key": "toy/net:paper@demo"}',
+        'many digits': '{"key": ' + '9' * 5000 + '}',
+        'another encoding': '{}'.encode('utf-16'),
+    }
+
+
+def checkpoints() -> dict:
+    "Headers of safetensors that lie."
+
+    def header(text: bytes, claimed=None):
+        return (len(text) if claimed is None else claimed).to_bytes(8, 'little') + text
+
+    tensor = b'{"a": {"dtype": "F32", "shape": [%s], "data_offsets": [0, %s]}}'
+    return {
+        'nothing': b'',
+        'a length alone': header(b'', 1 << 60),
+        'no JSON': header(b'{"a": '),
+        'a large tensor': header(tensor % (b'999999999999', b'3999999999996')),
+        'a tensor of another length': header(tensor % (b'4', b'4')) + bytes(4),
+        'an unknown type': header(tensor.replace(b'F32', b'OBJ') % (b'1', b'4')) + bytes(4),
+        'no metadata': header(tensor % (b'1', b'4')) + bytes(4),
+        'lists in lists': header(b'[' * 100_000),
+        'a pickle': b'cposix\nsystem\n.',
+    }
+
+
+def _as_bytes(cases: dict) -> dict:
+    return {name: raw if isinstance(raw, bytes) else raw.encode() for name, raw in cases.items()}
+
+
 def hostile() -> list:
     "All of them: (reader, name, content)."
     pickles = forbidden() | numpy_traps() | bombs() | broken()
@@ -504,5 +615,8 @@ def hostile() -> list:
         'npz': archives(),
         'family': families(),
         'converted': converted_parts(),
+        'recipe': _as_bytes(recipes()),
+        'record': _as_bytes(records()),
+        'checkpoint': checkpoints(),
     }
     return [(reader, name, raw) for reader, cases in groups.items() for name, raw in cases.items()]

@@ -154,7 +154,7 @@ def test_a_limit_on_file_sizes_and_a_file_in_place_of_a_folder_are_named(tmp_pat
 
 def test_errors_of_other_files_pass_as_they_are(tmp_path):
     with pytest.raises(FileNotFoundError) as caught, atomic_path(tmp_path / 'a' / 'b') as _:
-        open(tmp_path / 'missing')
+        (tmp_path / 'missing').read_bytes()
     assert caught.value.filename == str(tmp_path / 'missing')
 
 

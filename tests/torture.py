@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -42,7 +43,7 @@ from hostile_files import (
 )
 
 SECONDS, GIGABYTE = 10, 1 << 30
-REMEDY = re.compile('again|expected|did you mean|Known: ')
+REMEDY = re.compile('again|expected|did you mean|Known: |write |starts anew')
 RUN_EVENTS = ('os.system', 'os.exec', 'os.posix_spawn', 'os.fork', 'os.startfile', 'socket.connect')
 RUN_EVENTS += ('subprocess.Popen', 'pickle.find_class', 'ctypes.dlopen', 'exec', 'shutil.rmtree')
 
@@ -81,6 +82,33 @@ def _load_converted(path):
     return load_converted(folder)
 
 
+def _read_record_file(path):
+    "A record, under the name that its key has."
+    from erc.runs.records import _load_record
+
+    return _load_record(path)
+
+
+def _read_recipe_file(path):
+    "A recipe, up to the runs that it asks for; nothing that it names is imported."
+    from erc.runs.recipes import _read_recipe, settings_of
+
+    recipe = _read_recipe(path)
+    return recipe, [settings_of(s, v) for s in recipe.systems.values() for v in s.variants]
+
+
+def _read_checkpoint(path):
+    "A checkpoint that cannot be used is a warning, and training starts anew."
+    from erc.training.checkpoint import Checkpoint
+
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', UserWarning)
+        try:
+            return Checkpoint(path, 'run', 60).read()
+        except UserWarning as warning:
+            raise ValueError(str(warning)) from None
+
+
 def readers() -> dict:
     from erc.data.array_files import _safe_load_npz, safe_load_npy
     from erc.data.mosei import _read_pairs
@@ -94,6 +122,9 @@ def readers() -> dict:
         'npz': _safe_load_npz,
         'csv': _read_csv,
         'converted': _load_converted,
+        'record': _read_record_file,
+        'recipe': _read_recipe_file,
+        'checkpoint': _read_checkpoint,
     }
 
 
@@ -122,6 +153,57 @@ def _good_corpus() -> dict:
         with contextlib.redirect_stdout(io.StringIO()):
             convert(Path(folder) / 'x.pkl', Path(folder) / 'out')
         return {path.name: path.read_bytes() for path in (Path(folder) / 'out').iterdir()}
+
+
+@functools.cache
+def _good_record() -> bytes:
+    from erc.runs.keys import RunKey
+    from erc.runs.records import Fold, Record, save_record
+
+    fold = Fold([0], [{'device': 'cpu'}], [1.5], [3], [0.5], [0.4])
+    fold.predictions = np.array([[0, 1, 1]], np.int8)
+    fold.confusions = {'all': np.ones((1, 2, 2, 2), np.int16)}
+    fold.curves = {'dev': np.array([[0.1, np.nan]], np.float32)}
+    record = Record(RunKey('toy', 'net', 'paper', 'demo'), {'lr': 1e-3}, classes=['glad', 'glum'])
+    record.folds = {'paper': fold}
+    with tempfile.TemporaryDirectory() as folder:
+        return save_record(record, folder).read_bytes()
+
+
+def _good_checkpoint() -> bytes:
+    import torch
+
+    from erc.training.checkpoint import Checkpoint
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, 'x.safetensors')
+        tensors = {'a': torch.arange(6.0).reshape(2, 3), 'best': torch.tensor([True, False])}
+        Checkpoint(path, 'run', 0).write(lambda: tensors, now=True)
+        return path.read_bytes()
+
+
+_RECIPE = """title = "Toy"
+seeds = 2
+[choices.modalities]
+t = {label = "text", features = ["text"]}
+ta = {label = "text and audio", features = ["text", "audio"]}
+[grid.pooled]
+modalities = ["t", "ta"]
+name = "pooled_{modalities}"
+label = "Pooled, {modalities}"
+notebook = ""
+model = "posix:system"
+corpora = ["demo"]
+variants.tuned = {epochs = 2, batch = 16, lr = [1e-3, 3e-3]}
+[systems.other]
+like = "pooled_t"
+label = "Other"
+[artefacts.table1]
+rows_are = "model"
+corpus = "demo"
+columns = [{name = "weighted F1", metric = "weighted_f1"}]
+rows = [{row = "Pooled", printed = false, systems = ["pooled_t", "other"]}]
+"""
 
 
 def _saved(save, *arrays, **named) -> bytes:
@@ -157,6 +239,9 @@ def good() -> dict:
         ],
         'csv': [('x.csv', table.encode())],
         'converted': [(f'{name} of x', raw) for name, raw in _good_corpus().items()],
+        'record': [('net--paper--demo.json', _good_record())],
+        'recipe': [('toy.toml', _RECIPE.encode())],
+        'checkpoint': [('x.safetensors', _good_checkpoint())],
     }
     return found
 
@@ -218,11 +303,24 @@ def program(rng: random.Random) -> bytes:
 def mutated_case(number: int) -> tuple:  # reader, name, bytes
     "Make one damaged file; the same number gives the same one."
     rng = random.Random(number)
-    reader = rng.choices(list(good()), weights=(6, 3, 1, 3, 3, 1, 3))[0]
+    reader = rng.choices(list(good()), weights=(6, 3, 1, 3, 3, 1, 3, 2, 3, 2))[0]
     name, raw = rng.choice(good()[reader])
     if reader == 'pickle' and rng.random() < 0.5:
         return reader, 'program.pkl', program(rng)
-    return reader, name, damaged(raw, rng, good()[reader])
+    raw = damaged(raw, rng, good()[reader])
+    return reader, name, _with_checksum(raw) if reader == 'record' else raw
+
+
+def _with_checksum(raw: bytes) -> bytes:
+    "Make a damaged record's checksum agree, so that what stands behind it is read."
+    from erc.core import digest
+
+    try:
+        record = json.loads(raw)
+        record.pop('checksum', None)
+        return json.dumps({**record, 'checksum': digest(record)}).encode()
+    except (ValueError, AttributeError, TypeError):
+        return raw
 
 
 def peak_memory() -> int:  # bytes; 0 where the platform does not say
@@ -254,6 +352,9 @@ def read_case(read, path: Path) -> str:  # 'read', 'refused', or a complaint
     return 'read'
 
 
+HOSTILE_NAMES = {'record': 'net--paper--demo.json', 'recipe': 'toy.toml'}  # which have to fit
+
+
 def child(kind: str, start: int, stop: int):
     "Read cases, and say of each its number, then how it ended."
     cases = hostile() if kind == 'hostile' else None
@@ -269,6 +370,7 @@ def child(kind: str, start: int, stop: int):
         path = Path(f'{kind}-{case}' if kind == 'hostile' else name).absolute()
         if kind == 'hostile' and reader == 'converted':
             path, raw = Path(f'{raw[0]} of {case}').absolute(), raw[1]
+        path = path.with_name(HOSTILE_NAMES.get(reader, path.name)) if cases else path
         write(path, raw)
         before, began = peak_memory(), time.monotonic()
         faulthandler.dump_traceback_later(6 * SECONDS, exit=True)

@@ -196,9 +196,9 @@ def _execute(
     notebook, output = Path(notebook).resolve(), Path(output).resolve()
     parameters = _check_parameters(notebook, parameters or {})
     output.parent.mkdir(parents=True, exist_ok=True)
-    start = time.time()
+    start = time.monotonic()
     result = _execute_whole(notebook, output, parameters)
-    result.seconds = time.time() - start
+    result.seconds = time.monotonic() - start
     return result
 
 # %% ../../nbs/380_notebooks.ipynb #ea56fa96

@@ -192,7 +192,8 @@ def _parameters(profile: str, device: str, folder: Path, seeds) -> dict:
 def _clock(start: float) -> dict:
     "Return when a run started, and how long it took."
     started = time.strftime('%Y-%m-%d %H:%M:%S %z', time.localtime(start))
-    return {'started': started, 'seconds': round(time.time() - start, 1)}
+    seconds = max(0.0, round(time.time() - start, 1))  # a clock may be set back
+    return {'started': started, 'seconds': seconds}
 
 # %% ../../nbs/383_reproduction.ipynb #ef2fba50
 def _tasks(paths: list, folder: Path, parameters: dict) -> list:  # (notebook, output, parameters)

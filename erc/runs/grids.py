@@ -9,7 +9,6 @@ __all__ = []
 import itertools
 import math
 import re
-from string import Formatter
 
 from ..core import choose
 
@@ -69,6 +68,13 @@ class _Choice(str):
         return self.keys[key] if isinstance(key, str) else super().__getitem__(key)
 
 
+def _check_template(template: str):
+    "Raise ValueError for braces around anything but an axis, or an axis and a key."
+    rest = re.sub(r'\{\w+(\[\w+\])?\}|\{\{|\}\}', '', template)
+    if '{' in rest or '}' in rest:
+        raise ValueError(f'{template!r:.80}: expected {{axis}} or {{axis[key]}} between braces')
+
+
 def _fill(template, combination: dict, key: str):
     "Fill a template, or the strings of a list or table, with each choice's `key`."
     if isinstance(template, list):
@@ -77,9 +83,7 @@ def _fill(template, combination: dict, key: str):
         return {k: _fill(v, combination, key) for k, v in template.items()}
     if not isinstance(template, str):
         return template
-    for _, field, width, conversion in Formatter().parse(template):
-        if width or conversion or not re.fullmatch(r'\w+(\[\w+\])?', field or 'text'):
-            raise ValueError(f'{template!r:.80}: expected {{axis}} or {{axis[key]}} between braces')
+    _check_template(template)
     return template.format(**{a: _Choice(c[key], c) for a, c in combination.items()})
 
 # %% ../../nbs/349_grids.ipynb #9e021bb3

@@ -282,7 +282,8 @@ def _read_recipe(
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         raise ValueError(f'{path}: not TOML ({e}); {_REMEDY}') from e
     except ValueError as e:
-        raise ValueError(f'{path}: {e}') from e
+        told = any(word in str(e) for word in ('expected ', 'Known: ', 'write '))
+        raise ValueError(f'{path}: {e}' + ('' if told else f'; {_REMEDY}')) from e
     except (LookupError, TypeError, AttributeError, RecursionError) as e:
         reason = f'no {e}' if isinstance(e, KeyError) else str(e)[:200]
         raise ValueError(f'{path}: {reason}; {_REMEDY}') from e

@@ -122,13 +122,13 @@ def _write(new: Record, name: str, fold: Fold, seconds: float, where: dict, home
 # %% ../../nbs/360_run.ipynb #52689012
 def _run_fold(new: Record, job: _Job, seeds: list, facts: dict, home):
     "Run the missing seeds of a job's fold, and write each when it is there."
-    start = time.time()
+    start = time.monotonic()
     where = _environment(job.device, _arithmetic(job.system, new.settings, job.device))
     for fold in _run_all_of_fold(job, new.settings, seeds, facts, home):
         if job.system.kind == 'facts' and fold.facts == facts:
             continue
-        _write(new, job.fold, fold, time.time() - start, where, home)
-        start = time.time()
+        _write(new, job.fold, fold, time.monotonic() - start, where, home)
+        start = time.monotonic()
     shutil.rmtree(job.checkpoints, ignore_errors=True)
 
 

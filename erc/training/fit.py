@@ -240,7 +240,7 @@ def fit(  # noqa: PLR0913 (all about a run in one call)
 
     Raise ValueError for unknown settings or targets, RuntimeError if one seed needs more memory.
     """
-    start = time.time()
+    start = time.monotonic()
     data = make, train, dev, score, seeds, settings, target
     task = _Task(
         *data, weight, begin, device, vectorise, watch, checkpoint, every, capture, shuffle
@@ -248,7 +248,7 @@ def fit(  # noqa: PLR0913 (all about a run in one call)
     _check(task)
     with _products(make, device):
         done = _train_groups(task, _group_size(task, seeds_per_group), progress)
-    return _collect(task.seeds, done, time.time() - start)
+    return _collect(task.seeds, done, time.monotonic() - start)
 
 # %% ../../nbs/330_fit.ipynb #3c5cb230
 def _fingerprint(

@@ -61,7 +61,7 @@ class _Training:
 
     def __init__(self, steps: Steps, watch=None, checkpoint=None, shuffle=0):
         self.steps, self.engine, self.shuffle = steps, steps.engine, shuffle
-        self.watch, self.checkpoint, self.start = watch, checkpoint, time.time()
+        self.watch, self.checkpoint, self.start = watch, checkpoint, time.monotonic()
         shape = len(self.engine.seeds), steps.settings.epochs
         self.dev, self.losses = np.full((2, *shape), np.nan)  # (S, E) each
         self.best = self.engine.snapshot()
@@ -99,7 +99,7 @@ def _to_tensors(training: _Training) -> dict:
     if training.finished:
         state = {k: v for k, v in state.items() if not k.startswith(('best', 'optimiser'))}
     position = [training.epoch, training.batch, training.finished]
-    seconds = training.earlier + time.time() - training.start
+    seconds = training.earlier + time.monotonic() - training.start
     return {**state, 'position': torch.tensor(position), 'seconds': torch.tensor(seconds)}
 
 # %% ../../nbs/328_loop.ipynb #226995c7
