@@ -14,8 +14,8 @@ import pandas as pd
 from .report.artefacts import _render
 
 # %% ../nbs/962_arcs.ipynb #51c8efff
-_COLOURS = ('#E69F00', '#0072B2', '#CC79A7', '#009E73', '#F0E442', '#D55E00', '#56B4E9', '#8C564B')
-_GREY = '#999999'
+_COLOURS = ('#E69F00', '#0072B2', '#009E73', '#56B4E9', '#F0E442', '#D55E00', '#CC79A7')
+_GREY = '#BBBBBB'
 
 
 def _letters(classes) -> dict:
@@ -32,7 +32,7 @@ def _letters(classes) -> dict:
 def class_colours(
     classes,  # names
 ) -> dict:  # name -> hex colour
-    "Return a colour for each class, grey for 'neutral'; beyond eight they repeat."
+    "Return a colour for each class, grey for 'neutral'; beyond seven they repeat."
     colours = itertools.cycle(_COLOURS)
     return {name: _GREY if name == 'neutral' else next(colours) for name in classes}
 

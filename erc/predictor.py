@@ -74,7 +74,7 @@ def _language_problem(texts) -> str:
     if letters and latin < len(letters) / 2:
         return 'most letters are not Latin'
     share = sum(word in _FUNCTION_WORDS for word in words) / max(len(words), 1)
-    if len(words) >= 30 and share < 0.2:
+    if len(words) >= 30 and share < 0.25:
         return f'{share:.0%} of the words are among the most common English ones'
     return ''
 
