@@ -132,14 +132,30 @@ def _given_features(corpus: Corpus, given: Corpus, rows: np.ndarray) -> Corpus:
     )
 
 
+def _absent(model, corpus: Corpus) -> list[str]:
+    "Return the features that a model reads and nobody gave; raise ValueError if that is all of them."
+    absent = [name for name in model.features if name not in corpus.features]
+    if len(absent) == len(model.features):
+        raise ValueError(
+            f'the model reads {", ".join(absent)}, which no encoder makes of text: '
+            'give a corpus that has these features'
+        )
+    if absent:
+        warnings.warn(
+            f'the model also reads {", ".join(absent)}, which the conversation lacks: '
+            'it is taken as missing',
+            stacklevel=5,
+        )
+    return absent
+
+
 def _with_missing(model, corpus: Corpus) -> Corpus:
     "Mark blank texts, and features that nobody gave, as missing."
     n, blank = len(corpus), ~corpus.table.text.str.strip().astype(bool).to_numpy()
     added = {f: (corpus.features[f], corpus.has[f] & ~blank) for f in model.encoders}
-    for name in model.features:
-        if name not in corpus.features:
-            width = model.info.features[name]['width']
-            added[name] = np.zeros((n, width), np.float32), np.zeros(n, bool)
+    for name in _absent(model, corpus):
+        width = model.info.features[name]['width']
+        added[name] = np.zeros((n, width), np.float32), np.zeros(n, bool)
     return corpus.with_features(**added)
 
 # %% ../nbs/964_predictor.ipynb #5cfdaca2
