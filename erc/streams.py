@@ -21,7 +21,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from .conversations import _clean_speaker, _clean_text, _find_columns, _is_missing
+from .conversations import NOBODY, _clean_speaker, _clean_text, _find_columns, _is_missing
 from .core import cache_home, choose, digest, write_atomic
 from erc.predictor import (
     _as_predictions,
@@ -89,6 +89,8 @@ class _Place:
     begin: int = 0  # number of the first turn to predict
     turns: int = 0  # that are written
     written: int = 0  # bytes of the output
+    blank: int = 0  # turns of them without text
+    nobody: int = 0  # turns of them without speaker
 
 
 def _after(piece: _Piece) -> dict:
@@ -205,13 +207,14 @@ class _Run:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-        written = self.place.written + len(data)
-        self.place = replace(
-            self.place,
-            **_after(block[-1]),
-            turns=self.place.turns + len(frame),
-            written=written,
-        )
+        done = {
+            'turns': len(frame),
+            'written': len(data),
+            'blank': int((frame.text.str.strip() == '').sum()),
+            'nobody': int((frame.speaker == NOBODY).sum()),
+        }
+        done = {name: getattr(self.place, name) + n for name, n in done.items()}
+        self.place = replace(self.place, **_after(block[-1]), **done)
         write_atomic(self.saved, json.dumps(asdict(self.place)))
         return len(frame)
 
@@ -232,12 +235,16 @@ class StreamResult:
     turns: int  # in the file
     before: int  # of them that an earlier run had written
     seconds: float
+    blank: int = 0  # turns without text
+    nobody: int = 0  # turns without speaker
 
     def __str__(self):
         new = self.turns - self.before
         earlier = f' ({self.before} by an earlier run)' if self.before else ''
         rate = f'{new / max(self.seconds, 1e-9):,.0f} turns a second'
-        return f'{self.out}: {self.turns} turns{earlier}, {self.seconds:.1f} s, {rate}'
+        gaps = {'text': self.blank, 'speaker': self.nobody}
+        gaps = ''.join(f'; {n} turns have no {what}' for what, n in gaps.items() if n)
+        return f'{self.out}: {self.turns} turns{earlier}, {self.seconds:.1f} s, {rate}{gaps}'
 
 
 def _go_on(model, lines: _Lines, out: Path, progress: bool) -> StreamResult:
@@ -248,7 +255,8 @@ def _go_on(model, lines: _Lines, out: Path, progress: bool) -> StreamResult:
         for turns in run.blocks(lines):
             bar.update(turns)
     run.finish()
-    return StreamResult(out, run.place.turns, place.turns, time.perf_counter() - start)
+    seconds, end = time.perf_counter() - start, run.place
+    return StreamResult(out, end.turns, place.turns, seconds, end.blank, end.nobody)
 
 # %% ../nbs/992_streams.ipynb #e884aa76
 def predict_stream(
