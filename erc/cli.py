@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from .data_commands import _data
+from .predict_commands import _predict, _ship
 from erc.terminal import (
     _CommandGroup,
     _Device,
@@ -35,6 +36,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(_data, name='data')
+app.command('predict')(_predict)
+app.command('ship')(_ship)
 
 # %% ../nbs/999_cli.ipynb #044f3cb7
 def _version(show: bool):

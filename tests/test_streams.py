@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -92,12 +91,24 @@ def test_a_stopped_stream_goes_on_where_it_was(model, tmp_path, monkeypatch, per
     same(read(out), read(tmp_path / 'whole.jsonl'))
 
 
+@pytest.fixture(scope='module')
+def saved(model, tmp_path_factory):
+    return model.save(tmp_path_factory.mktemp('saved') / 'model')
+
+
+def start(code, *args):
+    "Run code in another process, with arguments."
+    env = {**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, '-c', code, *map(str, args)]
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
+
+
 SCRIPT = """
 import sys, time
-from own_chats import trained
+import erc
 import erc.streams as S
 S._BLOCK = 500
-model = trained(seeds=1)
+model = erc.load(sys.argv[3])
 real = S._predicted
 def slow(*args):
     time.sleep(0.05)
@@ -108,13 +119,10 @@ print(S.predict_stream(model, sys.argv[1], sys.argv[2], progress=False), flush=T
 """
 
 
-def test_killed_and_started_again(model, tmp_path):
+def test_killed_and_started_again(model, saved, tmp_path):
     source = write(tmp_path / 'in.jsonl', rows(8000))
     out, part = tmp_path / 'out.jsonl', tmp_path / 'out.jsonl.part'
-    here = str(Path(__file__).parent)
-    env = {**os.environ, 'PYTHONPATH': os.pathsep.join([here, *sys.path])}
-    command = [sys.executable, '-c', SCRIPT, str(source), str(out)]
-    first = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
+    first = start(SCRIPT, source, out, saved)
     assert first.stdout.readline() == 'ready\n'
     deadline = time.monotonic() + 60
     while not (part.exists() and part.stat().st_size > 200_000) and time.monotonic() < deadline:
@@ -122,8 +130,8 @@ def test_killed_and_started_again(model, tmp_path):
     first.send_signal(signal.SIGKILL)
     first.wait()
     assert part.exists() and not out.exists()
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
-    assert 'by an earlier run' in done.stdout
+    again = start(SCRIPT, source, out, saved)
+    assert 'by an earlier run' in again.communicate()[0] and again.returncode == 0
     found = read(out)
     assert len(found) == 8000 and not found.duplicated(['dialogue', 'turn']).any()
     same(found, model.predict(source))
@@ -207,22 +215,18 @@ def test_a_conversation_that_comes_back_is_said(model, tmp_path):
 
 MEMORY = """
 import resource, sys
-from own_chats import trained
+import erc
 from erc.streams import predict_stream
-model = trained(seeds=1)
-predict_stream(model, sys.argv[1], sys.argv[2], progress=False)
+predict_stream(erc.load(sys.argv[3]), sys.argv[1], sys.argv[2], progress=False)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
 
 
-@pytest.mark.parametrize('per', [9, 10**9])
-def test_memory_is_flat(tmp_path, per):
+def test_memory_is_flat(saved, tmp_path):
     "From 10,000 to 40,000 turns the peak grows by less than 20 MB."
-    env = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(Path(__file__).parent), *sys.path])}
     peak = []
     for n in (10_000, 40_000):
-        source = write(tmp_path / f'{n}.jsonl', rows(n, per))
-        command = [sys.executable, '-c', MEMORY, str(source), str(tmp_path / f'{n}.out.jsonl')]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
-        peak.append(float(done.stdout))
+        source = write(tmp_path / f'{n}.jsonl', rows(n, 9))
+        run = start(MEMORY, source, tmp_path / f'{n}.out.jsonl', saved)
+        peak.append(float(run.communicate()[0]))
     assert peak[1] - peak[0] < 20, peak
