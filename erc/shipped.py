@@ -66,7 +66,7 @@ class _Making:
 _MAKING = {
     'meld': _Making(
         'meld',
-        ('context_gru', 'bclstm', 'multiemo', 'dialoguernn'),
+        ('context_gru', 'bclstm', 'multiemo'),
         {'batch': 32},
         'MELD, its annotations included, is distributed under GPL-3.0. These weights were trained on '
         'them and stand under GPL-3.0 (`LICENSE` in this folder), unlike the package around them, '

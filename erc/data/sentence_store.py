@@ -8,6 +8,7 @@ __all__ = ['find_sentences', 'merge_small_shards']
 # %% ../../nbs/049_sentence_store.ipynb #a6d3ac63
 import hashlib
 import warnings
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -93,7 +94,8 @@ def _take_sound(path: Path, wanted: set) -> dict:
     except (SafetensorError, KeyError, ValueError, IndexError) as error:
         message = f'{path} is damaged ({error}): deleted, its sentences will be encoded again'
         warnings.warn(message, stacklevel=4)
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # another user's, perhaps
+            path.unlink(missing_ok=True)
         return {}
 
 # %% ../../nbs/049_sentence_store.ipynb #7976d3de
@@ -153,8 +155,6 @@ def merge_small_shards(folder):
     small = [path for path in _shards(folder) if _size(path) < _SMALL]
     if len(small) <= _MOST_SMALL:
         return
-    try:
-        with FileLock(f'{folder}.lock', timeout=0):
-            _merge([path for path in small if path.exists()])
-    except Timeout:
-        pass
+    # another process is about it, or the store cannot be written
+    with suppress(Timeout, OSError), FileLock(f'{folder}.lock', timeout=0):
+        _merge([path for path in small if path.exists()])
