@@ -25,7 +25,7 @@ setup(
     packages=find_packages(include=['erc', 'erc.*']),
     include_package_data=True,
     package_data={
-        'erc': ['py.typed', 'recipes/*.toml', 'reference/*', 'report/templates/*'],
+        'erc': ['py.typed', 'recipes/*.toml', 'reference/*', 'report/templates/*', 'weights/*/*'],
     },
     python_requires='>=' + facts['min_python'],
     install_requires=facts['requirements'].split(),

@@ -22,6 +22,7 @@ _HOMES = {
     'compare': 'prediction',
     'compare_systems': 'comparing',
     'load': 'trained',
+    'predict': 'shipped',
     'RunKey': 'runs.keys',
     'papers': 'runs.recipe_files',
     'systems': 'runs.browse',
@@ -76,4 +77,5 @@ if TYPE_CHECKING:
     from erc.runs.browse import systems as systems
     from erc.runs.keys import RunKey as RunKey
     from erc.runs.recipe_files import papers as papers
+    from erc.shipped import predict as predict
     from erc.trained import load as load

@@ -14,6 +14,7 @@ import typer
 
 from .compare_command import _compare
 from .data_commands import _data
+from .predict_commands import _predict, _ship
 from erc.terminal import (
     _CommandGroup,
     _Device,
@@ -37,6 +38,8 @@ app = typer.Typer(
 )
 app.add_typer(_data, name='data')
 app.command('compare')(_compare)
+app.command('predict')(_predict)
+app.command('ship')(_ship)
 
 # %% ../nbs/999_cli.ipynb #044f3cb7
 def _version(show: bool):

@@ -24,6 +24,7 @@ from .evidence.intervals import Interval, interval
 from .model_cards import _model_card
 from .model_files import _model_folder, _read_model, _upload, _write_model
 from .model_info import _check_features, _ModelInfo
+from .predictor import Predictions, predict_turns
 from .runs.prepare import count_confusions
 from .runs.records import VALUE_METRICS, _facts_table, score_of
 from .training.engine import _predict
@@ -137,10 +138,19 @@ class TrainedModel:
         "Return the class probabilities of each row of a split or corpus, (N, C): mean of seeds, calibrated."
         return _with_temperature(_uncalibrated(self, of), self.info.temperature)
 
-    def shift_probabilities(self, of='test') -> np.ndarray:
-        "Return the probability that each speaker's emotion changes from the turn before, (N,), NaN at a first one."
+    def shift_probabilities(self, of='test', p=None) -> np.ndarray:
+        """Return the probability that each speaker's emotion changes from the turn before, (N,), NaN at
+        a first one; `p` are the probabilities (N, C) where they are known already."""
         table = _batches_of(self, of)[0]
-        return _shift_probabilities(self.probabilities(of), table)
+        return _shift_probabilities(self.probabilities(of) if p is None else p, table)
+
+    def predict(
+        self,
+        conversation,  # pairs (speaker, text), several such lists, a table, a corpus or a file
+        **options,  # of `erc.predictor.predict_turns`
+    ) -> Predictions:
+        "Return the emotion of each turn of conversations, as a DataFrame."
+        return predict_turns(self, conversation, **options)
 
     def confusions(self, split='test') -> np.ndarray:
         "Return counts by seed and dialogue, (S, G, C, C), truth in rows; moments (S, G, 6) of values."

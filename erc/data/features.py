@@ -6,18 +6,15 @@
 __all__ = ['encode', 'context_mean']
 
 # %% ../../nbs/051_features.ipynb #c4100b6d
-import hashlib
 import warnings
-from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 from tqdm import tqdm
 
-from ..core import cache_home, choose, write_atomic
+from ..core import cache_home, choose
 from .corpus import Corpus
 from erc.data.sentence_encoders import (
     _SENTENCE_POOLINGS,
@@ -28,67 +25,16 @@ from erc.data.sentence_encoders import (
     encoder_identity,
     encoder_path,
 )
+from .sentence_store import _text_keys, _write_shard, find_sentences, merge_small_shards
 
 # %% ../../nbs/051_features.ipynb #818ca4a0
-def _text_keys(
-    texts,  # N strings
-) -> list:  # N keys of 16 bytes
-    "Return the key of each sentence in a store; raise ValueError naming the first non-string."
-    for i, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise ValueError(f'text {i} is {text!r} ({type(text).__name__}), not a string')
-    return [hashlib.sha256(text.encode('utf-8', 'surrogatepass')).digest()[:16] for text in texts]
-
-# %% ../../nbs/051_features.ipynb #d1232ce1
-def _shard_name(data: bytes) -> str:
-    "Return the name of a shard with these bytes, without its suffix."
-    return hashlib.sha256(data).hexdigest()[:32]
-
-
-def _write_shard(
-    folder,  # the store
-    keys,  # n keys of 16 bytes
-    vectors,  # float32 (n, D)
-) -> Path:  # the new file
-    "Add sentences to a store."
-    arrays = {
-        'keys': np.frombuffer(b''.join(keys), np.uint8).reshape(-1, 16),
-        'vectors': np.ascontiguousarray(vectors, np.float32),
-    }
-    data = save(arrays)
-    return write_atomic(Path(folder) / f'{_shard_name(data)}.safetensors', data)
-
-# %% ../../nbs/051_features.ipynb #5320ae71
-def _read_shard(path: Path) -> dict:
-    "Return the sentences of one shard; delete it with a warning if it is damaged."
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return {}  # another process found it damaged
-    try:
-        if _shard_name(data) != path.stem:
-            raise SafetensorError('its bytes do not match its name')
-        shard = load(data)
-        return dict(zip(map(bytes, shard['keys']), shard['vectors']))
-    except (SafetensorError, KeyError) as error:
-        message = f'{path} is damaged ({error}): deleted, its sentences will be encoded again'
-        warnings.warn(message, stacklevel=3)
-        with suppress(OSError):  # another user's, perhaps
-            path.unlink(missing_ok=True)
-        return {}
-
-# %% ../../nbs/051_features.ipynb #3b5bf960
-def _read_store(
-    folder,
-) -> dict:  # key of 16 bytes -> float32 (D,)
-    "Return all sentences of a store."
-    store = {}
-    for path in sorted(Path(folder).glob('[0-9a-f]*.safetensors')):
-        store.update(_read_shard(path))
-    return store
-
-# %% ../../nbs/051_features.ipynb #9205a8a2
 _SHARD = 4096  # sentences per shard
+
+
+@lru_cache(maxsize=1)
+def _kept_encoder(identity: str, path: Path, dtype: str):
+    "Load an encoder on the CPU, or return the one that was loaded last."
+    return _load_encoder(path, 'cpu', dtype)
 
 
 @dataclass
@@ -110,9 +56,15 @@ class _Encoding:
         name = f'{encoder_identity(self.path)}-{self.pooling}{arithmetic}'
         return Path(cache or cache_home() / 'features') / name
 
+    def load(self):  # tokenizer, model
+        "Return the encoder, ready to run."
+        if self.device != 'cpu':
+            return _load_encoder(self.path, self.device, self.dtype)
+        return _kept_encoder(encoder_identity(self.path), self.path, self.dtype)
+
     def shards(self, texts, bar):
         "Encode distinct sentences; yield row numbers (n,) and vectors (n, D) of each shard."
-        encoder = _load_encoder(self.path, self.device, self.dtype)
+        encoder = self.load()
         ids = _tokenise(*encoder, texts)
         shortest_first = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         for start in range(0, len(ids), _SHARD):
@@ -136,7 +88,7 @@ class _Encoding:
             bar.update(len(rows))
         return vectors
 
-# %% ../../nbs/051_features.ipynb #2fde3d28
+# %% ../../nbs/051_features.ipynb #d1232ce1
 def _encode_missing(missing: dict, encoding: _Encoding, folder, bar):
     "Encode and store sentences (key -> text); yield each shard as a dict from key to vector."
     keys = sorted(missing)  # so that batches do not depend on the order of dialogues
@@ -147,11 +99,13 @@ def _encode_missing(missing: dict, encoding: _Encoding, folder, bar):
         except OSError as e:
             warnings.warn(f'{e}: sentence vectors are used, but not kept', stacklevel=4)
         yield dict(zip(shard_keys, vectors))
+    merge_small_shards(folder)
 
-# %% ../../nbs/051_features.ipynb #12af0b90
+# %% ../../nbs/051_features.ipynb #5320ae71
 def _look_up(texts, encoding: _Encoding, folder, progress: bool) -> np.ndarray:
     "Return the vectors of sentences, after encoding those that the store lacks."
-    keys, store = _text_keys(texts), _read_store(folder)
+    keys = _text_keys(texts)
+    store = find_sentences(folder, keys)
     missing = {key: text for key, text in zip(keys, texts) if key not in store}
     if missing:
         style = {
