@@ -71,7 +71,10 @@ def test_missing_text_and_speakers_are_kept_and_said():
         ([('A', ['x'])], 'turn 0: the text is .*list'),
         ([(['A'], 'x')], 'is'),
         ([('A', 'x', 1)], 'turn 0 is'),
-        ([{'who': 'A', 'text': 'x'}], 'no column of speakers is known by its name; the columns are'),
+        (
+            [{'who': 'A', 'text': 'x'}],
+            'no column of speakers is known by its name; the columns are',
+        ),
         (pd.DataFrame({'a': ['x']}), 'no column of texts'),
         (5, 'is not a conversation'),
         ('chat.xlsx', "unknown kind of file .*'.xlsx'"),
