@@ -14,6 +14,7 @@ from scipy.special import ndtr, stdtr
 
 from .power import _holm
 from erc.evidence.standard_errors import (
+    StandardError,
     _as_folds,
     _as_metric,
     _cached_draws,
@@ -48,7 +49,7 @@ class _Race:
     seeds: list  # K lists of `_Seeds`, one a fold
     dialogues: int  # D
 
-
+# %% ../../nbs/116_ranks.ipynb #43781d3a
 def _race(
     systems,  # K of counts (S, D, C, C), or lists of such: folds
     metric,  # a name of `erc.evidence.metrics.metric`, or a function of summed counts
@@ -79,16 +80,21 @@ def _rank_intervals(race: _Race, seed=0) -> np.ndarray:  # (K, 3): rank, low, hi
     return np.column_stack([_ranks(race.means), *ends]).astype(int)
 
 # %% ../../nbs/116_ranks.ipynb #ca42cfdf
+def _pair_error(race: _Race, i: int, j: int) -> StandardError:
+    "Return the standard error of the difference of two systems."
+    sample = _Sample(race.deviations[i] - race.deviations[j], race.dialogues)
+    return _standard_error([sample], race.seeds[i] + [-1 * own for own in race.seeds[j]])
+
+
 def _pair_p(race: _Race, i: int, j: int) -> float:
     "Return two-sided p of the difference of two systems; NaN where nothing varies."
-    sample = _Sample(race.deviations[i] - race.deviations[j], race.dialogues)
-    error = _standard_error([sample], race.seeds[i] + [-1 * own for own in race.seeds[j]])
+    error = _pair_error(race, i, j)
     if not error.total > 0:
         return math.nan
     t = -abs(race.means[i] - race.means[j]) / error.total
     return float(2 * (stdtr(error.df, t) if math.isfinite(error.df) else ndtr(t)))
 
-
+# %% ../../nbs/116_ranks.ipynb #7e102fc0
 def _differences(race: _Race) -> np.ndarray:  # (K, K); NaN on the diagonal
     "Return p of the difference of each pair, corrected over all pairs by Holm."
     one, two = np.triu_indices(len(race.means), 1)

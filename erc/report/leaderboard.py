@@ -58,7 +58,7 @@ def _why_out(record: Record, stale: dict, house: list) -> str:
     lacks = _lacks_of(record.key, record)
     return lacks.why.replace(str(record.key), '').strip() if lacks else ''
 
-
+# %% ../../nbs/391_leaderboard.ipynb #87446b09
 def _eligible(records: dict, stale: dict) -> tuple[list[Record], dict]:  # ranked; key -> reason
     "Return the records that rank, and why the others do not."
     own = [r for r in records.values() if _scores_emotions(r)]
@@ -95,7 +95,7 @@ def _owners(row) -> list[RunKey]:
     full = [key for key in trained if find_system(key.system_id).as_printed]
     return full or trained
 
-
+# %% ../../nbs/391_leaderboard.ipynb #6a5a137a
 def _row_prints(paper: str, artefact: str, row, columns) -> dict:  # metric -> text
     "Return the scores of all turns that a row of a table prints."
     numbers, place = reference(paper), heading(paper, artefact)
@@ -109,20 +109,23 @@ def _row_prints(paper: str, artefact: str, row, columns) -> dict:  # metric -> t
 
 _METRICS = ('weighted_f1', 'accuracy')
 
-
-def _printed_beside() -> dict:  # key -> {metric: text}
-    "Return what the papers print for each run of ours."
-    found: dict[RunKey, dict] = {}
+# %% ../../nbs/391_leaderboard.ipynb #81e4c0b5
+def _printed_lines():
+    "Yield run, metric and text of what the papers print beside runs of ours."
     for paper in artefacts().paper.unique():
         for name, spec in load_recipe(paper).artefacts.items():
-            for row in spec.rows if spec.columns else ():
-                shown = _row_prints(paper, name, row, spec.columns) if row.printed else {}
-                for key in _owners(row) if shown else ():
-                    for metric, text in shown.items():
-                        found.setdefault(key, {}).setdefault(metric, []).append(text)
-    return {
-        key: {m: '; '.join(dict.fromkeys(x)) for m, x in own.items()} for key, own in found.items()
-    }
+            for row in (r for r in spec.rows if r.printed and spec.columns):
+                shown = _row_prints(paper, name, row, spec.columns)
+                owners = _owners(row) if shown else []
+                yield from ((key, *x) for key in owners for x in shown.items())
+
+
+def _printed_beside() -> dict:  # (key, metric) -> text
+    "Return what the papers print for each run of ours."
+    found: dict[tuple, dict] = {}
+    for key, metric, text in _printed_lines():
+        found.setdefault((key, metric), {})[text] = None
+    return {place: '; '.join(texts) for place, texts in found.items()}
 
 # %% ../../nbs/391_leaderboard.ipynb #d57a85a3
 _CHECKS = {
@@ -132,7 +135,7 @@ _CHECKS = {
     'dev is blind': _blind,
 }
 
-
+# %% ../../nbs/391_leaderboard.ipynb #b4100b42
 def _below_floor(record: Record, records: dict) -> bool:
     "Return whether a record is significantly below the regression on its own vectors."
     if _is_from_outside(record):
@@ -179,7 +182,7 @@ def _label(record: Record) -> str:  # 'multiemo: DialogueRNN, text + audio'
     label = find_system(record.key.system_id).label
     return label if record.key.paper == 'baselines' else f'{record.key.paper}: {label}'
 
-
+# %% ../../nbs/391_leaderboard.ipynb #d60b9f11
 def _scores(record: Record) -> dict:
     "Return weighted F1 and accuracy over all folds, each with its interval, in percent."
     found: dict[str, float] = {}
@@ -189,10 +192,9 @@ def _scores(record: Record) -> dict:
         found |= {f'{metric}{end}': 100 * x for end, x in ends.items()}
     return found
 
-# %% ../../nbs/391_leaderboard.ipynb #d60b9f11
+# %% ../../nbs/391_leaderboard.ipynb #5dfa94b0
 def _line(record: Record, records: dict, beside: dict) -> dict:
     "Return a system as a row of a board, without its rank."
-    prints = beside.get(record.key, {})
     return {
         'key': str(record.key),
         'system': _label(record),
@@ -202,22 +204,27 @@ def _line(record: Record, records: dict, beside: dict) -> dict:
         **_costs(record),
         'seeds': len(record.seeds),
         'marks': ', '.join(_marks(record, records)),
-        **{f'printed_{m}': prints.get(m, '') for m in _METRICS},
+        **{f'printed_{m}': beside.get((record.key, m), '') for m in _METRICS},
     }
+
+# %% ../../nbs/391_leaderboard.ipynb #dc8504bb
+def _compared(race) -> pd.DataFrame:  # with p as a list a row
+    "Return ranks of systems with intervals, how many each one beats, and p of its difference from the first."
+    ranks, p = _rank_intervals(race), _differences(race)
+    frame = pd.DataFrame(ranks, columns=['rank', 'rank_low', 'rank_high'])
+    below = race.means[:, None] > race.means[None]
+    first = int(np.argmax(race.means))
+    return frame.assign(beats=((p < 0.05) & below).sum(1), p_first=p[:, first], p=list(p))
 
 
 def _rank(frame: pd.DataFrame, counts: list) -> tuple[pd.DataFrame, np.ndarray]:
     "Return rows with ranks, sorted, and the corrected p of each difference in their order."
-    race = _race(counts, 'weighted_f1')
-    ranks, p = _rank_intervals(race), _differences(race)
-    better = race.means[:, None] > race.means[None]
-    frame = frame.assign(**dict(zip(('rank', 'rank_low', 'rank_high'), ranks.T)))
-    first = int(np.argmax(race.means))
-    frame = frame.assign(beats=((p < 0.05) & better).sum(1), p_first=p[:, first])
-    order = np.lexsort((frame.key, ranks[:, 0]))
-    return frame.iloc[order].reset_index(drop=True), p[np.ix_(order, order)]
+    frame = pd.concat([frame, _compared(_race(counts, 'weighted_f1'))], axis=1)
+    order = np.lexsort((frame.key, frame['rank']))
+    p = np.stack(frame.pop('p'))[np.ix_(order, order)]
+    return frame.iloc[order].reset_index(drop=True), p
 
-# %% ../../nbs/391_leaderboard.ipynb #5dfa94b0
+# %% ../../nbs/391_leaderboard.ipynb #c144be53
 def _same_dialogues(own: list[Record]) -> tuple[list[Record], dict]:
     "Return the records of a corpus on the dialogues that most of them have, and why the others are out."
     like = [
@@ -227,7 +234,7 @@ def _same_dialogues(own: list[Record]) -> tuple[list[Record], dict]:
     kept = max(like, key=len)
     return kept, {r.key: 'tested on other dialogues' for r in own if r not in kept}
 
-
+# %% ../../nbs/391_leaderboard.ipynb #2196b1c0
 def _board(corpus: str, own: list[Record], records: dict, left_out: dict, beside: dict) -> _Board:
     "Rank the records of one corpus."
     kept, others = _same_dialogues(own)
@@ -249,7 +256,26 @@ def _matching(ranked: list[Record], corpus: str, features) -> list[Record]:
     own = [r for r in ranked if corpus in ('', r.key.corpus)]
     return [r for r in own if not asked or _modalities_of(r.settings) == asked]
 
+# %% ../../nbs/391_leaderboard.ipynb #765a4ba4
+def _by_corpus(records) -> dict[str, list[Record]]:
+    "Return records by corpus; a corpus of one has no ranking."
+    found: dict[str, list] = {}
+    for record in records:
+        found.setdefault(record.key.corpus, []).append(record)
+    return {corpus: own for corpus, own in found.items() if len(own) > 1}
 
+
+def _place_of(board: _Board) -> tuple:
+    return -int(board.frame.trained.sum()), -len(board.frame), board.corpus
+
+
+def _fresh(home, records, stale) -> tuple[dict, dict]:
+    "Return records and why some no longer hold, read and computed where they are not given."
+    records = read_records(home)[0] if records is None else records
+    house = [r for r in records.values() if not _is_from_outside(r)]
+    return records, stale_records(house, progress=False) if stale is None else stale
+
+# %% ../../nbs/391_leaderboard.ipynb #d5a75cb7
 def _leaderboard(
     home=None,  # folder that holds `records/`; the project's `results/` if None
     corpus='',  # all if empty
@@ -258,15 +284,9 @@ def _leaderboard(
     stale=None,  # key -> why a record no longer holds; computed if None
 ) -> list[_Board]:
     "Rank the systems of each corpus; raise ValueError for a corpus or a modality that no record has."
-    records = read_records(home)[0] if records is None else records
-    house = [r for r in records.values() if not _is_from_outside(r)]
-    stale = stale_records(house, progress=False) if stale is None else stale
+    records, stale = _fresh(home, records, stale)
+    choose(corpus, {'': 0, **{k.corpus: 0 for k in records}}, 'corpus on record')
     ranked, left_out = _eligible(records, stale)
-    if corpus:
-        choose(corpus, dict.fromkeys(k.corpus for k in records), 'corpus on record')
-    own, beside = _distinct(_matching(ranked, corpus, features)), _printed_beside()
-    by_corpus: dict[str, list] = {}
-    for record in own:
-        by_corpus.setdefault(record.key.corpus, []).append(record)
-    boards = [_board(c, x, records, left_out, beside) for c, x in by_corpus.items() if len(x) > 1]
-    return sorted(boards, key=lambda b: (-int(b.frame.trained.sum()), -len(b.frame), b.corpus))
+    own, beside = _by_corpus(_distinct(_matching(ranked, corpus, features))), _printed_beside()
+    boards = [_board(name, x, records, left_out, beside) for name, x in own.items()]
+    return sorted(boards, key=_place_of)

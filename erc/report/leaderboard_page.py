@@ -58,7 +58,7 @@ def _left_out_sentence(left_out: dict) -> str:
     counts = ', '.join(f'{n} {why}' for why, n in Counter(left_out.values()).most_common())
     return f'Left out: {counts}.'
 
-
+# %% ../../nbs/392_leaderboard_page.ipynb #37501fda
 def _first_sentence(board: _Board) -> str:
     "Say which systems cannot be told from the first."
     frame = board.frame
@@ -97,7 +97,7 @@ def _board_table(board: _Board) -> Table:
     )
     return Table('ledger', f'leaderboard_{board.corpus}', _board_cells(board), **about)
 
-
+# %% ../../nbs/392_leaderboard_page.ipynb #e172bc32
 def _table_of(boards: list[_Board]) -> pd.DataFrame:
     "Return all boards as one table of numbers."
     parts = [board.frame.assign(corpus=board.corpus) for board in boards]
@@ -163,21 +163,25 @@ _MARKERS = {  # what is read -> shape; the corpus's own order of modalities
 }
 
 
+def _draw_kind(part: pd.DataFrame, ax):
+    "Draw systems that read the same: filled where trained, hollow where not."
+    reads, trained = part.reads.iloc[0], part.trained.iloc[0]
+    ends = [part.weighted_f1 - part.weighted_f1_low, part.weighted_f1_high - part.weighted_f1]
+    colour = OURS if trained else '.45'
+    label = f'{reads or "no input"}{"" if trained or not reads else ": regression"}'
+    look = dict(fmt=_MARKERS[reads], color=colour, mfc=colour if trained else 'white', label=label)
+    ax.errorbar(part.weighted_f1, part.index, xerr=ends, ms=4.5, lw=1.1, **look)
+
+# %% ../../nbs/392_leaderboard_page.ipynb #37715b25
 def _draw_scores(frame: pd.DataFrame, ax):
-    "Draw weighted F1 with intervals: filled where trained, hollow for regressions; what papers print as a cross."
-    for (reads, trained), part in frame.groupby(['reads', 'trained'], sort=False):
-        ends = [part.weighted_f1 - part.weighted_f1_low, part.weighted_f1_high - part.weighted_f1]
-        colour = OURS if trained else '.45'
-        look = dict(color=colour, mfc=colour if trained else 'white', ms=4.5, lw=1.1)
-        label = f'{reads or "no input"}{"" if trained or not reads else ": regression"}'
-        ax.errorbar(
-            part.weighted_f1, part.index, xerr=ends, fmt=_MARKERS[reads], label=label, **look
-        )
+    "Draw weighted F1 with intervals, and a star where it is below the floor."
+    for _, part in frame.groupby(['reads', 'trained'], sort=False):
+        _draw_kind(part, ax)
     below = frame[frame.marks.str.contains('below its floor')]
     ax.plot(below.weighted_f1_low - 1, below.index, ls='', marker='$*$', ms=5, color='k')
     ax.set_xlabel('weighted F1 (95 % interval)')
 
-
+# %% ../../nbs/392_leaderboard_page.ipynb #03881b88
 def _cut_far_left(frame: pd.DataFrame, ax):
     "Begin the axis where the first system that reads anything lies; write what lies before it."
     left = frame[frame.reads != ''].weighted_f1_low.min() - 3
@@ -203,7 +207,7 @@ def _draw_printed(frame: pd.DataFrame, ax):
             label='a paper prints',
         )
 
-# %% ../../nbs/392_leaderboard_page.ipynb #37715b25
+# %% ../../nbs/392_leaderboard_page.ipynb #f9570df8
 def _draw_ranks(frame: pd.DataFrame, ax):
     "Draw each rank with its interval."
     ax.hlines(frame.index, frame.rank_low, frame.rank_high, color='.6', lw=3)
@@ -211,7 +215,7 @@ def _draw_ranks(frame: pd.DataFrame, ax):
     ax.set(xlabel='rank', xlim=(0.3, len(frame) + 0.7))
     ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(5, integer=True))
 
-
+# %% ../../nbs/392_leaderboard_page.ipynb #d3442274
 def _draw_cliques(board: _Board, ax):
     "Join systems of which no two differ."
     spans = _cliques(board.p)
@@ -221,29 +225,31 @@ def _draw_cliques(board: _Board, ax):
     for side in ('left', 'bottom'):
         ax.spines[side].set_visible(False)
 
-# %% ../../nbs/392_leaderboard_page.ipynb #03881b88
+# %% ../../nbs/392_leaderboard_page.ipynb #345a1f8f
+def _draw_board(board: _Board, axes):
+    "Draw scores, ranks and who is like whom into three axes."
+    _draw_scores(board.frame, axes[0])
+    _draw_printed(board.frame, axes[0])
+    _cut_far_left(board.frame, axes[0])
+    _draw_ranks(board.frame, axes[1])
+    _draw_cliques(board, axes[2])
+    for ax in axes:
+        ax.tick_params(axis='y', length=0, labelsize=7)
+    for ax in axes[:2]:
+        ax.grid(axis='x')
+
+
 def _board_figure(
     board: _Board,
     width=7.0,  # inches
 ) -> mpl.figure.Figure:
     "Draw a board: scores, ranks, and which systems cannot be told apart."
-    frame = board.frame
-    size = width, 1.3 + 0.19 * len(frame)
-    fig, axes = plt.subplots(1, 3, figsize=size, sharey=True, width_ratios=(5, 2.2, 0.8))
-    _draw_scores(frame, axes[0])
-    _draw_printed(frame, axes[0])
-    _cut_far_left(frame, axes[0])
-    _draw_ranks(frame, axes[1])
-    _draw_cliques(board, axes[2])
-    axes[0].set(
-        yticks=range(len(frame)),
-        yticklabels=_short_names(frame.system),
-        ylim=(len(frame) - 0.4, -0.6),
-    )
-    for ax in axes:
-        ax.tick_params(axis='y', length=0, labelsize=7)
-    for ax in axes[:2]:
-        ax.grid(axis='x')
+    n = len(board.frame)
+    options = dict(figsize=(width, 1.3 + 0.19 * n), sharey=True, width_ratios=(5, 2.2, 0.8))
+    fig, axes = plt.subplots(1, 3, **options)
+    _draw_board(board, axes)
+    names = _short_names(board.frame.system)
+    axes[0].set(yticks=range(n), yticklabels=names, ylim=(n - 0.4, -0.6))
     fig.legend(*axes[0].get_legend_handles_labels(), loc='outside upper center', ncols=4)
     return fig
 

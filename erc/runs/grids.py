@@ -104,14 +104,19 @@ def _in_a_row(axes, separator: str) -> str:  # '{fusion}, {loss}'
     return separator.join(f'{{{axis}}}' for axis in axes)
 
 
+def _names_of(grid: dict, axes, combination: dict) -> list[str]:
+    "Return name and label of a combination, by the grid's templates or by its choices in a row."
+    templates = {k: grid.get(k) or _in_a_row(axes, sep) for k, sep in _SEPARATORS.items()}
+    return [_fill(template, combination, k) for k, template in templates.items()]
+
+
 def _expand_grid(grid: dict, choices: dict, keys, where: str) -> dict:
     "Return the systems of a grid by name."
     axes = {k: v for k, v in grid.items() if k in choices}
     own = {k: v for k, v in grid.items() if k not in (*choices, 'name', 'label')}
     systems = {}
     for combination in _combinations(choices, axes, where):
-        templates = [grid.get(k) or _in_a_row(axes, sep) for k, sep in _SEPARATORS.items()]
-        name, label = (_fill(t, combination, k) for t, k in zip(templates, _SEPARATORS))
+        name, label = _names_of(grid, axes, combination)
         systems[name] = {**_combine(own, combination, keys), 'label': label}
     return systems
 

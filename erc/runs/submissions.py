@@ -38,16 +38,22 @@ def _fold_faults(name: str, fold: Fold, score) -> list[str]:
     return []
 
 
+def _of_one_corpus(whole: Record, record: Record) -> bool:
+    "Return whether a record of the house tested every dialogue of another one's corpus."
+    about = whole.key.corpus == record.key.corpus and whole.task == record.task
+    return about and not _lacks_folds(whole)
+
+
+def _same_labels(a: Record, b: Record) -> bool:
+    return list(a.classes) == list(b.classes) and _same_test(_counts_of(a), _counts_of(b))
+
+# %% ../../nbs/366_submissions.ipynb #9c591bbc
 def _test_faults(record: Record, house) -> list[str]:
     "Return that a record was tested on something else than the house's records of its corpus."
-    same = [r for r in house if r.key.corpus == record.key.corpus and r.task == record.task]
-    same = [r for r in same if r.cross and not _lacks_folds(r)]
+    same = [r for r in house if _of_one_corpus(r, record)]
     if not same:
         return [f'no record of the house on {record.key.corpus} to compare its dialogues with']
-    counts = _counts_of(record)
-    if any(
-        list(r.classes) == list(record.classes) and _same_test(counts, _counts_of(r)) for r in same
-    ):
+    if any(_same_labels(record, r) for r in same):
         return []
     return [f'its test dialogues or labels are not those of {record.key.corpus} here']
 
