@@ -25,11 +25,16 @@ def _overlay(base: dict, own: dict) -> dict:
     return merged
 
 
-def _inherit(systems: dict, name: str, above=()) -> dict:
-    "Return a system with what it takes from the one it is `like`; ValueError for a circle."
+def _refuse_circle(name: str, above: tuple):
+    "Raise ValueError for a system that is like itself."
     if name in above:
         circle = ' is like '.join([*above[above.index(name) :], name])
         raise ValueError(f'system {circle}: a circle; expected one of them without `like`')
+
+
+def _inherit(systems: dict, name: str, above=()) -> dict:
+    "Return a system with what it takes from the one it is `like`; ValueError for a circle."
+    _refuse_circle(name, above)
     own = dict(systems[name])
     like = own.pop('like', None)
     if not like:

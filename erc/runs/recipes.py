@@ -141,6 +141,37 @@ class Recipe:
         "Return one artefact; raise ValueError with the nearest name for one it does not describe."
         return self.artefacts[choose(id, self.artefacts, f'artefact of {self.paper}')]
 
+# %% ../../nbs/351_recipes.ipynb #b42e60d0
+_PROTOCOL = {  # hyperparameters of each variant that follows it
+    'lr': [1e-4, 3e-4, 1e-3, 3e-3],
+    'epochs': 30,
+    'warmup': 0.05,
+    'decay': True,
+    'clip': 1.0,
+}
+_SEARCH = {'epochs': 12, 'margin': 0.01}  # of a run of the search; what widens the grid
+_CROSS_SEEDS = 2  # seeds of each fold but the paper's
+
+
+def _follows_protocol(system: System, variant: str) -> bool:
+    "Return whether a variant is trained by the protocol."
+    variant = choose(variant, system.variants, f'variant of {system.id}')
+    return bool(system.variants[variant].get('protocol', False))
+
+
+def _cross_validated(system: System, variant: str) -> bool:
+    "Return whether a run tests every dialogue once; settings as printed are run on the paper's split."
+    wanted = system.kind == 'baseline' or _follows_protocol(system, variant)
+    return system.cross and wanted
+
+# %% ../../nbs/351_recipes.ipynb #a0cb51c8
+def _hyperparameters(system: System, variant: str) -> dict:
+    "Return a variant's hyperparameters, complete, as they are stored."
+    written = {k: v for k, v in system.variants[variant].items() if k != 'protocol'}
+    if _follows_protocol(system, variant):
+        written = {**_PROTOCOL, **written}
+    return complete(written) if system.kind == 'model' else written
+
 # %% ../../nbs/351_recipes.ipynb #8f68c7ec
 def _checked(kind, keys: dict, where: str, also=()) -> dict:
     "Raise ValueError for a key that is not a field of `kind`."
@@ -270,6 +301,15 @@ _MOST_BYTES = 1 << 20
 _REMEDY = 'expected a recipe as CONTRIBUTING.md shows one, under "Add a paper"'
 
 
+def _reason(e: Exception) -> str:
+    "Return what is wrong with a recipe, and what was expected where the error does not say it."
+    if isinstance(e, tomllib.TOMLDecodeError | UnicodeDecodeError):
+        return f'not TOML ({e}); {_REMEDY}'
+    reason = f'no {e}' if isinstance(e, KeyError) else str(e)[:2000]
+    told = any(word in reason for word in ('expected ', 'Known: ', 'write '))
+    return reason if told else f'{reason}; {_REMEDY}'
+
+# %% ../../nbs/351_recipes.ipynb #ecab2d53
 def _read_recipe(
     path,  # a TOML file; its name is the paper's
 ) -> Recipe:
@@ -279,14 +319,8 @@ def _read_recipe(
         raise ValueError(f'{path}: over {_MOST_BYTES} bytes; {_REMEDY}')
     try:
         return _parse(path)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise ValueError(f'{path}: not TOML ({e}); {_REMEDY}') from e
-    except ValueError as e:
-        told = any(word in str(e) for word in ('expected ', 'Known: ', 'write '))
-        raise ValueError(f'{path}: {e}' + ('' if told else f'; {_REMEDY}')) from e
-    except (LookupError, TypeError, AttributeError, RecursionError) as e:
-        reason = f'no {e}' if isinstance(e, KeyError) else str(e)[:200]
-        raise ValueError(f'{path}: {reason}; {_REMEDY}') from e
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as e:
+        raise ValueError(f'{path}: {_reason(e)}') from e
 
 # %% ../../nbs/351_recipes.ipynb #b2813e55
 @functools.lru_cache(maxsize=32)
@@ -319,37 +353,6 @@ def _pretraining_system(system: System) -> System:
     return replace(
         find_system(f'{system.paper}/{system.pretrain["system"]}'), encoder=system.encoder
     )
-
-# %% ../../nbs/351_recipes.ipynb #b42e60d0
-_PROTOCOL = {  # hyperparameters of each variant that follows it
-    'lr': [1e-4, 3e-4, 1e-3, 3e-3],
-    'epochs': 30,
-    'warmup': 0.05,
-    'decay': True,
-    'clip': 1.0,
-}
-_SEARCH = {'epochs': 12, 'margin': 0.01}  # of a run of the search; what widens the grid
-_CROSS_SEEDS = 2  # seeds of each fold but the paper's
-
-
-def _follows_protocol(system: System, variant: str) -> bool:
-    "Return whether a variant is trained by the protocol."
-    variant = choose(variant, system.variants, f'variant of {system.id}')
-    return bool(system.variants[variant].get('protocol', False))
-
-
-def _cross_validated(system: System, variant: str) -> bool:
-    "Return whether a run tests every dialogue once; settings as printed are run on the paper's split."
-    wanted = system.kind == 'baseline' or _follows_protocol(system, variant)
-    return system.cross and wanted
-
-# %% ../../nbs/351_recipes.ipynb #a0cb51c8
-def _hyperparameters(system: System, variant: str) -> dict:
-    "Return a variant's hyperparameters, complete, as they are stored."
-    written = {k: v for k, v in system.variants[variant].items() if k != 'protocol'}
-    if _follows_protocol(system, variant):
-        written = {**_PROTOCOL, **written}
-    return complete(written) if system.kind == 'model' else written
 
 # %% ../../nbs/351_recipes.ipynb #4f0ab8f2
 def settings_of(system: System, variant: str) -> dict:
