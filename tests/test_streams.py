@@ -29,7 +29,12 @@ def write(path, rows):
 def rows(n, per=7, **more):
     words = ['great', 'lost', 'so', 'rain']
     return [
-        {'chat': i // per, 'user': 'ABC'[i % 3], 'message': f'it was {words[i % 4]} {i % 9}', **more}
+        {
+            'chat': i // per,
+            'user': 'ABC'[i % 3],
+            'message': f'it was {words[i % 4]} {i % 9}',
+            **more,
+        }
         for i in range(n)
     ]
 
@@ -177,7 +182,9 @@ def test_two_processes_do_not_write_one_file(model, tmp_path):
         ('{"user": ["A"], "message": "x"}', r"line 4: the speaker is \['A'\]"),
     ],
 )
-def test_a_bad_line_is_named_and_what_was_before_is_kept(model, tmp_path, line, message, monkeypatch):
+def test_a_bad_line_is_named_and_what_was_before_is_kept(
+    model, tmp_path, line, message, monkeypatch
+):
     monkeypatch.setattr(S, '_BLOCK', 2)
     good = [json.dumps(row) for row in rows(6, per=1)]
     source, out = tmp_path / 'in.jsonl', tmp_path / 'out.jsonl'
@@ -201,7 +208,9 @@ def test_odd_files(model, tmp_path):
     with pytest.raises(ValueError, match='unknown kind of file'):
         predict_stream(model, empty, tmp_path / 'out.html', progress=False)
     bom = tmp_path / 'bom.jsonl'
-    bom.write_bytes(b'\xef\xbb\xbf{"speaker": null, "text": ""}\r\n\r\n{"speaker": "A", "text": "\xd7\xa9"}')
+    bom.write_bytes(
+        b'\xef\xbb\xbf{"speaker": null, "text": ""}\r\n\r\n{"speaker": "A", "text": "\xd7\xa9"}'
+    )
     result = predict_stream(model, bom, out, progress=False)
     assert '1 turns have no text; 1 turns have no speaker' in str(result)
     assert list(read(out).text) == ['', 'ש']
