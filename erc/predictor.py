@@ -39,10 +39,10 @@ class _Piece(NamedTuple):
 
 
 def _pieces(
-    conversation: Iterable,  # turns, or anything that stands for them
+    conversation,  # turns in order, or anything that stands for them
     first=0,  # number of its first turn; more than 0 where a stream goes on
     begin=0,  # number of the first turn to predict
-) -> Iterator[_Piece]:
+):  # yields pieces
     "Cut a conversation into pieces that overlap; each turn is predicted in exactly one."
     items, start = [], begin - first  # the place of the first turn to predict
     for item in conversation:
@@ -253,17 +253,17 @@ def _table_blocks(table: pd.DataFrame) -> Iterator[list[_Piece]]:
     return _blocks(pieces, _BLOCK)
 
 
-def _predict_table(model, table, given, progress) -> tuple:
+def _predict_table(model, table, given, progress):  # (N, C), (N,)
     "Return class probabilities (N, C) and shift probabilities (N,) of a table of conversations."
     order, parts = [], []
     for block in _table_blocks(table):
         rows = np.concatenate([piece.items for piece in block])
         more = given and (given, rows)
-        parts.append(_probabilities(model, table.iloc[rows], block, more, progress))
+        p, shift = _probabilities(model, table.iloc[rows], block, more, progress)
+        parts.append(np.c_[p, shift])
         order.append(rows[_own_rows(block)])
-    back = np.argsort(np.concatenate(order))
-    p, shift = map(np.concatenate, zip(*parts))
-    return p[back], shift[back]
+    found = np.concatenate(parts)[np.argsort(np.concatenate(order))]
+    return found[:, :-1], found[:, -1]
 
 # %% ../nbs/964_predictor.ipynb #97b713e2
 def predict_turns(

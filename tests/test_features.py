@@ -378,7 +378,7 @@ def test_encode_with_hashed_words_needs_no_encoder(monkeypatch):
     monkeypatch.setattr(F, 'encoder_path', no_encoder)
     out = encode(small(), 'hashing')
     np.testing.assert_array_equal(out.features['text'], _hashed_words(LINES))
-    assert 'encoders' not in out.provenance
+    assert out.provenance['encoders']['text']['encoder'] == 'hashing'
 
 
 def test_encode_names_what_it_does_not_know(toy):
