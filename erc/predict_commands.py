@@ -95,12 +95,12 @@ def _predict(
     json: _Json = False,
 ):
     "Predict the emotion of each turn of conversations."
-    from erc.shipped import find_model
+    from erc.shipped import _find_model
     from erc.streams import predict_stream
 
     options = dict(speaker=speaker, text=text, dialogue=dialogue, progress=not quiet)
     with _plain_warnings():
-        loaded = find_model(model)
+        loaded = _find_model(model)
         if _is_stream(chat, out):
             return typer.echo(str(predict_stream(loaded, chat, out, **options)), err=True)
         _predict_file(chat, loaded, out, f'{chat.name}, model {model}', json, options)
@@ -115,8 +115,8 @@ _Into = Annotated[
 def _ship(name: _Shipped = 'meld', out: _Into = None):
     "Choose and train a model that is part of the package again; its corpus is needed."
     from erc.core import package_file
-    from erc.shipped import make_shipped
+    from erc.shipped import _make_shipped
 
     folder = out or package_file(f'weights/{name}')
-    model = make_shipped(name, folder)
+    model = _make_shipped(name, folder)
     typer.echo(f'{folder}: {model}, test {model.info.metric} of a seed {model.score("test")}')

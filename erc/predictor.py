@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from .arcs import arc_html, arc_page
+from .arcs import _arc_html, arc_page
 from .conversations import conversation_table
 from .core import write_atomic
 from .data.corpus import Corpus
@@ -32,23 +32,27 @@ class _Piece(NamedTuple):
     own: slice  # of `items`, the turns that are predicted
     last: bool  # whether the conversation ends with it
 
+    @property
+    def back(self) -> int:
+        "Return the place in `items` at which the context of the next piece begins."
+        return max(0, self.own.stop - _MARGIN)
+
 
 def _pieces(
-    conversation: Iterable,  # turns, or anything that stands for them
+    conversation,  # turns in order, or anything that stands for them
     first=0,  # number of its first turn; more than 0 where a stream goes on
     begin=0,  # number of the first turn to predict
-) -> Iterator[_Piece]:
+):  # yields pieces
     "Cut a conversation into pieces that overlap; each turn is predicted in exactly one."
-    items: list = []
+    items, start = [], begin - first  # the place of the first turn to predict
     for item in conversation:
         items.append(item)
-        if first + len(items) > begin + _STRIDE + _MARGIN:
-            own = slice(begin - first, begin - first + _STRIDE)
-            yield _Piece(items[:-1], first, own, False)
-            begin += _STRIDE
-            drop = max(0, begin - _MARGIN - first)
-            items, first = items[drop:], first + drop
-    yield _Piece(items, first, slice(begin - first, len(items)), True)
+        end = start + _STRIDE
+        if len(items) > end + _MARGIN:
+            piece = _Piece(items[:-1], first, slice(start, end), False)
+            yield piece
+            items, start, first = items[piece.back :], end - piece.back, first + piece.back
+    yield _Piece(items, first, slice(start, len(items)), True)
 
 # %% ../nbs/964_predictor.ipynb #cf2c3ab2
 _ENGLISH_ONLY = ('minilm',)  # encoders that read no other language
@@ -93,34 +97,32 @@ def _warn_of_language(encoders: dict, texts):
 _MOST_SPEAKERS = 64  # that a model tells apart
 
 
-def _few_speakers(speakers: list) -> list:
+def _few_speakers(speakers: pd.Series) -> pd.Series:
     "Give the rarest speakers of a piece one name together where a model cannot tell so many apart."
-    counts = pd.Series(speakers).value_counts(sort=True)
-    if len(counts) <= _MOST_SPEAKERS:
+    if speakers.nunique() <= _MOST_SPEAKERS:
         return speakers
-    kept = set(counts.index[: _MOST_SPEAKERS - 1])
+    counts = speakers.value_counts()
+    kept = counts.index[: _MOST_SPEAKERS - 1]
     warnings.warn(
         f'a conversation has {len(counts)} speakers; a model tells {_MOST_SPEAKERS} apart, and '
         'those who speak least count as one',
         stacklevel=5,
     )
-    return [name if name in kept else 'others' for name in speakers]
+    return speakers.where(speakers.isin(kept), 'others')
 
 # %% ../nbs/964_predictor.ipynb #ccf659c2
 def _as_corpus(model, turns: pd.DataFrame, lengths: list) -> Corpus:
     "Return turns (speaker, text) of pieces as a corpus without labels."
-    pieces = np.repeat(np.arange(len(lengths)), lengths)
-    cut = np.cumsum(lengths)[:-1]
-    speakers = [_few_speakers(list(part)) for part in np.split(turns.speaker.to_numpy(), cut)]
-    table = pd.DataFrame(
-        {
-            'dialogue': pieces.astype(str),
-            'turn': np.concatenate([np.arange(n) for n in lengths]),
-            'speaker': [name for part in speakers for name in part],
-            'text': turns.text.to_numpy(),
-            'label': -1,
-            'split': 'test',
-        }
+    pieces = np.repeat(np.arange(len(lengths)), lengths).astype(str)
+    table = pd.DataFrame({'dialogue': pieces, 'speaker': turns.speaker.to_numpy()})
+    by_piece = table.groupby('dialogue', sort=False)
+    crowded = by_piece.speaker.nunique().max() > _MOST_SPEAKERS
+    table = table.assign(
+        turn=by_piece.cumcount(),
+        speaker=by_piece.speaker.transform(_few_speakers) if crowded else table.speaker,
+        text=turns.text.to_numpy(),
+        label=-1,
+        split='test',
     )
     return Corpus('conversations', 'emotion', tuple(model.classes), table)
 
@@ -158,6 +160,12 @@ def _with_missing(model, corpus: Corpus) -> Corpus:
         added[name] = np.zeros((n, width), np.float32), np.zeros(n, bool)
     return corpus.with_features(**added)
 
+
+def _own_rows(pieces: list[_Piece]) -> list[int]:
+    "Return the rows that pieces predict, where all that they read stand one after another."
+    starts = np.cumsum([0] + [len(piece.items) for piece in pieces])
+    return [int(start) + i for start, p in zip(starts, pieces) for i in range(len(p.items))[p.own]]
+
 # %% ../nbs/964_predictor.ipynb #5cfdaca2
 def _probabilities(
     model,
@@ -171,8 +179,7 @@ def _probabilities(
     if given:
         corpus = _given_features(corpus, *given)
     corpus = _with_missing(model, model.encode(corpus, progress=progress))
-    own = np.concatenate([np.isin(np.arange(len(p.items)), np.r_[p.own]) for p in pieces])
-    p = model.probabilities(corpus)
+    p, own = model.probabilities(corpus), _own_rows(pieces)
     return p[own], model.shift_probabilities(corpus, p)[own]
 
 
@@ -204,7 +211,7 @@ class Predictions(pd.DataFrame):
     def _repr_html_(self) -> str:
         arc = 0 < len(self) <= _SHOWN and {'turn', 'speaker', 'p_shift'} <= {*self.columns}
         table = pd.DataFrame(self).to_html(max_rows=20, float_format='{:.2f}'.format)
-        return (arc_html(self) if arc else '') + f'<div style="overflow-x:auto">{table}</div>'
+        return (_arc_html(self) if arc else '') + f'<div style="overflow-x:auto">{table}</div>'
 
     def save(self, path, about=''):  # .csv, .jsonl or .html; a line under the page's title
         "Write predictions to a file; raise ValueError for another kind of file."
@@ -239,6 +246,26 @@ def _check_classes(model):
 _BLOCK = 8192  # turns that are predicted at once
 
 
+def _table_blocks(table: pd.DataFrame) -> Iterator[list[_Piece]]:
+    "Return the pieces of the conversations of a table, by row number, in blocks."
+    by_dialogue = table.groupby('dialogue', sort=False).indices
+    pieces = (piece for rows in by_dialogue.values() for piece in _pieces(rows.tolist()))
+    return _blocks(pieces, _BLOCK)
+
+
+def _predict_table(model, table, given, progress):  # (N, C), (N,)
+    "Return class probabilities (N, C) and shift probabilities (N,) of a table of conversations."
+    order, parts = [], []
+    for block in _table_blocks(table):
+        rows = np.concatenate([piece.items for piece in block])
+        more = given and (given, rows)
+        p, shift = _probabilities(model, table.iloc[rows], block, more, progress)
+        parts.append(np.c_[p, shift])
+        order.append(rows[_own_rows(block)])
+    found = np.concatenate(parts)[np.argsort(np.concatenate(order))]
+    return found[:, :-1], found[:, -1]
+
+# %% ../nbs/964_predictor.ipynb #97b713e2
 def predict_turns(
     model,  # a trained model
     conversation,  # whatever `erc.conversations.conversation_table` takes
@@ -253,16 +280,8 @@ def predict_turns(
     _check_classes(model)
     table = conversation_table(conversation, **columns)
     _warn_of_language(model.encoders, table.text)
-    given = conversation if isinstance(conversation, Corpus) else None
-    by_dialogue = table.groupby('dialogue', sort=False).indices
-    pieces = (piece for rows in by_dialogue.values() for piece in _pieces(rows.tolist()))
-    places, parts = [], []
-    for block in _blocks(pieces, _BLOCK):
-        rows = np.concatenate([piece.items for piece in block])
-        more = (given, rows) if given and given.features else None
-        parts.append(_probabilities(model, table.iloc[rows], block, more, progress))
-        places += [row for piece in block for row in piece.items[piece.own]]
-    order = np.argsort(places)
-    p, shift = (np.concatenate(x)[order] for x in zip(*parts))
+    has_features = isinstance(conversation, Corpus) and conversation.features
+    given = conversation if has_features else None
+    p, shift = _predict_table(model, table, given, progress)
     turns = table if table.dialogue.nunique() > 1 else table.drop(columns='dialogue')
     return _as_predictions(model, turns, p, shift)

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 
-from erc.arcs import _letters, arc_html, arc_page, class_colours
+from erc.arcs import _letters, _arc_html, arc_page, _class_colours
 
 CLASSES = ['neutral', 'surprise', 'fear', 'sadness', 'joy', 'disgust', 'anger']
 
@@ -56,7 +56,7 @@ def test_every_turn_is_drawn_and_listed():
     assert not found.open
     marks = [a for tag, a in found.tags if tag == 'rect' and a.get('class') == 'erc-mark']
     assert len(marks) == len(frame)
-    colours = class_colours(CLASSES)
+    colours = _class_colours(CLASSES)
     assert [m['fill'] for m in marks] == [colours[e] for e in frame.emotion]
     opacity = np.array([float(m['fill-opacity']) for m in marks])
     assert np.corrcoef(opacity, frame.confidence)[0, 1] > 0.999
@@ -70,7 +70,7 @@ def test_shifts_are_marked_where_the_speaker_had_another_emotion():
     before = frame.groupby('speaker').emotion.shift()
     shifts = int((before.notna() & (before != frame.emotion)).sum())
     key = 1
-    assert arc_html(frame).count('class="erc-shift"') == shifts + key
+    assert _arc_html(frame).count('class="erc-shift"') == shifts + key
 
 
 @pytest.mark.parametrize('column', ['text', 'speaker', 'dialogue'])
@@ -78,7 +78,7 @@ def test_what_users_write_is_escaped(column):
     bad = '"><script>alert(1)</script><img src=x onerror=alert(1)>\' {{ 7 * 7 }}'
     frame = predictions(4).assign(dialogue='d')
     frame[column] = bad
-    for page in (arc_page(frame, bad, bad), arc_html(frame)):
+    for page in (arc_page(frame, bad, bad), _arc_html(frame)):
         tags = [tag for tag, _ in Tags(page).tags]
         assert 'script' not in tags and 'img' not in tags
         assert '{{ 7 * 7 }}' in page
@@ -107,7 +107,7 @@ def _seen(colour, kind):
 
 @pytest.mark.parametrize('kind', ['protan', 'deutan'])
 def test_colours_are_told_apart_by_colour_blind_people(kind):
-    seen = [_seen(c, kind) for c in class_colours(CLASSES).values()]
+    seen = [_seen(c, kind) for c in _class_colours(CLASSES).values()]
     apart = [np.linalg.norm(a - b) for i, a in enumerate(seen) for b in seen[:i]]
     assert min(apart) > 0.12, min(apart)
 

@@ -6,7 +6,7 @@ import warnings
 import pandas as pd
 import pytest
 
-from erc.conversations import NOBODY, conversation_table
+from erc.conversations import _NOBODY, conversation_table
 
 TALK = [('Ann', 'You came!'), ('Ben', 'Leave me alone.'), ('Ann', 'Why? 🙂')]
 
@@ -56,7 +56,7 @@ def test_missing_text_and_speakers_are_kept_and_said():
     with pytest.warns(UserWarning) as caught:
         table = conversation_table(source)
     said = [str(w.message) for w in caught]
-    assert len(table) == 5 and list(table.speaker) == ['A', 'A', NOBODY, NOBODY, 'A']
+    assert len(table) == 5 and list(table.speaker) == ['A', 'A', _NOBODY, _NOBODY, 'A']
     assert any('3 of 5 turns (row 1, 3, 4) have no text' in s for s in said)
     assert any('2 of 5 turns (row 2, 3) name no speaker' in s for s in said)
 

@@ -15,7 +15,7 @@ import erc.data.sentence_encoders as S
 from erc.data.corpus import Corpus
 from erc.data.features import _encode_text, _hashed_words, context_mean, encode
 from erc.data.registry import load_corpus
-from erc.data.sentence_store import _text_keys, find_sentences
+from erc.data.sentence_store import _text_keys, _find_sentences
 from erc.data.sentence_encoders import encoder_identity, encoder_path, toy_encoder
 
 LINES = [
@@ -240,7 +240,7 @@ _encode_text(texts, sys.argv[1], cache=sys.argv[2], progress=False)
     assert [p.wait() for p in both] == [0, 0]
     [folder] = {p.parent for p in shards(tmp_path)}
     keys = _text_keys([f'my keys {i}' for i in range(300)])
-    assert len(find_sentences(folder, keys)) == 300
+    assert len(_find_sentences(folder, keys)) == 300
     assert not [p for p in folder.iterdir() if p.suffix != '.safetensors' or p.name.startswith('.')]
 
 
@@ -427,7 +427,7 @@ def test_meld_in_time(data, minilm):
     "MELD is encoded in 200 s of processor time (100 s on two cores), and read from the store in 1 s."
     texts = load_corpus('meld').table['text']
     folder = F.cache_home() / 'features' / f'{encoder_identity(minilm)}-mean'
-    cold, start = not find_sentences(folder, _text_keys(list(texts))), time.process_time()
+    cold, start = not _find_sentences(folder, _text_keys(list(texts))), time.process_time()
     x = _encode_text(texts, progress=False)
     if cold:
         assert time.process_time() - start < 200

@@ -8,7 +8,7 @@ import pytest
 from own_chats import chats, trained
 
 import erc
-from erc.conversations import NOBODY
+from erc.conversations import _NOBODY
 from erc.predictor import _language_problem, _pieces, predict_turns
 
 TALK = [
@@ -131,7 +131,7 @@ def test_empty_text_is_kept_and_counts_as_missing(model):
 def test_no_speaker(model):
     with pytest.warns(UserWarning, match='name no speaker'):
         found = model.predict([(None, 'it was great'), ('', 'so')])
-    assert list(found.speaker) == [NOBODY] * 2
+    assert list(found.speaker) == [_NOBODY] * 2
 
 
 @pytest.mark.parametrize('text', ['🙂🙂', 'שלום', '<b>&amp;</b>', '\ud83d', 'x' * 50_000, 'a\0b'])

@@ -18,7 +18,7 @@ from erc.cli import app
 from erc.core import package_file
 from erc.data.sentence_encoders import encoder_path
 from erc.evidence.metrics import metric
-from erc.shipped import _smallest_of_the_best, find_model, shipped_models
+from erc.shipped import _smallest_of_the_best, _find_model, _shipped_models
 
 HOME = package_file('weights/meld')
 TALK = [('Ann', 'You came! I am so happy to see you!'), ('Ben', 'Leave me alone, you idiot!')]
@@ -37,21 +37,21 @@ def run(*args):
 
 
 def test_it_is_small_and_stands_in_a_folder_of_its_own_with_its_licence():
-    assert shipped_models() == ['meld']
+    assert _shipped_models() == ['meld']
     assert sum(path.stat().st_size for path in HOME.iterdir()) < 8_000_000
     assert 'GNU GENERAL PUBLIC LICENSE' in (HOME / 'LICENSE').read_text()
     card = (HOME / 'README.md').read_text()
     assert 'GPL-3.0' in card and '## Choice' in card
-    model = find_model('meld')
+    model = _find_model('meld')
     assert (model.seeds, model.features, model.encoders) == (5, ['text'], {'text': 'minilm'})
 
 
 def test_it_is_the_smallest_of_the_best_on_dev():
     candidates = json.loads((HOME / 'candidates.json').read_text())
     assert len(candidates) >= 3
-    assert _smallest_of_the_best(candidates)['name'] == find_model('meld').name
+    assert _smallest_of_the_best(candidates)['name'] == _find_model('meld').name
     best = max(c['dev'] for c in candidates)
-    [own] = [c for c in candidates if c['name'] == find_model('meld').name]
+    [own] = [c for c in candidates if c['name'] == _find_model('meld').name]
     assert own['dev'] >= best - 0.01
 
 
@@ -114,7 +114,7 @@ def meld_test(data):
 def weighted_f1(emotions, path):
     with open(path, encoding='utf-8') as file:
         truth = [row['Emotion'] for row in csv.DictReader(file)]
-    classes = find_model('meld').classes
+    classes = _find_model('meld').classes
     counts = np.zeros((len(classes), len(classes)), int)
     for t, e in zip(truth, emotions, strict=True):
         counts[classes.index(t), classes.index(e)] += 1
@@ -128,7 +128,7 @@ def test_meld_through_the_command_line(minilm, meld_test, tmp_path):
     assert run('predict', meld_test, '--out', out, '--quiet').exit_code == 0
     seconds = time.process_time() - start
     found = weighted_f1(pd.read_csv(out).emotion, meld_test)
-    card = find_model('meld').info.scores['test']['average']['weighted_f1']['mean']
+    card = _find_model('meld').info.scores['test']['average']['weighted_f1']['mean']
     assert abs(found - card) < 0.003, (found, card)
     assert seconds < 20, seconds
 

@@ -25,7 +25,7 @@ from erc.data.sentence_encoders import (
     encoder_identity,
     encoder_path,
 )
-from .sentence_store import _text_keys, _write_shard, find_sentences, merge_small_shards
+from .sentence_store import _find_sentences, _merge_small_shards, _text_keys, _write_shard
 
 # %% ../../nbs/051_features.ipynb #818ca4a0
 _SHARD = 4096  # sentences per shard
@@ -99,13 +99,13 @@ def _encode_missing(missing: dict, encoding: _Encoding, folder, bar):
         except OSError as e:
             warnings.warn(f'{e}: sentence vectors are used, but not kept', stacklevel=4)
         yield dict(zip(shard_keys, vectors))
-    merge_small_shards(folder)
+    _merge_small_shards(folder)
 
 # %% ../../nbs/051_features.ipynb #5320ae71
 def _look_up(texts, encoding: _Encoding, folder, progress: bool) -> np.ndarray:
     "Return the vectors of sentences, after encoding those that the store lacks."
     keys = _text_keys(texts)
-    store = find_sentences(folder, keys)
+    store = _find_sentences(folder, keys)
     missing = {key: text for key, text in zip(keys, texts) if key not in store}
     if missing:
         style = {
