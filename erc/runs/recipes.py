@@ -154,7 +154,7 @@ def _check_system(system: System):
         except ValueError as e:
             raise ValueError(f'variant {variant!r} of {system.id}: {e}') from None
 
-
+# %% ../../nbs/351_recipes.ipynb #5cbb1126
 def _read_system(paper: str, name: str, keys: dict) -> System:
     "Return a system; raise ValueError for a name that no record can have, or an unknown key."
     RunKey.parse(f'{paper}/{name}')
@@ -263,6 +263,13 @@ _MOST_BYTES = 1 << 20
 _REMEDY = 'expected a recipe as CONTRIBUTING.md shows one, under "Add a paper"'
 
 
+def _reason(error: Exception) -> str:
+    "Return what is wrong with a recipe, and what is expected."
+    text = f'no {error}' if isinstance(error, KeyError) else str(error)[:1000]
+    told = any(word in text for word in ('expected ', 'Known: ', 'write '))
+    return text if told else f'{text}; {_REMEDY}'
+
+# %% ../../nbs/351_recipes.ipynb #af5f22d1
 def _read_recipe(
     path,  # a TOML file; its name is the paper's
 ) -> Recipe:
@@ -272,14 +279,8 @@ def _read_recipe(
         raise ValueError(f'{path}: over {_MOST_BYTES} bytes; {_REMEDY}')
     try:
         return _parse(path)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise ValueError(f'{path}: not TOML ({e}); {_REMEDY}') from e
-    except ValueError as e:
-        told = any(word in str(e) for word in ('expected ', 'Known: ', 'write '))
-        raise ValueError(f'{path}: {e}' + ('' if told else f'; {_REMEDY}')) from e
-    except (LookupError, TypeError, AttributeError, RecursionError) as e:
-        reason = f'no {e}' if isinstance(e, KeyError) else str(e)[:200]
-        raise ValueError(f'{path}: {reason}; {_REMEDY}') from e
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as e:
+        raise ValueError(f'{path}: {_reason(e)}') from e
 
 # %% ../../nbs/351_recipes.ipynb #b2813e55
 @functools.lru_cache(maxsize=32)
