@@ -57,11 +57,12 @@ def page_link(match) -> str:
 
 
 def add_pages(source: Path):
-    "Copy README, CONTRIBUTING and CHANGELOG; their pictures stay behind."
+    "Copy README, CONTRIBUTING and CHANGELOG, whose pictures stay behind, and the licences."
     for name in PAGES:
         text = (ROOT / f'{name}.md').read_text(encoding='utf-8')
         text = re.sub(r'!\[[^\]]*\]\([^)]*\)\n', '', text)
         write(source / f'{name}.md', re.sub(r'\[([^\]]+)\]\(([^)]+)\)', page_link, text))
+    write(source / 'licences.md', (ROOT / 'docs' / 'licences.md').read_text(encoding='utf-8'))
 
 
 def add_notebooks(source: Path) -> list[Path]:

@@ -117,7 +117,7 @@ def _hold(
         return False
     return True
 
-
+# %% ../nbs/000_core.ipynb #cfd3ce0c
 def _sweep(folder):
     "Delete the temporary files of a folder whose writers ended before they could."
     for path in Path(folder).glob(f'.*{_TEMPORARY}'):
@@ -125,7 +125,7 @@ def _sweep(folder):
             if _hold(file.fileno(), wait=False):
                 path.unlink()
 
-# %% ../nbs/000_core.ipynb #cfd3ce0c
+# %% ../nbs/000_core.ipynb #21c954b7
 def _temporary_file(path: Path):
     "Open and hold an empty file beside a destination, whose folder is made and swept."
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -137,7 +137,7 @@ def _temporary_file(path: Path):
             return os.fdopen(handle), Path(name)
         os.close(handle)
 
-
+# %% ../nbs/000_core.ipynb #9f0f46ff
 @contextmanager
 def atomic_path(
     path,  # destination; missing parent folders are created

@@ -1,5 +1,7 @@
 "Tables: the same cells as html, Markdown, LaTeX and csv; gaps that say so."
 
+import csv
+import io
 import json
 from html.parser import HTMLParser
 
@@ -8,6 +10,7 @@ import pandas as pd
 import pytest
 from toy_report import draw, save_toy
 
+from erc.data.files import _csv_text, _from_csv_text
 from erc.report.tables import (
     Table,
     _escape_latex,
@@ -153,3 +156,31 @@ def test_an_empty_table_names_its_command():
 def test_facts_of_a_demonstration_say_so():
     table = facts_table(FACTS, 'shapes', 'table1', profile='demo', caption='Counts.')
     assert table.caption.startswith('Counts. ') and 'generated demo corpus' in table.caption
+
+
+HOSTILE = [
+    '<script>alert(1)</script>',
+    '=HYPERLINK("x")',
+    '@SUM(A1)',
+    '-2+3+cmd|x',
+    '+1+1',
+    '[a](javascript:b)',
+]
+
+
+def test_heads_and_cells_are_escaped_everywhere():
+    frame = pd.DataFrame({text: HOSTILE for text in HOSTILE})
+    table = Table('shapes', 'table6', frame, title='<i>t</i>', links={0: 'javascript:alert(1)'})
+    content = table.content()
+    assert '<script>alert' not in content['.html'] and '<script>alert' not in content['.md']
+    assert 'href="javascript:' not in content['.html'] and '](javascript:' not in content['.md']
+    assert '<i>' not in content['.md']
+    cells = list(csv.reader(content['.csv'].splitlines()))
+    assert len(cells) == 7 and all(cell[0] in "<['" for row in cells for cell in row)
+
+
+def test_numbers_in_a_csv_stay_numbers_and_text_comes_back():
+    frame = pd.DataFrame({'a': ['-1.5 [-2.0, -1.0]', '-', '-x'], 'b': [-1.0, 2.0, 3.5]})
+    text = _csv_text(frame)
+    assert text.splitlines()[1:] == ['"-1.5 [-2.0, -1.0]",-1.0', '-,2.0', "'-x,3.5"]
+    assert _from_csv_text(pd.read_csv(io.StringIO(text))).equals(frame)

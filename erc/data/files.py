@@ -133,7 +133,7 @@ def _as_text(cell):
         return cell
     return f"'{cell}"
 
-
+# %% ../../nbs/012_files.ipynb #31d81e02
 def _csv_text(
     frame: pd.DataFrame,
     index=False,
@@ -147,7 +147,7 @@ def _csv_text(
         shown.index = shown.index.map(_as_text)
     return shown.to_csv(index=index, lineterminator='\n')
 
-
+# %% ../../nbs/012_files.ipynb #c3593452
 def _from_csv_text(frame: pd.DataFrame) -> pd.DataFrame:
     "Take off the apostrophes that `_csv_text` put."
 

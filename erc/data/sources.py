@@ -165,7 +165,7 @@ _MOST_UNKNOWN = (
     100 << 20
 )  # bytes: GitHub holds no larger file outside of LFS, whose sizes are known
 
-
+# %% ../../nbs/011_sources.ipynb #2cc95144
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
@@ -199,7 +199,7 @@ def _request_rest(pin: _Pin, part: Path, base_url, show_progress, timeout) -> in
 # %% ../../nbs/011_sources.ipynb #625bc30c
 @contextmanager
 def _network_errors(where: str):
-    "Turn the errors of a download into a ConnectionError that says what to do."
+    "Turn the errors of a download into a ConnectionError with a remedy."
     try:
         yield
     except HTTPError as e:

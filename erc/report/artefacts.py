@@ -124,7 +124,7 @@ def _address(text) -> str:
     "Return an address for a link or an image; '#' for one that a browser would run."
     return str(text) if _ADDRESS.match(str(text)) else '#'
 
-
+# %% ../../nbs/370_artefacts.ipynb #bea3d9dc
 def _markdown(text) -> str:
     "Return text that is one line of Markdown, without tags and links."
     return ' '.join(str(text).split()).replace('<', '&lt;').replace('](', ']\\(')

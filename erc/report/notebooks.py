@@ -221,7 +221,7 @@ def _cores() -> int:
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
-
+# %% ../../nbs/380_notebooks.ipynb #0a4adce8
 def _end(*_):
     "End this process and the kernels that it started, at once."
     import psutil  # as the kernels themselves do
@@ -236,7 +236,7 @@ def _end_with_parent():
     parent_process().join()
     _end()
 
-
+# %% ../../nbs/380_notebooks.ipynb #c82a04bf
 def _prepare_worker(workers: int, log: str):
     """Give a worker its share of the cores, and send what kernels write to stderr into a file.
 
@@ -268,7 +268,7 @@ def _as_they_end(running: dict) -> Iterator:  # future -> task
         error = future.exception()
         yield _failed(running[future][0], error) if error else future.result()
 
-
+# %% ../../nbs/380_notebooks.ipynb #9d7733da
 def _run_parallel(tasks: list, workers: int, log: str) -> Iterator:
     "Yield the results of workers; whoever stops asking for them ends the workers."
     others, context = active_children(), get_context('spawn')

@@ -20,7 +20,7 @@ from .tables import Table, _table_layout
 # %% ../../nbs/382_page.ipynb #0f3da2e8
 _SVG_LIMIT = 250_000  # bytes; a larger drawing is embedded as png
 
-
+# %% ../../nbs/382_page.ipynb #b774ad6a
 def _image_data(
     path,  # of a saved figure, without suffix
 ) -> str:  # '' where there is none

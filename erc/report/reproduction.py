@@ -133,7 +133,7 @@ def _inside(path: str, *folders: Path) -> Path:
         raise ValueError(f'{path!r} leads out of {folders[0]}')
     return full
 
-
+# %% ../../nbs/383_reproduction.ipynb #7dc94eb4
 def _check_manifest(manifest: dict, folder: Path):
     "Raise an error for a manifest of another form, or with a path that leads out of its folder."
     choose(manifest['profile'], _PROFILES, 'profile')
@@ -250,6 +250,17 @@ def _write_manifest(manifest: dict, folder: Path) -> dict:
     write_atomic(folder / 'manifest.json', f'{text}\n')
     return manifest
 
+
+def _reported(manifest: dict, folder: Path) -> dict:
+    _write_run_report(folder)
+    return manifest
+
+
+def _write_entries(folder: Path, profile: str, start: float, parameters: dict, entries, **more):
+    "Write the manifest of what has run since `start`."
+    about = dict(parameters=parameters, **_clock(start), **more)
+    return _write_manifest(_manifest(folder, profile, entries, **about), folder)
+
 # %% ../../nbs/383_reproduction.ipynb #300a3de1
 def _package_state() -> list:
     "Return what the outputs of notebooks depend on besides the notebooks: the package's files."
@@ -269,13 +280,13 @@ def _request(paths: list, profile: str, parameters: dict) -> str:
     books = [[path.name, sha256_of(path)] for path in paths]
     return digest([books, profile, parameters, _package_state(), _records_state(profile)])
 
-# %% ../../nbs/383_reproduction.ipynb #50e5779b
+# %% ../../nbs/383_reproduction.ipynb #c0422e21
 def _is_whole(entry: dict, folder: Path) -> bool:
     "Return whether a notebook ran well and left its files as they are."
     files = [(folder / file['path'], file['sha256']) for file in entry['files']]
     return entry['status'] == 'ok' and all(p.is_file() and sha256_of(p) == h for p, h in files)
 
-
+# %% ../../nbs/383_reproduction.ipynb #0fa3bf0e
 def _done_earlier(folder: Path, request: str) -> list:  # names of notebooks
     "Return what an interrupted call for the same has done."
     try:
@@ -285,6 +296,13 @@ def _done_earlier(folder: Path, request: str) -> list:  # names of notebooks
     if manifest.get('unfinished') != request:
         return []
     return [entry['name'] for entry in manifest['notebooks'] if _is_whole(entry, folder)]
+
+
+def _to_run(paths: list, folder: Path, profile: str, parameters: dict) -> tuple:
+    "Return the notebooks that are not done yet, and the digest of the request."
+    request = _request(paths, profile, parameters)
+    done = _done_earlier(folder, request)
+    return [path for path in paths if path.stem not in done], request
 
 # %% ../../nbs/383_reproduction.ipynb #c14ecc1b
 def _run(paths: list, folder: Path, parameters: dict, jobs: int, progress: bool, write) -> list:
@@ -321,17 +339,10 @@ def reproduce(
     An interrupted call goes on where it was. Raises RuntimeError if another one is writing to the
     same folder."""
     paths, folder = _notebooks(nbs, only or ()), _build_folder(profile, out)
-    start, parameters = time.time(), _parameters(profile, device, folder, seeds)
+    parameters = _parameters(profile, device, folder, seeds)
 
-    def write(entries, **unfinished):
-        about = dict(parameters=parameters, **_clock(start), **unfinished)
-        return _write_manifest(_manifest(folder, profile, entries, **about), folder)
-
+    write = partial(_write_entries, folder, profile, time.time(), parameters)
     with _locked(folder, wait=False):
-        request = _request(paths, profile, parameters)
-        done = _done_earlier(folder, request)
-        todo = [path for path in paths if path.stem not in done]
+        todo, request = _to_run(paths, folder, profile, parameters)
         note = partial(write, unfinished=request)
-        manifest = write(_run(todo, folder, parameters, jobs, progress, note))
-        _write_run_report(folder)
-    return manifest
+        return _reported(write(_run(todo, folder, parameters, jobs, progress, note)), folder)

@@ -25,16 +25,16 @@ def _overlay(base: dict, own: dict) -> dict:
     return merged
 
 
-def _refuse_circle(name: str, above: tuple):
-    "Raise ValueError for a system that is like itself."
-    if name in above:
-        circle = ' is like '.join([*above[above.index(name) :], name])
+def _check_circle(names: tuple):
+    "Raise ValueError where the last of systems that are like each other occurs before."
+    if names[-1] in names[:-1]:
+        circle = ' is like '.join(names[names.index(names[-1]) :])
         raise ValueError(f'system {circle}: a circle; expected one of them without `like`')
 
-
+# %% ../../nbs/349_grids.ipynb #71a9a9ec
 def _inherit(systems: dict, name: str, above=()) -> dict:
     "Return a system with what it takes from the one it is `like`; ValueError for a circle."
-    _refuse_circle(name, above)
+    _check_circle((*above, name))
     own = dict(systems[name])
     like = own.pop('like', None)
     if not like:
@@ -79,7 +79,7 @@ def _check_template(template: str):
     if '{' in rest or '}' in rest:
         raise ValueError(f'{template!r:.80}: expected {{axis}} or {{axis[key]}} between braces')
 
-
+# %% ../../nbs/349_grids.ipynb #4af7a99f
 def _fill(template, combination: dict, key: str):
     "Fill a template, or the strings of a list or table, with each choice's `key`."
     if isinstance(template, list):

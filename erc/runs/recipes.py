@@ -192,7 +192,7 @@ def _check_system(system: System):
         except ValueError as e:
             raise ValueError(f'variant {variant!r} of {system.id}: {e}') from None
 
-
+# %% ../../nbs/351_recipes.ipynb #446f1675
 def _read_system(paper: str, name: str, keys: dict) -> System:
     "Return a system; raise ValueError for a name that no record can have, or an unknown key."
     RunKey.parse(f'{paper}/{name}')

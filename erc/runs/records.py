@@ -47,7 +47,7 @@ def _pack(
 # %% ../../nbs/352_records.ipynb #c56d7e21
 _MOST_BYTES = 1 << 29  # of an array
 
-
+# %% ../../nbs/352_records.ipynb #040a0ac8
 def _unpack_array(x: dict) -> np.ndarray:
     dtype, shape = _plain_dtype(x['array']), tuple(x['shape'])
     size = _size_of(shape) * dtype.itemsize
@@ -270,7 +270,7 @@ def _as_lines(data: dict) -> str:
 # %% ../../nbs/352_records.ipynb #dca1e7a9
 _REMEDY = 'delete it and run its system again'
 
-
+# %% ../../nbs/352_records.ipynb #237a991b
 def _read_checked(path: Path) -> dict:
     "Read a record's JSON; raise ValueError if it was cut short or edited."
     try:
