@@ -2025,6 +2025,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/erc', 'doc_host': '', 'git
                                'erc.predictor._absent': ('predictor.html#_absent', 'erc/predictor.py'),
                                'erc.predictor._as_corpus': ('predictor.html#_as_corpus', 'erc/predictor.py'),
                                'erc.predictor._as_predictions': ('predictor.html#_as_predictions', 'erc/predictor.py'),
+                               'erc.predictor._block_of_table': ('predictor.html#_block_of_table', 'erc/predictor.py'),
                                'erc.predictor._blocks': ('predictor.html#_blocks', 'erc/predictor.py'),
                                'erc.predictor._check_classes': ('predictor.html#_check_classes', 'erc/predictor.py'),
                                'erc.predictor._few_speakers': ('predictor.html#_few_speakers', 'erc/predictor.py'),

@@ -253,15 +253,18 @@ def _table_blocks(table: pd.DataFrame) -> Iterator[list[_Piece]]:
     return _blocks(pieces, _BLOCK)
 
 
+def _block_of_table(model, table, block, given, progress):  # (n, C + 1)
+    "Return class probabilities and, last, the shift probability of a block's own rows."
+    rows = np.concatenate([piece.items for piece in block])
+    more = given and (given, rows)
+    return np.c_[*_probabilities(model, table.iloc[rows], block, more, progress)]
+
+
 def _predict_table(model, table, given, progress):  # (N, C), (N,)
     "Return class probabilities (N, C) and shift probabilities (N,) of a table of conversations."
-    order, parts = [], []
-    for block in _table_blocks(table):
-        rows = np.concatenate([piece.items for piece in block])
-        more = given and (given, rows)
-        p, shift = _probabilities(model, table.iloc[rows], block, more, progress)
-        parts.append(np.c_[p, shift])
-        order.append(rows[_own_rows(block)])
+    blocks = [*_table_blocks(table)]
+    parts = [_block_of_table(model, table, block, given, progress) for block in blocks]
+    order = [np.concatenate([p.items for p in block])[_own_rows(block)] for block in blocks]
     found = np.concatenate(parts)[np.argsort(np.concatenate(order))]
     return found[:, :-1], found[:, -1]
 
