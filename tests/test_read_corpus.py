@@ -182,7 +182,7 @@ def test_other_columns_stay_and_do_not_collide():
 
 
 def test_one_speaker_or_one_dialogue_is_said_by_the_caller():
-    with pytest.raises(ValueError, match='speaker=None .one speaker only'):
+    with pytest.raises(ValueError, match='or speaker=None: one speaker only'):
         read(turns().drop(columns='speaker'))
     corpus, said = read(turns().drop(columns=['speaker', 'dialogue']), speaker=None, dialogue=None)
     assert corpus.table['speaker'].nunique() == corpus.table['dialogue'].nunique() == 1

@@ -138,18 +138,23 @@ def _as_html(corpus: Corpus) -> str:
     return f'{title}<div style="{style}">{"".join(tables)}</div>'
 
 # %% ../../nbs/030_corpus.ipynb #7b7a5dcc
+def _check_names(corpus: Corpus):
+    for what in ('dialogue', 'speaker'):
+        column = corpus.table[what]
+        nameless = (column.isna() | column.eq('')).to_numpy(bool)
+        if nameless.any():
+            raise ValueError(f'row {np.argmax(nameless)} has no {what} name')
+    if len(set(corpus.classes)) < len(corpus.classes):
+        raise ValueError(f'two classes of one name in {corpus.classes}')
+
+
 def _check_columns(corpus: Corpus):
     table = corpus.table
     if missing := _missing_columns(table):
         raise ValueError(f'the table has no column {", ".join(map(repr, missing))}')
     if not table.index.equals(pd.RangeIndex(len(table))):
         raise ValueError('the index of the table is not 0..N-1; use `reset_index(drop=True)`')
-    for what in ('dialogue', 'speaker'):
-        nameless = (table[what].isna() | table[what].eq('')).to_numpy(bool)
-        if nameless.any():
-            raise ValueError(f'row {np.argmax(nameless)} has no {what} name')
-    if len(set(corpus.classes)) < len(corpus.classes):
-        raise ValueError(f'two classes of one name in {corpus.classes}')
+    _check_names(corpus)
     for split in table['split'].unique():
         choose(split, SPLITS, 'split')
 

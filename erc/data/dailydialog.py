@@ -30,10 +30,7 @@ def _split_names(names: pd.Series, path) -> pd.Series:
     return names.map(_SPLITS)
 
 # %% ../../nbs/037_dailydialog.ipynb #7f07b34c
-def _load_dailydialog(root, name='dailydialog', keep_unlabelled=False) -> Corpus:
-    "Load the part of DailyDialog that can be had; every turn has a label."
-    path = require_file(root, _FILE, name)
-    raw = read_table(path, _COLUMNS)
+def _turns(raw, path) -> pd.DataFrame:
     split = _split_names(raw['split'], path)
     columns = {
         'dialogue': split + '_' + raw['dialogue'],
@@ -44,7 +41,14 @@ def _load_dailydialog(root, name='dailydialog', keep_unlabelled=False) -> Corpus
         'split': split,
         **{name: numeric_column(raw, name, path) for name in ('topic', 'act')},
     }
-    table = pd.DataFrame(columns)[numeric_column(raw, 'repeat', path) == 0]
+    return pd.DataFrame(columns)
+
+
+def _load_dailydialog(root, name='dailydialog', keep_unlabelled=False) -> Corpus:
+    "Load the part of DailyDialog that can be had; every turn has a label."
+    path = require_file(root, _FILE, name)
+    raw = read_table(path, _COLUMNS)
+    table = _turns(raw, path)[numeric_column(raw, 'repeat', path) == 0]
     return Corpus(name, 'emotion', _DAILYDIALOG_CLASSES, table.reset_index(drop=True))
 
 

@@ -25,15 +25,18 @@ def _named_splits(values, places) -> list:
     return named
 
 
+def _splits_by_name(table, split: dict, where: str) -> list:
+    by_name = {str(name): value for name, value in split.items()}
+    if missing := set(table['dialogue']) - set(by_name):
+        name = min(missing)
+        raise ValueError(f'{where}: `split=` has no dialogue {name!r} ({len(missing)} missing)')
+    return [by_name[name] for name in table['dialogue']]
+
+
 def _given_splits(table, split, where: str, places) -> list | None:
     "Return the splits that the source or the caller gives; None if there are none."
     if isinstance(split, dict):
-        by_name = {str(name): value for name, value in split.items()}
-        missing = set(table['dialogue']) - set(by_name)
-        if missing:
-            name = min(missing)
-            raise ValueError(f'{where}: `split=` has no dialogue {name!r} ({len(missing)} missing)')
-        return _named_splits([by_name[name] for name in table['dialogue']], places)
+        return _named_splits(_splits_by_name(table, split, where), places)
     if split is not None and split not in table:
         raise ValueError(f'{where}: no column {split!r} for split; it has {", ".join(table)}')
     name = split or 'split'
@@ -61,21 +64,28 @@ def _cut(table, seed: int, share: float, name: str):
     return table.assign(split=table['split'].mask(chosen, name))
 
 
+def _cut_test(table) -> tuple:  # table, notes
+    table = table.assign(split='train')
+    if table['dialogue'].nunique() < 3:
+        return table, []
+    return _cut(table, 1, 0.2, 'test'), ['test cut from all dialogues']
+
+
+def _cut_dev(table) -> tuple:  # table, notes
+    training = table.loc[table['split'] == 'train', 'dialogue'].nunique()
+    if 'dev' in set(table['split']) or training < 2:
+        return table, []
+    return _cut(table, 0, 0.1, 'dev'), ['dev cut from train']
+
+
 def _with_splits(table, given) -> tuple:  # table, notes, what is odd
     "Cut what splits the source does not have, and name dialogues that are in several."
-    notes, dialogues = [], table['dialogue'].nunique()
-    if given is None and dialogues > 2:
-        table = _cut(table.assign(split='train'), 1, 0.2, 'test')
-        notes.append('test cut from all dialogues')
-    elif given is None:
-        table = table.assign(split='train')
+    table, notes = _cut_test(table) if given is None else (table, [])
     table, odd = _unique_dialogues(table)
-    training = table.loc[table['split'] == 'train', 'dialogue'].nunique()
-    if 'dev' not in set(table['split']) and training > 1:
-        table = _cut(table, 0, 0.1, 'dev')
-        notes.append('dev cut from train')
+    table, more = _cut_dev(table)
     absent = [split for split in SPLITS if split not in set(table['split'])]
-    return table, notes, odd + ([f'no dialogue in {", ".join(absent)}'] if absent else [])
+    odd += [f'no dialogue in {", ".join(absent)}'] if absent else []
+    return table, notes + more, odd
 
 # %% ../../nbs/048_dialogues.ipynb #b4866371
 def _turn_numbers(table) -> tuple:  # numbers (N,), what is odd
@@ -83,10 +93,9 @@ def _turn_numbers(table) -> tuple:  # numbers (N,), what is odd
         return np.zeros(len(table)), []
     numbers = pd.to_numeric(table['turn'], errors='coerce')
     if numbers.isna().any():
-        row = int(numbers.isna().argmax())
-        shown = table['turn'].iloc[row]
+        shown = table['turn'][numbers.isna()].iloc[0]
         return np.zeros(len(table)), [f"turn {shown!r:.40} is no number: the order is the source's"]
-    twice = pd.DataFrame({'d': table['dialogue'], 't': numbers}).duplicated().sum()
+    twice = int(numbers.to_frame().assign(dialogue=table['dialogue']).duplicated().sum())
     odd = [f'{_many(twice, "turn number")} twice in a dialogue'] if twice else []
     return numbers.to_numpy(float), odd
 
@@ -95,18 +104,24 @@ def _apart(dialogue: pd.Series) -> int:  # dialogues whose rows are not contiguo
     starts = dialogue[dialogue.ne(dialogue.shift())]
     return int(starts[starts.duplicated()].nunique())
 
-
-def _in_order(table) -> tuple:  # table with turn and row, what is odd
-    "Sort turns; `row` is where each one was."
-    numbers, odd = _turn_numbers(table)
-    order = np.lexsort((numbers, table['dialogue'].factorize()[0]))
-    if moved := int((order != np.arange(len(order))).sum()):
+# %% ../../nbs/048_dialogues.ipynb #2003cd78
+def _odd_order(dialogue: pd.Series, order) -> list:
+    odd, moved = [], int((order != np.arange(len(order))).sum())
+    if moved:
         odd.append(f'{_many(moved, "turn")} out of the order of dialogues and turns: sorted')
-    if apart := _apart(table['dialogue']):
+    if apart := _apart(dialogue):
         odd.append(
             f'rows of {_many(apart, "dialogue")} lie apart: put together; names that count anew '
             '(in each episode, say) have to be made unique first'
         )
+    return odd
+
+# %% ../../nbs/048_dialogues.ipynb #9492980a
+def _in_order(table) -> tuple:  # table with turn and row, what is odd
+    "Sort turns; `row` is where each one was."
+    numbers, odd = _turn_numbers(table)
+    order = np.lexsort((numbers, table['dialogue'].factorize()[0]))
+    odd += _odd_order(table['dialogue'], order)
     table = table.iloc[order].assign(row=order).reset_index(drop=True)
     position = table.groupby('dialogue', sort=False).cumcount()
     if 'turn' in table and not np.array_equal(numbers[order], position):
@@ -121,15 +136,12 @@ _LONG = 1000  # turns
 def _shared_clips(table) -> int:
     "Count the rows whose times, in the same recording, are those of another row."
     plain = {c: c.casefold().replace('_', '').removesuffix('time') for c in table}
-    columns = [c for c, name in plain.items() if name in _CLIP_NAMES]
-    if not {'clip'} & {plain[c] for c in columns} and not {'start', 'end'} <= {
-        plain[c] for c in columns
-    }:
+    columns = {name: c for c, name in plain.items() if name in _CLIP_NAMES}
+    if 'clip' not in columns and not {'start', 'end'} <= set(columns):
         return 0
-    keys = table[columns].astype(str)
-    recording = {'clip', 'season', 'episode', 'video', 'movie', 'file'} & set(plain.values())
-    keys = keys if recording else keys.assign(dialogue=table['dialogue'])
-    return int(keys.duplicated(keep=False).sum())
+    if set(columns) == {'start', 'end'}:  # of no recording that has a name
+        columns['dialogue'] = 'dialogue'
+    return int(table[list(columns.values())].astype(str).duplicated(keep=False).sum())
 
 # %% ../../nbs/048_dialogues.ipynb #4d2c77c0
 def _repeated_dialogues(table) -> tuple:  # dialogues, of these across splits
@@ -141,18 +153,20 @@ def _repeated_dialogues(table) -> tuple:  # dialogues, of these across splits
     return int((twice['size'] - 1).sum()), int((twice['nunique'] > 1).sum())
 
 # %% ../../nbs/048_dialogues.ipynb #84f5ec57
+def _repeats(table) -> dict:  # what -> count
+    ids = int(table['id'].duplicated().sum()) if 'id' in table else 0
+    clips, (dialogues, across) = _shared_clips(table), _repeated_dialogues(table)
+    return {
+        f'{_many(ids, "id")} of an earlier turn': ids,
+        f'{_many(clips, "row")} with the same clip times as another row': clips,
+        f'{_many(dialogues, "dialogue")} word for word the same as another, {across} across '
+        'splits': dialogues,
+    }
+
+# %% ../../nbs/048_dialogues.ipynb #bf6d2075
 def _odd_turns(table) -> list:
     "Count what is legal and should be known: repeats, shared clips, long dialogues."
-    odd = []
-    if 'id' in table and (twice := int(table['id'].duplicated().sum())):
-        odd.append(f'{_many(twice, "id")} of an earlier turn')
-    if clips := _shared_clips(table):
-        odd.append(f'{_many(clips, "row")} with the same clip times as another row')
-    dialogues, across = _repeated_dialogues(table)
-    if dialogues:
-        odd.append(
-            f'{_many(dialogues, "dialogue")} word for word the same as another, {across} across splits'
-        )
+    odd = [what for what, count in _repeats(table).items() if count]
     lengths = table.groupby('dialogue', sort=False).size()
     if (long := lengths[lengths > _LONG]).size:
         odd.append(

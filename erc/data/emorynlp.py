@@ -32,12 +32,14 @@ def _speakers(text: str, path, row: int) -> str:
 # %% ../../nbs/036_emorynlp.ipynb #778767c7
 _COLUMNS = ('Utterance', 'Speaker', 'Emotion', 'Scene_ID', 'Utterance_ID', 'Season', 'Episode')
 
+# %% ../../nbs/036_emorynlp.ipynb #0cc41017
+def _scene_names(raw, split: str) -> pd.Series:
+    return split + '_' + raw['Season'] + '_' + raw['Episode'] + '_' + raw['Scene_ID']
 
+# %% ../../nbs/036_emorynlp.ipynb #cad0c101
 def _read_scenes(path, split: str) -> pd.DataFrame:
     raw = read_table(path, _COLUMNS)
-    numbers = {name.lower(): numeric_column(raw, name, path) for name in ('Season', 'Episode')}
-    place = [split, *(raw[name] for name in ('Season', 'Episode', 'Scene_ID'))]
-    dialogue = place[0] + '_' + place[1] + '_' + place[2] + '_' + place[3]
+    dialogue = _scene_names(raw, split)
     columns = {
         'dialogue': dialogue,
         'turn': raw.groupby(dialogue, sort=False).cumcount(),
@@ -46,7 +48,8 @@ def _read_scenes(path, split: str) -> pd.DataFrame:
         'label': _label_codes(raw['Emotion'].str.lower(), _EMORYNLP_CLASSES, path, False),
         'split': split,
         'id': dialogue + '_' + raw['Utterance_ID'],
-        **numbers,
+        'season': numeric_column(raw, 'Season', path),
+        'episode': numeric_column(raw, 'Episode', path),
     }
     return pd.DataFrame(columns)
 

@@ -51,7 +51,7 @@ def _log_rows(dialogue: str, log: list, split: str, source: str) -> list:  # of 
 _SOURCES = {'multiwoz': 'emowoz/emowoz-multiwoz.json', 'dialmage': 'emowoz/emowoz-dialmage.json'}
 _SPLIT_FILE = 'emowoz/data-split.json'
 
-
+# %% ../../nbs/039_emowoz.ipynb #06a8ec08
 def _read_json(root, file: str, name: str):
     path = require_file(root, file, name)
     with _named_errors(path):
@@ -69,7 +69,7 @@ def _rows(root, name: str) -> list:  # of dictionaries
                     rows += _log_rows(dialogue, logs[dialogue]['log'], split, source)
     return rows
 
-# %% ../../nbs/039_emowoz.ipynb #06a8ec08
+# %% ../../nbs/039_emowoz.ipynb #e79f6708
 def _load_emowoz(root, name='emowoz', keep_unlabelled=False) -> Corpus:
     "Load EmoWOZ with the official splits; the system's turns have no label."
     table = pd.DataFrame(_rows(root, name))

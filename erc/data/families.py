@@ -54,12 +54,12 @@ def _first_turns(by_dialogue: dict, most=3) -> list:
     turns = (v for v in by_dialogue.values() if isinstance(v, (list, tuple, np.ndarray)))
     return list(islice(chain.from_iterable(turns), most))
 
-
+# %% ../../nbs/045_families.ipynb #f94960c0
 def _is_text(value) -> bool:
     parts = value if isinstance(value, (list, tuple)) and len(value) else [value]
     return all(isinstance(part, (str, bytes)) for part in parts)
 
-
+# %% ../../nbs/045_families.ipynb #ff2a8726
 def _is_code(value) -> bool:
     return isinstance(value, (str, bytes, int, float, np.number)) or np.ndim(value) == 0
 
@@ -130,35 +130,41 @@ def _kind(value) -> str:  # such as 'list of 2'
     return type(value).__name__ + size
 
 # %% ../../nbs/045_families.ipynb #bbebe1b0
-def _refuse_both(items, names: list, path):
-    "Raise ValueError for items that fit two structures, with what differs between them."
-    first, second = (_STRUCTURES[name] for name in names[:2])
+def _difference(items, first: tuple, second: tuple) -> str:
     differing = [i for i, (a, b) in enumerate(zip(first, second)) if a != b]
-    sides = '; '.join(
+    return '; '.join(
         f'item {i + 1} ({_kind(items[i])}) is {first[i]} or {second[i]}' for i in differing
     )
+
+
+def _refuse_both(items, names: list, path):
+    "Raise ValueError for items that fit two structures, with what differs between them."
+    sides = _difference(items, *(_STRUCTURES[name] for name in names[:2]))
     either = ' or '.join(f'structure={name!r}' for name in names)
     raise ValueError(
         f'{path}: its {len(items)} items fit {" and ".join(names)} ({sides}); say {either}'
     )
 
 # %% ../../nbs/045_families.ipynb #c1cb323d
+def _check_length(items, path):
+    sizes = sorted({len(fields) for fields in _STRUCTURES.values()})
+    if not isinstance(items, (tuple, list)) or len(items) not in sizes:
+        expected = f'expected a tuple of {", ".join(map(str, sizes))}'
+        raise ValueError(f'{path}: a {_kind(items)}, {expected} as in the DialogueRNN family')
+
+
 def _structure_of(
     items,  # what a pickle held
     path,  # file, for the message
 ) -> str:  # a key of _STRUCTURES
     "Recognise the structure of a pickle; ValueError if it is none, or may be one of two."
-    sizes = sorted({len(fields) for fields in _STRUCTURES.values()})
-    if not isinstance(items, (tuple, list)) or len(items) not in sizes:
-        expected = f'expected a tuple of {", ".join(map(str, sizes))}'
-        raise ValueError(f'{path}: a {_kind(items)}, {expected} as in the DialogueRNN family')
+    _check_length(items, path)
     by_fields = {fields: name for name, fields in reversed(_STRUCTURES.items())}
     fitting = [name for fields, name in by_fields.items() if _fits(items, fields)]
     if len(fitting) > 1:
         _refuse_both(items, sorted(fitting), path)
     if not fitting:
-        kinds = ', '.join(map(_kind, items))
-        known = ', '.join(_STRUCTURES)
+        kinds, known = ', '.join(map(_kind, items)), ', '.join(_STRUCTURES)
         raise ValueError(f'{path}: items in an unknown order ({kinds}); expected one of {known}')
     return fitting[0]
 
@@ -169,7 +175,7 @@ def _speaker_name(speaker):
         return speaker
     return f'P{int(np.argmax(speaker))}' if np.size(speaker) > 1 else f'P{speaker}'
 
-
+# %% ../../nbs/045_families.ipynb #da401fac
 def _utterance_ids(dialogue, ids, turns: int) -> list:
     "Return string ids as they are; number others within their dialogue."
     if not isinstance(ids, (list, tuple)) or len(ids) != turns:
@@ -189,6 +195,21 @@ def _check_dialogue(parts: dict, dialogue, path):
         raise ValueError(f'{where} differs in length: {listed}; download it again')
 
 # %% ../../nbs/045_families.ipynb #9474d0c0
+_VECTORS = 'vectors of '  # before the name of a modality, since `text` is the sentence
+
+
+def _dialogue_columns(parts: dict, dialogue) -> dict:  # column -> values of the turns
+    labels, ids = parts['label'][dialogue], parts.get('id', {}).get(dialogue)
+    others = [f for f in ('sentiment', *_LAYERS, 'audio', 'visual') if f in parts]
+    return {
+        'speaker': map(_speaker_name, parts['speaker'][dialogue]),
+        'text': parts['sentence'][dialogue],
+        'label': labels,
+        'id': _utterance_ids(dialogue, ids, len(labels)),
+        **{f'{_VECTORS * (f != "sentiment")}{f}': parts[f][dialogue] for f in others},
+    }
+
+
 def _dialogue_rows(
     parts: dict,  # field -> dict from dialogue to list
     dialogue,
@@ -196,18 +217,7 @@ def _dialogue_rows(
     path,  # file, for messages
 ) -> list:  # of dictionaries
     _check_dialogue(parts, dialogue, path)
-    ids = parts.get('id', {}).get(dialogue)
-    modalities = [m for m in (*_LAYERS, 'audio', 'visual') if m in parts]
-    columns = {
-        'speaker': map(_speaker_name, parts['speaker'][dialogue]),
-        'text': parts['sentence'][dialogue],
-        'label': parts['label'][dialogue],
-        'id': _utterance_ids(dialogue, ids, len(parts['label'][dialogue])),
-        **{f'vectors of {m}': parts[m][dialogue] for m in modalities},
-    }
-    if 'sentiment' in parts:
-        columns['sentiment'] = parts['sentiment'][dialogue]
-    same = {'dialogue': dialogue, 'split': split}
+    columns, same = _dialogue_columns(parts, dialogue), {'dialogue': dialogue, 'split': split}
     return [same | dict(zip(columns, row)) for row in zip(*columns.values())]
 
 # %% ../../nbs/045_families.ipynb #4b986279
@@ -243,23 +253,41 @@ def _vector_size(by_dialogue: dict) -> int:  # 0 if there is no vector
     return next((np.size(v) for vectors in by_dialogue.values() for v in vectors), 0)
 
 
+def _is_sentiment(part) -> bool:
+    return isinstance(part, dict) and bool(part)
+
+
+def _without_what_is_empty(parts: dict) -> tuple:  # fields, notes
+    "Leave out modalities without vectors, and sentiment without labels."
+    vectors = (*_LAYERS, *MODALITIES)
+    empty = [f for f in vectors if f in parts and not _vector_size(parts[f])]
+    notes = [f'{field} has no vectors' for field in empty]
+    if 'sentiment' in parts and not _is_sentiment(parts['sentiment']):
+        empty.append('sentiment')
+        notes.append('the item of sentiment labels is not read')
+    return {field: part for field, part in parts.items() if field not in (*empty, 'unused')}, notes
+
+
 def _named_parts(items, structure: str, vectors) -> tuple:  # fields, notes
-    "Name a tuple's fields; leave out modalities without vectors, and sentiment without labels."
+    "Name a tuple's fields, with vectors of other files in place of its own."
     parts = dict(zip(_STRUCTURES[choose(structure, _STRUCTURES, 'structure')], items))
-    notes = []
-    if not isinstance(parts.get('sentiment', {}), dict) or not parts.get('sentiment', True):
-        notes.append(f'item {[*parts].index("sentiment") + 1} is not read')
-        parts.pop('sentiment')
-    parts.pop('unused', None)
     if vectors:
         parts = {field: part for field, part in parts.items() if field not in MODALITIES} | vectors
-    for modality in (*_LAYERS, *MODALITIES):
-        if modality in parts and not _vector_size(parts[modality]):
-            parts.pop(modality)
-            notes.append(f'{modality} has no vectors')
-    return parts, notes
+    return _without_what_is_empty(parts)
 
 # %% ../../nbs/045_families.ipynb #a2cd1d66
+def _all_rows(parts: dict, splits: dict, path) -> pd.DataFrame:
+    listed = [(dialogue, split) for split, names in splits.items() for dialogue in names]
+    rows = [row for pair in listed for row in _dialogue_rows(parts, *pair, path)]
+    return pd.DataFrame(rows, dtype=object)
+
+
+def _split_lists(parts: dict, path) -> dict:  # split -> dialogues
+    splits = {s: _ordered(parts.pop(s)) for s in ('train', 'dev', 'test') if s in parts}
+    _check_splits(splits, path)
+    return splits
+
+
 def _unpack(
     items,  # the tuple
     structure: str,  # a key of _STRUCTURES
@@ -268,17 +296,13 @@ def _unpack(
 ) -> _Turns:
     "Lay out one of the family's tuples as one row a turn."
     parts, notes = _named_parts(items, structure, vectors)
-    splits = {s: _ordered(parts.pop(s)) for s in ('train', 'dev', 'test') if s in parts}
-    _check_splits(splits, path)
-    odd = _odd_splits(parts, splits)
-    listed = [(dialogue, split) for split, names in splits.items() for dialogue in names]
-    rows = [row for pair in listed for row in _dialogue_rows(parts, *pair, path)]
-    table = pd.DataFrame(rows, dtype=object)
-    stored = [name for name in table if name.startswith('vectors of ')]
-    found = {name.removeprefix('vectors of '): list(table[name]) for name in stored}
-    classes = () if structure == 'avec9' else None
-    table = table.drop(columns=stored)
-    return _Turns(str(path), path.stem, table, structure, found, classes, notes=notes, odd=odd)
+    splits = _split_lists(parts, path)
+    table = _all_rows(parts, splits, path)
+    stored = [name for name in table if name.startswith(_VECTORS)]
+    turns = _Turns(str(path), path.stem, table.drop(columns=stored), structure, notes=notes)
+    turns.vectors = {name.removeprefix(_VECTORS): list(table[name]) for name in stored}
+    turns.odd = _odd_splits(parts, splits)
+    return turns
 
 # %% ../../nbs/045_families.ipynb #16fd5d53
 def _check_line_ends(path: Path):
@@ -292,7 +316,7 @@ def _check_line_ends(path: Path):
             'copy it again in binary mode'
         )
 
-
+# %% ../../nbs/045_families.ipynb #ff5aa5db
 def _unpickled(path: Path):
     _check_line_ends(path)
     return safe_unpickle(path)
@@ -300,7 +324,7 @@ def _unpickled(path: Path):
 # %% ../../nbs/045_families.ipynb #089665f1
 _PICKLE_SUFFIXES = ('.pkl', '.pickle')
 
-
+# %% ../../nbs/045_families.ipynb #379944a3
 def _listed_files(paths) -> list:
     paths = [Path(path) for path in ([paths] if isinstance(paths, (str, Path)) else paths)]
     if len(paths) == 1 and paths[0].is_dir():
@@ -346,6 +370,18 @@ def _pinned_classes(pin) -> tuple | None:
     return next((classes for part, classes in _PINNED_CLASSES if part in where), None)
 
 # %% ../../nbs/045_families.ipynb #956f8e47
+def _describe_origin(turns: _Turns, main: Path):
+    "Add what is known of a pinned file: names of its classes, licence, origin."
+    pin = {pin.git_blob_sha1: pin for pin in pins()}.get(_git_blob_sha1(main))
+    origin = 'not one of the pinned files'
+    if turns.layout == 'avec9':  # ratings
+        turns.classes = ()
+    if pin:
+        turns.classes, turns.licence = _pinned_classes(pin), pin.licence
+        origin = f'{pin.repo} {pin.path}'
+    turns.notes.append(f'{turns.layout}; {origin}')
+
+# %% ../../nbs/045_families.ipynb #1ced120c
 def _read_pickles(
     paths,  # a pickle; or MultiEMO's Speakers.pkl and *Features.pkl, or the folder of these
     structure=None,  # a key of _STRUCTURES; default: recognised
@@ -358,9 +394,5 @@ def _read_pickles(
         structure = structure or _structure_of(items, main)
         turns = _unpack(items, structure, main, vectors)
     turns.files, turns.remedy = paths, 'download it again'
-    pin = {pin.git_blob_sha1: pin for pin in pins()}.get(_git_blob_sha1(main))
-    if pin:
-        turns.classes, turns.licence = _pinned_classes(pin), pin.licence
-    origin = f'{pin.repo} {pin.path}' if pin else 'not one of the pinned files'
-    turns.notes.append(f'{structure}; {origin}')
+    _describe_origin(turns, main)
     return turns

@@ -6,6 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/046_feature_files.ipynb #41f0dbc6
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -32,40 +33,46 @@ def _vector(value, size: int, place: str) -> np.ndarray | None:  # float32 (size
     return x
 
 # %% ../../nbs/046_feature_files.ipynb #06cf6798
+def _what_is_missing(vector) -> str | None:
+    if vector is None:
+        return 'none'
+    if not np.isfinite(vector).all():
+        return 'not finite'
+    return None if vector.any() else 'zeros'
+
+# %% ../../nbs/046_feature_files.ipynb #570dab69
+def _common_size(vectors) -> int:  # 0 if there is no vector
+    return np.size(next((v for v in vectors if v is not None and np.ndim(v) and np.size(v)), ()))
+
+# %% ../../nbs/046_feature_files.ipynb #7f366387
 def _stacked(
     vectors,  # one a turn: numbers, or None
     places,  # function of a row number, which names the turn for messages
 ) -> tuple:  # float32 (N, D), bool (N,), what was missing
     "Stack vectors; rows that are missing, not finite or all zeros become zeros that are flagged."
-    present = (v for v in vectors if v is not None and np.ndim(v) and np.size(v))
-    size = np.size(next(present, ()))
-    x, counts = np.zeros((len(vectors), size), np.float32), {'none': 0, 'not finite': 0, 'zeros': 0}
-    has = np.zeros(len(vectors), bool)
-    for row, value in enumerate(vectors):
-        vector = _vector(value, size, places(row))
-        if vector is None:
-            counts['none'] += 1
-        elif not np.isfinite(vector).all():
-            counts['not finite'] += 1
-        elif not vector.any():
-            counts['zeros'] += 1
-        else:
-            x[row], has[row] = vector, True
-    return x, has, {kind: count for kind, count in counts.items() if count}
+    size = _common_size(vectors)
+    rows = [_vector(value, size, places(row)) for row, value in enumerate(vectors)]
+    missing = [_what_is_missing(vector) for vector in rows]
+    x = np.stack([np.zeros(size) if kind else v for v, kind in zip(rows, missing)])
+    has = np.array([kind is None for kind in missing])
+    return x.astype(np.float32), has, dict(Counter(filter(None, missing)))
 
 # %% ../../nbs/046_feature_files.ipynb #2806e4a4
+def _check_matrix(name: str, x, ids, where):
+    "Raise ValueError unless an array has a row a turn, or a row for each id."
+    if x.ndim != 2 or ids is not None and len(x) != len(ids):
+        rows = '' if ids is None else f' with {len(ids)} rows, one for each id'
+        raise ValueError(f'{where}: array {name!r} has shape {x.shape}, expected a matrix{rows}')
+
+# %% ../../nbs/046_feature_files.ipynb #f064bf68
 def _by_name(arrays: dict, stem: str, where) -> dict:  # feature -> matrix, or dict from id
     "Tell matrices in the order of the turns from vectors by id."
-    ids = next((arrays[name] for name in ('id', 'ids') if name in arrays), None)
+    ids = arrays.get('id', arrays.get('ids'))
     matrices = {name: x for name, x in arrays.items() if name not in ('id', 'ids')}
     if ids is None and all(x.ndim == 1 for x in matrices.values()):
         return {stem: matrices}
     for name, x in matrices.items():
-        if x.ndim != 2 or ids is not None and len(x) != len(ids):
-            rows = '' if ids is None else f' with {len(ids)} rows, one for each id'
-            raise ValueError(
-                f'{where}: array {name!r} has shape {x.shape}, expected a matrix{rows}'
-            )
+        _check_matrix(name, x, ids, where)
     if ids is None:
         return matrices
     return {name: _paired(ids, x, where) for name, x in matrices.items()}
@@ -79,20 +86,23 @@ def _paired(ids, vectors, where) -> dict:  # id -> vector
     return dict(zip(names, vectors))
 
 # %% ../../nbs/046_feature_files.ipynb #c648e450
+def _numbers_of(columns: pd.DataFrame, path) -> np.ndarray:  # NaN where a cell is blank
+    numbers = columns.replace('', np.nan).apply(pd.to_numeric, errors='coerce')
+    wrong = (numbers.isna() & columns.ne('')).to_numpy()
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0]
+        raise ValueError(
+            f'{path}: column {columns.columns[column]!r}, row {row}: '
+            f'{columns.iloc[row, column]!r:.40} is not a number; a csv of vectors has numbers, and '
+            'ids in a column `id`'
+        )
+    return numbers.to_numpy(np.float64)
+
+
 def _of_csv(path: Path) -> dict:
     "Read a csv of numbers, with or without a column `id`; blanks are missing."
     table = _read_frame(path)
-    columns = table.drop(columns='id', errors='ignore')
-    numbers = columns.replace('', np.nan).apply(pd.to_numeric, errors='coerce')
-    wrong = numbers.isna() & columns.notna() & columns.ne('')
-    if wrong.any(axis=None):
-        row, column = np.argwhere(wrong.to_numpy())[0]
-        value = columns.iloc[row, column]
-        raise ValueError(
-            f'{path}: column {columns.columns[column]!r}, row {row}: {value!r:.40} is not a number; '
-            'a csv of vectors has numbers, and ids in a column `id`'
-        )
-    x = numbers.to_numpy(np.float64)
+    x = _numbers_of(table.drop(columns='id', errors='ignore'), path)
     return {path.stem: _paired(table['id'], x, path) if 'id' in table else x}
 
 # %% ../../nbs/046_feature_files.ipynb #87bb018d
@@ -122,36 +132,41 @@ def _read_features(path) -> dict:  # feature -> matrix, or dict from id to vecto
     return found
 
 # %% ../../nbs/046_feature_files.ipynb #d10081ed
-def _given(features) -> dict:  # feature -> matrix, dict from id, or list; files
+def _one_of_file(path, name: str):  # matrix, or dict from id
+    "Return a file's only feature, or the one of a name; ValueError if it has others."
+    found = _read_features(path)
+    only = next(iter(found)) if len(found) == 1 else choose(name, found, f'array of {path}')
+    return found[only]
+
+# %% ../../nbs/046_feature_files.ipynb #8735f4bc
+def _given(features) -> dict:  # feature -> matrix, dict from id, or list
     "Collect features from arrays, dictionaries and files, by name."
-    if features is None:
-        return {}
-    if not isinstance(features, dict):
-        paths = [features] if isinstance(features, (str, Path)) else features
-        return {name: x for path in paths for name, x in _read_features(path).items()}
-    collected = {}
-    for name, value in features.items():
-        if isinstance(value, (str, Path)):
-            found = _read_features(value)
-            value = found[choose(name, found, f'array of {value}')] if len(found) > 1 else found
-            value = next(iter(value.values())) if value is found else value
-        collected[name] = value
-    return collected
+    if isinstance(features, (str, Path)):
+        return _read_features(features)
+    if isinstance(features, dict):
+        named = ((name, isinstance(v, (str, Path)), v) for name, v in features.items())
+        return {name: _one_of_file(v, name) if is_file else v for name, is_file, v in named}
+    return {name: x for path in features or () for name, x in _read_features(path).items()}
 
 # %% ../../nbs/046_feature_files.ipynb #b578992a
+def _no_id_found(name: str, vectors: dict, ids: list) -> ValueError:
+    theirs, ours = next(iter(vectors), ''), ' or '.join(map(repr, ids[0]))
+    return ValueError(
+        f'features {name!r}: no id of theirs (such as {theirs!r}) is one of a turn (such as '
+        f'{ours}); give the table a column `id`'
+    )
+
+
 def _by_id(name: str, vectors: dict, ids: list) -> tuple:  # vectors or None (N,), note
     "Find each turn's vector by one of its ids; ValueError if no turn has one."
     vectors = {str(key): value for key, value in vectors.items()}
-    found = [next((vectors[i] for i in own if i in vectors), None) for own in ids]
-    used = {i for own in ids for i in own if i in vectors}
+    known = [next((i for i in own if i in vectors), None) for own in ids]
+    used = set(known) - {None}
     if not used:
-        theirs, ours = next(iter(vectors), ''), ids[0]
-        raise ValueError(
-            f'features {name!r}: no id of theirs (such as {theirs!r}) is one of a turn (such as '
-            f'{" or ".join(map(repr, ours))}); give the table a column `id`'
-        )
+        raise _no_id_found(name, vectors, ids)
     spare = len(vectors) - len(used)
-    return found, [f'{name}: {spare} vectors belong to no turn'] if spare else []
+    note = [f'{name}: {spare} vectors belong to no turn'] if spare else []
+    return [None if i is None else vectors[i] for i in known], note
 
 # %% ../../nbs/046_feature_files.ipynb #dc3517dc
 def _aligned(

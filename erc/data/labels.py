@@ -24,7 +24,7 @@ from .mosi import _SENTIMENT
 # %% ../../nbs/047_labels.ipynb #5f9744c9
 _REPAIRS = {code: text for code, text in _WINDOWS_1252.items() if text}
 
-
+# %% ../../nbs/047_labels.ipynb #9f4c4cf1
 def _decoded_bytes(value: bytes) -> str:
     for coding in ('utf-8', 'cp1252'):
         try:
@@ -33,7 +33,7 @@ def _decoded_bytes(value: bytes) -> str:
             pass
     return value.decode('latin1')
 
-
+# %% ../../nbs/047_labels.ipynb #910f1ad5
 def _repaired(text: str, is_python2: bool) -> str:
     "Undo a decoding of UTF-8 or Windows-1252 as Latin-1."
     if text.isascii():
@@ -51,7 +51,7 @@ def _is_missing(value) -> bool:
         return not value.strip()
     return value is None or np.ndim(value) == 0 and bool(pd.isna(value))
 
-
+# %% ../../nbs/047_labels.ipynb #e20f8d10
 def _as_text(value, place: str) -> str:
     "Return the text of a value; ValueError if it is not text."
     if isinstance(value, (list, tuple, np.ndarray)) and np.ndim(value) < 2:
@@ -66,18 +66,22 @@ def _as_text(value, place: str) -> str:
         raise ValueError(f'{place}: {value!r:.60} has half a character; expected Unicode') from None
     return str(value)
 
-# %% ../../nbs/047_labels.ipynb #e20f8d10
+# %% ../../nbs/047_labels.ipynb #fa5c8cc8
+def _raw_text(value, place: str) -> str:
+    if not isinstance(value, (str, bytes)) and _is_missing(value):
+        return ''
+    return _as_text(value, place)
+
+# %% ../../nbs/047_labels.ipynb #a41d7284
 def _texts(values: list, places, is_python2=False) -> tuple:  # texts, what is odd
     "Return the texts of turns, '' where one has none, and count what was repaired."
-    absent = [not isinstance(v, (str, bytes)) and _is_missing(v) for v in values]
-    raw = ['' if no else _as_text(v, places(i)) for i, (v, no) in enumerate(zip(values, absent))]
+    raw = [_raw_text(value, places(row)) for row, value in enumerate(values)]
     texts = [_repaired(text, is_python2) for text in raw]
-    odd = []
-    if repaired := sum(a != b for a, b in zip(raw, texts)):
-        odd.append(f'texts in a wrong encoding, repaired: {repaired}')
-    if empty := sum(not text.strip() for text in texts):
-        odd.append(f'turns without text: {empty}')
-    return texts, odd
+    counts = {
+        'texts in a wrong encoding, repaired': sum(a != b for a, b in zip(raw, texts)),
+        'turns without text': sum(not text.strip() for text in texts),
+    }
+    return texts, [f'{what}: {count}' for what, count in counts.items() if count]
 
 # %% ../../nbs/047_labels.ipynb #ae7c404c
 def _as_name(value, what: str, place: str) -> str:
@@ -117,6 +121,12 @@ class _Labels:
 # %% ../../nbs/047_labels.ipynb #6c443197
 _NUMBER = re.compile(r'[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?')
 
+# %% ../../nbs/047_labels.ipynb #9f241819
+def _one_hot_code(value) -> int | None:
+    x = np.asarray(value)
+    is_one_hot = x.ndim == 1 and x.dtype.kind in 'biuf' and x.sum() == 1
+    return int(x.argmax()) if is_one_hot and np.isin(x, (0, 1)).all() else None
+
 
 def _as_label(value, place: str):  # text, a number, or None
     "Return a label; a one-hot vector is the number of its class."
@@ -124,14 +134,12 @@ def _as_label(value, place: str):  # text, a number, or None
         return None
     if isinstance(value, (bool, np.bool_)):
         return str(value)
-    if np.ndim(value) == 1:
-        x = np.asarray(value)
-        if x.dtype.kind in 'biuf' and x.sum() == 1 and np.isin(x, (0, 1)).all():
-            return int(x.argmax())
-    elif isinstance(value, (str, bytes)):
+    if isinstance(value, (str, bytes)):
         return _as_text(value, place).strip()
-    elif isinstance(value, (int, float, np.number)):
+    if isinstance(value, (int, float, np.number)):
         return value
+    if np.ndim(value) == 1 and (code := _one_hot_code(value)) is not None:
+        return code
     raise ValueError(f'{place}: label {value!r:.60} is neither a name, a number nor a one-hot row')
 
 # %% ../../nbs/047_labels.ipynb #f034d42d
@@ -144,25 +152,27 @@ def _as_numbers(labels: list) -> list | None:  # None if some are names
     return [None if v is None else float(v) for v in labels]
 
 # %% ../../nbs/047_labels.ipynb #723879ec
+def _code_of_name(name: str | None, code_of: dict, place: str) -> int:
+    if name is None:
+        return -1
+    try:
+        return code_of[choose(name, code_of, 'label')]
+    except ValueError as e:
+        raise ValueError(f'{place}: {e}') from None
+
+# %% ../../nbs/047_labels.ipynb #834078d4
 def _of_names(labels: list, classes, places) -> _Labels:
     "Take labels for names of classes, sorted unless the caller gives their order."
     names = [None if v is None else str(v) for v in labels]
-    found = sorted({name for name in names if name is not None})
-    classes = tuple(found) if classes is None else classes
+    classes = classes or tuple(sorted(set(names) - {None}))
     code_of = {name: code for code, name in enumerate(classes)}
-    for row, name in enumerate(names):
-        if name is not None and name not in code_of:
-            try:
-                choose(name, classes, 'label')
-            except ValueError as e:
-                raise ValueError(f'{places(row)}: {e}') from None
-    codes = np.array([-1 if name is None else code_of[name] for name in names], np.int64)
-    return _Labels('emotion', classes, codes)
+    codes = [_code_of_name(name, code_of, places(row)) for row, name in enumerate(names)]
+    return _Labels('emotion', classes, np.array(codes, np.int64))
 
-# %% ../../nbs/047_labels.ipynb #834078d4
+# %% ../../nbs/047_labels.ipynb #df698003
 _MOST_CODES = 1000
 
-
+# %% ../../nbs/047_labels.ipynb #70ed9574
 def _nameless(codes: np.ndarray, places) -> tuple:
     "Return '0', '1', ... as the names of codes; ValueError if they look like no codes."
     top = int(codes.max(initial=0))
@@ -172,39 +182,52 @@ def _nameless(codes: np.ndarray, places) -> tuple:
     return tuple(map(str, range(top + 1)))
 
 
-def _of_codes(numbers: list, classes, places) -> _Labels:
-    "Take whole numbers for codes of classes; -1 is no label."
-    codes = np.array([-1 if v is None else int(v) for v in numbers], np.int64)
-    if (codes < -1).any():
-        row = int((codes < -1).argmax())
+def _check_codes(codes: np.ndarray, names: tuple, places):
+    "Raise ValueError for a code below -1, or one without a name."
+    wrong = (codes < -1) | (codes >= len(names))
+    if not wrong.any():
+        return
+    row = int(wrong.argmax())
+    if codes[row] < 0:
         raise ValueError(
             f'{places(row)}: label {codes[row]} is no code of a class; say `classes=()` if labels '
             'are values to predict, or `classes={-2: name, ...}` what each means'
         )
+    known = f'{len(names)} names (codes 0 to {len(names) - 1})'
+    raise ValueError(f'{places(row)}: label {codes[row]}, but `classes=` has {known}; expected one')
+
+
+def _of_codes(numbers: list, classes, places) -> _Labels:
+    "Take whole numbers for codes of classes; -1 is no label."
+    codes = np.array([-1 if v is None else int(v) for v in numbers], np.int64)
     names = _nameless(codes, places) if classes is None else classes
-    if (codes >= len(names)).any():
-        row = int((codes >= len(names)).argmax())
-        raise ValueError(
-            f'{places(row)}: label {codes[row]}, but `classes=` has {len(names)} names (codes 0 to '
-            f'{len(names) - 1})'
-        )
+    _check_codes(codes, names, places)
+    if classes is not None:
+        return _Labels('emotion', names, codes)
     listed = ', '.join(names[:8]) + (', ...' if len(names) > 8 else '')
     odd = f'the labels are codes without names: the classes are {listed}; `classes=` names them'
-    return _Labels('emotion', names, codes, [odd] if classes is None else [])
+    return _Labels('emotion', names, codes, [odd])
 
 # %% ../../nbs/047_labels.ipynb #1b56ea4c
+def _key_text(label) -> str:  # '1' for 1.0
+    whole = isinstance(label, (float, np.floating)) and float(label).is_integer()
+    return str(int(label) if whole else label)
+
+
+def _check_keys(keys: list, known: dict, places):
+    for row, key in enumerate(keys):
+        if key is not None and key not in known:
+            raise ValueError(f'{places(row)}: label {key!r} is not a key of `classes=`')
+
+
 def _of_mapping(labels: list, names: dict, places) -> _Labels:
     "Take labels for keys of a dictionary of names."
     classes = tuple(dict.fromkeys(map(str, names.values())))
-    by_text = {str(key): classes.index(str(name)) for key, name in names.items()}
-    codes = np.full(len(labels), -1, np.int64)
-    for row, label in enumerate(labels):
-        whole = isinstance(label, (float, np.floating)) and float(label).is_integer()
-        key = str(int(label) if whole else label)
-        if label is not None and key not in by_text:
-            raise ValueError(f'{places(row)}: label {key!r} is not a key of `classes=`')
-        codes[row] = -1 if label is None else by_text[key]
-    return _Labels('emotion', classes, codes)
+    code_of = {str(key): classes.index(str(name)) for key, name in names.items()}
+    keys = [None if label is None else _key_text(label) for label in labels]
+    _check_keys(keys, code_of, places)
+    codes = [-1 if key is None else code_of[key] for key in keys]
+    return _Labels('emotion', classes, np.array(codes, np.int64))
 
 
 def _of_values(numbers: list, places) -> _Labels:
@@ -227,28 +250,44 @@ def _class_names(classes) -> tuple | dict | None:
     return names
 
 # %% ../../nbs/047_labels.ipynb #426626a3
+def _of_numbers(numbers: list, classes, places) -> _Labels:
+    "Take numbers for codes if all are whole, else for values."
+    broken = [i for i, v in enumerate(numbers) if v is not None and not float(v).is_integer()]
+    if classes == () or broken and classes is None:
+        return _of_values(numbers, places)
+    if broken:
+        row = broken[0]
+        raise ValueError(f'{places(row)}: label {numbers[row]} is no class of `classes=`')
+    return _of_codes(numbers, classes, places)
+
+
 def _interpreted(values, classes, places) -> _Labels:
     labels = [_as_label(value, places(row)) for row, value in enumerate(values)]
     if isinstance(classes, dict):
         return _of_mapping(labels, classes, places)
-    present = [label for label in labels if label is not None]
+    present = {str(label) for label in labels if label is not None}
     if not present:
-        raise ValueError(f'{places(0)}: no turn has a label')
+        raise ValueError(f'{places(0)}: no turn has a label; expected some')
     numbers = _as_numbers(labels)
-    if numbers is None or classes and {str(v) for v in present} <= set(classes):
-        return _of_names(labels, classes or None, places)
-    if classes == ():
-        return _of_values(numbers, places)
-    broken = [i for i, v in enumerate(numbers) if v is not None and not float(v).is_integer()]
-    if not broken:
-        return _of_codes(numbers, classes, places)
-    if classes:
-        where = places(broken[0])
-        raise ValueError(f'{where}: label {labels[broken[0]]} is no class of `classes=`')
-    return _of_values(numbers, places)
+    if numbers is None or classes and present <= set(classes):
+        return _of_names(labels, classes, places)
+    return _of_numbers(numbers, classes, places)
 
 # %% ../../nbs/047_labels.ipynb #103680cf
 _LIKE_NOTHING = {'nan', 'na', 'n/a', 'none', 'null', '?', '-', 'xxx', 'unknown', 'oth'}
+
+
+def _odd_classes(found: _Labels) -> list:
+    "Say which classes have no turn, or may stand for no label."
+    present = {found.classes[code] for code in set(found.codes) if code >= 0}
+    absent = ', '.join(name for name in found.classes if name not in present)
+    like = ', '.join(name for name in found.classes if name.casefold() in _LIKE_NOTHING)
+    said = {
+        f'no turn has class {absent}': absent,
+        f'all labelled turns have class {"".join(present)}': len(present) == 1,
+        f'class {like}: if it means no label, leave it empty': like,
+    }
+    return [sentence for sentence, holds in said.items() if holds]
 
 
 def _label_turns(
@@ -260,13 +299,7 @@ def _label_turns(
     found = _interpreted(values, _class_names(classes), places)
     if found.task == 'regression':
         return found
-    counts = np.bincount(found.codes[found.codes >= 0], minlength=len(found.classes))
-    if absent := [name for name, count in zip(found.classes, counts) if not count]:
-        found.odd.append(f'no turn has class {", ".join(absent)}')
-    if (counts > 0).sum() == 1:
-        found.odd.append(f'all labelled turns have class {found.classes[int(counts.argmax())]}')
-    if like := [name for name in found.classes if name.casefold() in _LIKE_NOTHING]:
-        found.odd.append(f'class {", ".join(like)}: if it means no label, leave it empty')
+    found.odd += _odd_classes(found)
     if set(found.classes) <= {'negative', 'neutral', 'positive'}:
         found.task = 'sentiment'
     return found

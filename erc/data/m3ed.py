@@ -52,19 +52,22 @@ def _dialogue_rows(series: str, scene: str, about: dict, split: str) -> list:  #
     ]
 
 # %% ../../nbs/038_m3ed.ipynb #46d29b18
+def _all_rows(annotation: dict, splits: dict) -> list:  # of dictionaries
+    return [
+        row
+        for series, scenes in annotation.items()
+        if series in splits
+        for scene, about in scenes.items()
+        for row in _dialogue_rows(series, scene, about, splits[series])
+    ]
+
+# %% ../../nbs/038_m3ed.ipynb #e55b7ba4
 def _load_m3ed(root, name='m3ed', keep_unlabelled=False) -> Corpus:
     "Load M3ED with the official splits by series; every turn has a label."
     path = require_file(root, _ANNOTATION, name)
     splits = _split_of_series(root, name)
     with _named_errors(path):
-        annotation = json.loads(path.read_text(encoding='utf-8-sig'))
-        rows = [
-            row
-            for series, scenes in annotation.items()
-            if series in splits
-            for scene, about in scenes.items()
-            for row in _dialogue_rows(series, scene, about, splits[series])
-        ]
+        rows = _all_rows(json.loads(path.read_text(encoding='utf-8-sig')), splits)
         if not rows:
             raise ValueError(
                 f'{path}: no series of {", ".join(_LISTS.values())}; download it again'

@@ -8,6 +8,7 @@ __all__ = ['read_corpus', 'convert', 'load_converted']
 # %% ../../nbs/049_read_corpus.ipynb #79c3f7ae
 import difflib
 import json
+import re
 import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -79,38 +80,44 @@ def _meant(what: str, columns) -> str | None:
     return usual[0] if usual else plain[near[0]] if near else None
 
 # %% ../../nbs/049_read_corpus.ipynb #624cbefe
+def _advice(what: str, columns) -> str:
+    "Say how a column that is missing could be given."
+    if meant := _meant(what, columns):
+        return f'{what}={meant!r}'
+    alone = f' (or {what}=None: one {what} only)' if what in ('speaker', 'dialogue') else ''
+    return f"{what}='...'{alone}"
+
+
 def _missing_columns(turns: _Turns, missing: dict) -> ValueError:
     "Return the error for columns that are not there, with how to name them."
     columns = [str(column) for column in turns.table.columns]
-    if len(columns) == 1 and (';' in columns[0] or '\t' in columns[0]):
-        return ValueError(
-            f'{turns.where}: one column, {columns[0]!r:.60}: another separator than expected; read '
-            "it with `pandas.read_csv(path, sep=';')` and give the DataFrame"
-        )
-    advice = [f'{what}={_meant(what, columns)!r}' for what in missing if _meant(what, columns)]
-    none = [f'{w}=None (one {w} only)' for w in ('speaker', 'dialogue') if w in missing]
-    listed = ', '.join(repr(name) for name in missing.values())
-    say = ', '.join(advice) or ', '.join(f"{what}='...'" for what in missing)
-    alone = f'; or {" and ".join(none)}' if none and not advice else ''
-    return ValueError(
-        f'{turns.where}: no column {listed}; it has {", ".join(columns[:40])}; say {say}{alone}'
-    )
+    listed, found = ', '.join(map(repr, missing.values())), ', '.join(columns[:40])
+    if len(columns) == 1 and re.search('[;\t]', found):
+        say = "if it has another separator, read it with `pandas.read_csv(path, sep=';')` and give "
+        return ValueError(f'{turns.where}: one column, {found!r:.60}; {say}the DataFrame')
+    say = ', '.join(_advice(what, columns) for what in missing)
+    return ValueError(f'{turns.where}: no column {listed}; it has {found}; say {say}')
 
 # %% ../../nbs/049_read_corpus.ipynb #57423eca
+def _standard_columns(turns: _Turns, table, names: dict) -> pd.DataFrame:
+    "Return the four columns; a name that is None is one dialogue or one speaker."
+    chosen = {what: table[name] for what, name in names.items() if name is not None}
+    if names['dialogue'] is None:
+        chosen['dialogue'] = pd.Series(turns.name, table.index, dtype=object)
+    if names['speaker'] is None:
+        chosen['speaker'] = pd.Series('speaker', table.index, dtype=object)
+        turns.odd.append('no speakers: every turn is by the same one')
+    return pd.DataFrame(chosen)
+
+
 def _with_standard_names(turns: _Turns, names: dict) -> pd.DataFrame:
     "Rename the four columns; another column of such a name gets `source_` before it."
     table = turns.table.rename(columns=str)
     if missing := {w: n for w, n in names.items() if n is not None and n not in table}:
         raise _missing_columns(turns, missing)
-    chosen = {what: table[name] for what, name in names.items() if name is not None}
     rest = table.drop(columns=[n for n in names.values() if n is not None])
     clash = {name: f'source_{name}' for name in rest if name in names}
-    if names['dialogue'] is None:
-        chosen['dialogue'] = pd.Series(turns.name, rest.index, dtype=object)
-    if names['speaker'] is None:
-        chosen['speaker'] = pd.Series('speaker', rest.index, dtype=object)
-        turns.odd.append('no speakers: every turn is by the same one')
-    return pd.DataFrame(chosen).join(rest.rename(columns=clash))
+    return _standard_columns(turns, table, names).join(rest.rename(columns=clash))
 
 # %% ../../nbs/049_read_corpus.ipynb #85a80ff2
 @dataclass
@@ -127,7 +134,11 @@ class _Taken:
     notes: list = field(default_factory=list)
     odd: list = field(default_factory=list)
 
+    @property
+    def is_pickle(self) -> bool:
+        return self.turns.layout in _STRUCTURES
 
+# %% ../../nbs/049_read_corpus.ipynb #7b26d4c8
 def _places(turns: _Turns) -> Callable:
     "Return a function that names a row: by dialogue and turn in pickles, by number in tables."
     if turns.layout not in _STRUCTURES:
@@ -152,20 +163,33 @@ def _plain_column(column: pd.Series) -> pd.Series:
     return as_json.where(nested, column)
 
 # %% ../../nbs/049_read_corpus.ipynb #ce11fb89
-def _cleaned(taken: _Taken, table, classes) -> pd.DataFrame:
-    "Interpret the four columns of a table, and leave out turns that have no value to predict."
-    turns, places = taken.turns, taken.places
-    texts, odd = _texts(list(table['text']), places, turns.layout in _STRUCTURES)
-    labels = _label_turns(list(table['label']), classes, places)
-    taken.task, taken.classes = labels.task, labels.classes
-    taken.odd += odd + labels.odd
-    names = {
-        what: [_as_name(value, what, places(row)) for row, value in enumerate(table[what])]
-        for what in ('dialogue', 'speaker')
+def _names_in(taken: _Taken, values, what: str) -> list:
+    return [_as_name(value, what, taken.places(row)) for row, value in enumerate(values)]
+
+# %% ../../nbs/049_read_corpus.ipynb #796f7eba
+def _plain_extras(table) -> dict:  # column -> values
+    return {
+        c: _plain_column(table[c])
+        for c in table
+        if c not in ('dialogue', 'speaker', 'text', 'label')
     }
-    extras = {c: _plain_column(table[c]) for c in table if c not in (*names, 'text', 'label')}
-    clean = pd.DataFrame({**names, 'text': texts, 'label': labels.codes, **extras})
-    return clean.astype(dict.fromkeys((*names, 'text'), object))
+
+
+def _codes_of(taken: _Taken, values: list, classes) -> np.ndarray:
+    labels = _label_turns(values, classes, taken.places)
+    taken.task, taken.classes = labels.task, labels.classes
+    taken.odd += labels.odd
+    return labels.codes
+
+
+def _cleaned(taken: _Taken, table, classes) -> pd.DataFrame:
+    "Interpret the four columns of a table."
+    texts, odd = _texts(list(table['text']), taken.places, taken.is_pickle)
+    codes = _codes_of(taken, list(table['label']), classes)
+    taken.odd += odd
+    names = {what: _names_in(taken, table[what], what) for what in ('dialogue', 'speaker')}
+    texts = pd.DataFrame(names | {'text': texts}, dtype=object)
+    return texts.assign(label=codes, **_plain_extras(table))
 
 # %% ../../nbs/049_read_corpus.ipynb #60c08f00
 def _without_values(taken: _Taken, table) -> pd.DataFrame:
@@ -180,29 +204,38 @@ def _without_values(taken: _Taken, table) -> pd.DataFrame:
     return table
 
 # %% ../../nbs/049_read_corpus.ipynb #b5090598
-def _taken(turns: _Turns, names: dict, classes, split) -> _Taken:
-    "Make the table of a corpus, and collect what is to be said about it."
-    taken = _Taken(turns, _places(turns), odd=turns.odd, notes=list(turns.notes))
-    table = _cleaned(taken, _with_standard_names(turns, names), classes)
-    given = _given_splits(table, split, turns.where, taken.places)
-    taken.how_split = 'cut here' if given is None else 'as given'
-    twice = (
-        int(turns.table.astype(str).duplicated().sum()) if turns.layout not in _STRUCTURES else 0
-    )
-    if twice:
-        taken.odd.append(f'{_many(twice, "row")} the same as an earlier one in every column')
-    if given is not None:
-        table = table.assign(split=given)
-    table = table.assign(row=np.arange(len(table)))
+def _repeated_rows(taken: _Taken) -> list:
+    "Count the rows of a table that are those of an earlier one in every column."
+    twice = 0 if taken.is_pickle else int(taken.turns.table.astype(str).duplicated().sum())
+    return [f'{_many(twice, "row")} the same as an earlier one in every column'] if twice else []
+
+
+def _arranged(taken: _Taken, table, given: list | None) -> pd.DataFrame:
+    "Put turns into splits and order; `row` is where each was in the source."
+    table = table.assign(row=np.arange(len(table)), **({} if given is None else {'split': given}))
     table = _without_values(taken, table)
     rows = table.pop('row').to_numpy()
     table, notes, odd = _with_splits(table, given)
     table, more = _in_order(table)
-    table['row'] = rows[table['row']]
     taken.notes += notes
     taken.odd += odd + more + _odd_turns(table)
+    return table.assign(row=rows[table['row']])
+
+
+def _standard_first(table) -> pd.DataFrame:
     extras = [c for c in table if c not in COLUMNS]
-    taken.table = table[[*COLUMNS, *extras]].astype({'split': object})
+    return table[[*COLUMNS, *extras]].astype({'split': object})
+
+
+def _taken(turns: _Turns, names: tuple, split) -> _Taken:
+    "Make the table of a corpus, and collect what is to be said about it."
+    taken = _Taken(turns, _places(turns), odd=turns.odd, notes=list(turns.notes))
+    columns = dict(zip(('dialogue', 'speaker', 'text', 'label'), names))
+    table = _cleaned(taken, _with_standard_names(turns, columns), turns.classes)
+    given = _given_splits(table, split, turns.where, taken.places)
+    taken.how_split = 'cut here' if given is None else 'as given'
+    taken.odd += _repeated_rows(taken)
+    taken.table = _standard_first(_arranged(taken, table, given))
     return taken
 
 # %% ../../nbs/049_read_corpus.ipynb #81433bdf
@@ -214,54 +247,61 @@ def _ids(table) -> list:  # of tuples of the names of a turn
         return [(f'{d}_{t}',) for d, t in zip(table['dialogue'], table['turn'])]
     return [(str(i), name) if not _is_missing(i) else (name,) for i, name in zip(table['id'], own)]
 
-
+# %% ../../nbs/049_read_corpus.ipynb #58461ced
 def _missing_note(name: str, missing: dict, rows: int) -> list:
     if not missing:
         return []
     kinds = ', '.join(f'{count} {kind}' for kind, count in missing.items())
     return [f'{name}: {sum(missing.values())} of {rows} turns have no vector ({kinds})']
 
-# %% ../../nbs/049_read_corpus.ipynb #58461ced
+# %% ../../nbs/049_read_corpus.ipynb #b0ca45f4
+def _with_vectors(taken: _Taken, name: str, vectors) -> tuple:  # x, has
+    "Lay the vectors of one modality to the turns, and count what is missing."
+    order = taken.table['row'].to_numpy()
+    found, spare = _aligned(name, vectors, _ids(taken.table), order, len(taken.turns.table))
+    x, has, missing = _stacked(found, lambda row: f'{taken.places(order[row])}, {name}')
+    if not has.any():
+        raise ValueError(f'features {name!r}: no turn has a vector of finite numbers, not all zero')
+    taken.odd += spare + _missing_note(name, missing, len(found))
+    return x, has
+
+# %% ../../nbs/049_read_corpus.ipynb #cc449bf9
 def _features(taken: _Taken, features) -> dict:  # feature -> (x, has)
     "Lay the source's own vectors and those of feature files to the turns."
-    table, stacked = taken.table, {}
-    order = table['row'].to_numpy()
     given = taken.turns.vectors | _given(features)
-    for name, vectors in given.items():
-        found, spare = _aligned(name, vectors, _ids(table), order, len(taken.turns.table))
-        x, has, missing = _stacked(
-            found, lambda row, name=name: f'{taken.places(order[row])}, {name}'
-        )
-        if not has.any():
-            raise ValueError(
-                f'features {name!r}: no turn has a vector of finite numbers, not all zero'
-            )
-        taken.odd += spare + _missing_note(name, missing, len(table))
-        stacked[name] = x, has
-    return stacked
+    return {name: _with_vectors(taken, name, vectors) for name, vectors in given.items()}
 
 # %% ../../nbs/049_read_corpus.ipynb #51d2f7b4
 def _sizes(table) -> str:
     dialogues = table.groupby('split')['dialogue'].nunique()
     return ', '.join(f'{split} {dialogues[split]}' for split in SPLITS if split in dialogues)
 
+# %% ../../nbs/049_read_corpus.ipynb #3f4007f2
+def _kind_of(corpus: Corpus) -> str:  # such as 'emotion, 2 classes (sad, glad)'
+    count = len(corpus.classes)
+    if not count:
+        return f'{corpus.task}, real values'
+    listed = ', '.join(corpus.classes[:12]) + (', ...' if count > 12 else '')
+    return f'{corpus.task}, {count} class{"es" * (count > 1)} ({listed})'
+
+
+def _feature_sizes(corpus: Corpus) -> str:
+    has = corpus.has
+    sizes = (f'{n} {x.shape[1]} ({has[n].mean():.0%})' for n, x in corpus.features.items())
+    return ', '.join(sizes) or 'none'
+
 
 def _said(taken: _Taken, corpus: Corpus) -> str:
     "Say in one line what was taken for what."
-    count = len(corpus.classes)
-    listed = ', '.join(corpus.classes[:12]) + (', ...' if count > 12 else '')
-    kind = f'{count} class{"es" * (count != 1)} ({listed})' if count else 'real values'
-    table, arrays = corpus.table, corpus.features
-    features = ', '.join(
-        f'{n} {x.shape[1]} ({corpus.has[n].mean():.0%})' for n, x in arrays.items()
-    )
+    turns, speakers = len(corpus), corpus.table['speaker'].nunique()
     return (
-        f'{corpus.name}: {taken.turns.layout}, {_many(len(table), "turn")} of '
-        f'{_many(table["speaker"].nunique(), "speaker")}; {corpus.task}, {kind}; dialogues {_sizes(table)} ({taken.how_split}); '
-        f'features {features or "none"}; left out: {", ".join(taken.left_out) or "nothing"}'
+        f'{corpus.name}: {taken.turns.layout}, {_many(turns, "turn")} of '
+        f'{_many(speakers, "speaker")}; {_kind_of(corpus)}; dialogues {_sizes(corpus.table)} '
+        f'({taken.how_split}); features {_feature_sizes(corpus)}; '
+        f'left out: {", ".join(taken.left_out) or "nothing"}'
     )
 
-# %% ../../nbs/049_read_corpus.ipynb #3f4007f2
+# %% ../../nbs/049_read_corpus.ipynb #ddb87895
 def _provenance(taken: _Taken) -> dict:
     unknown = 'unknown: ask whoever gave you the file'
     return {
@@ -289,10 +329,28 @@ def _named(turns: _Turns):
         raise ValueError(f'{turns.where}: damaged ({reason}); {turns.remedy}') from e
 
 
+def _made(taken: _Taken, features) -> Corpus:  # validated
+    stacked = _features(taken, features)
+    corpus = Corpus(taken.turns.name, taken.task, taken.classes, taken.table.drop(columns='row'))
+    return validate(corpus).with_features(**stacked).replace(provenance=_provenance(taken))
+
+
+def _told(turns: _Turns, name, classes) -> _Turns:
+    "Let what the caller says take the place of what the source says."
+    turns.name = name or turns.name
+    turns.classes = turns.classes if classes is None else classes
+    return turns
+
+
+def _warn(name: str, odd: list):
+    for sentence in odd:
+        warnings.warn(f'{name}: {sentence}', stacklevel=3)
+
+
 def _is_saved(source) -> bool:
     return isinstance(source, (str, Path)) and (Path(source).expanduser() / 'corpus.json').is_file()
 
-# %% ../../nbs/049_read_corpus.ipynb #ddb87895
+# %% ../../nbs/049_read_corpus.ipynb #f5f33cc1
 def read_corpus(
     source,  # file, folder or hub name, list of pickles, DataFrame, or list of turns
     *,
@@ -314,17 +372,11 @@ def read_corpus(
     FileNotFoundError, and ImportError for a reader that is not installed."""
     if _is_saved(source):
         return load_corpus(source)
-    turns = _opened(source, structure, label)
-    columns = {'dialogue': dialogue, 'speaker': speaker, 'text': text, 'label': label}
+    turns = _told(_opened(source, structure, label), name, classes)
     with _named(turns):
-        taken = _taken(turns, columns, turns.classes if classes is None else classes, split)
-        stacked = _features(taken, features)
-        table = taken.table.drop(columns='row')
-        corpus = Corpus(name or turns.name, taken.task, taken.classes, table)
-        corpus = corpus.with_features(**stacked) if stacked else validate(corpus)
-    corpus = corpus.replace(provenance=_provenance(taken))
-    for sentence in taken.odd:
-        warnings.warn(f'{corpus.name}: {sentence}', stacklevel=2)
+        taken = _taken(turns, (dialogue, speaker, text, label), split)
+        corpus = _made(taken, features)
+    _warn(corpus.name, taken.odd)
     print(_said(taken, corpus))
     return corpus
 
@@ -339,7 +391,7 @@ def convert(
     corpus.save(folder)
     return corpus
 
-
+# %% ../../nbs/049_read_corpus.ipynb #04d27ebd
 def load_converted(folder) -> Corpus:
     "Load what `convert` wrote: `load_corpus` of a folder."
     return load_corpus(Path(folder))

@@ -70,18 +70,21 @@ def _is_writable(folder: Path) -> bool:
     return os.access(present, os.W_OK) and bool(present.stat().st_mode & 0o222)
 
 
+def _check_new_name(name: str):
+    "Raise ValueError for a name that is taken by the package, or is no name of a folder."
+    if not re.fullmatch(r'[\w][\w.+-]*', name):
+        raise ValueError(f'corpus name {name!r}: expected letters, digits, _ . + -')
+    if name in CORPORA:
+        raise ValueError(f'corpus name {name!r} is that of a corpus of the package; choose another')
+
+
 def _register(
     corpus: Corpus,
     root=None,  # folder of corpora; default: the first of `_homes()` that can be written
     replace=False,  # a corpus of the same name
 ) -> Path:  # its folder
     "Save a corpus under its name; ValueError for a name that is taken or is no name of a folder."
-    if not re.fullmatch(r'[\w][\w.+-]*', corpus.name):
-        raise ValueError(f'corpus name {corpus.name!r}: expected letters, digits, _ . + -')
-    if corpus.name in CORPORA:
-        raise ValueError(
-            f'corpus name {corpus.name!r} is that of a corpus of the package; choose another'
-        )
+    _check_new_name(corpus.name)
     homes = _homes(root)
     home = next(filter(_is_writable, homes), homes[0])
     folder = _saved_folders(root).get(corpus.name, home / corpus.name)
@@ -113,6 +116,15 @@ def _load_saved(folder) -> Corpus:  # validated
         return validate(Corpus(**fields))
 
 # %% ../../nbs/040_registry.ipynb #72cff0f5
+def _saved_folder(name, root) -> Path | None:
+    "Return the folder of a saved corpus: a path, a registered name, or a folder in the working one."
+    if isinstance(name, Path) or '/' in name or '\\' in name:
+        return Path(name)
+    if name in (saved := _saved_folders(root)):
+        return saved[name]
+    return Path(name) if name not in CORPORA and (Path(name) / _ABOUT).is_file() else None
+
+# %% ../../nbs/040_registry.ipynb #3d1b8308
 def load_corpus(
     name,  # 'demo', 'meld', 'iemocap6', ... (a key of CORPORA), a registered name, or a folder
     *,
@@ -126,16 +138,12 @@ def load_corpus(
     have no official dev split: a tenth of their training dialogues is set aside, the same in every
     run. Raises ValueError for an unknown name (with the nearest one) or a damaged file,
     FileNotFoundError for a missing file (with the command that downloads it)."""
-    if isinstance(name, Path) or '/' in name or '\\' in name:
-        return _load_saved(name)
-    if name in (saved := _saved_folders(root)):
-        return _load_saved(saved[name])
-    if name not in CORPORA and (Path(name) / _ABOUT).is_file():
-        return _load_saved(name)
+    if (folder := _saved_folder(name, root)) is not None:
+        return _load_saved(folder)
+    source = CORPORA[choose(name, [*CORPORA, *converted(root)], 'corpus')]
     root = Path(root) if root is not None else data_home()
-    source = CORPORA[choose(name, [*CORPORA, *saved], 'corpus')]
     with _damage(name, root):
         corpus = source.load(root, name, keep_unlabelled=keep_unlabelled)
-    found, stated = corpus.provenance.get('notes', []), source.provenance(root)
-    provenance = stated | {'notes': stated['notes'] + found}
-    return validate(corpus.replace(provenance=provenance))
+    stated = source.provenance(root)
+    stated['notes'] += corpus.provenance.get('notes', [])
+    return validate(corpus.replace(provenance=stated))

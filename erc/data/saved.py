@@ -30,19 +30,23 @@ def _plain_value(value):  # what JSON can hold
     raise TypeError(f'{value!r:.80} is a {type(value).__name__}')
 
 # %% ../../nbs/029_saved.ipynb #164f3117
-def _column_values(table, name) -> list:
-    "Return a column's values for JSON; ValueError if it holds anything but text, numbers and truth values."
+def _check_column(table, name):
+    "Raise TypeError for a column that JSON cannot hold, ValueError for one without a name of its own."
     if not isinstance(name, str) or not isinstance(table[name], pd.Series):
         raise ValueError(f'column {name!r} needs a name of its own, which is text')
-    column = table[name]
+    if table[name].dtype.kind not in 'biufO':
+        raise TypeError(f'its type is {table[name].dtype}')
+
+# %% ../../nbs/029_saved.ipynb #e34ce240
+def _column_values(table, name) -> list:
+    "Return a column's values for JSON; ValueError if it holds anything but text, numbers and truth values."
     try:
-        if column.dtype.kind not in 'biufO':
-            raise TypeError(f'its type is {column.dtype}')
-        values = [_plain_value(value) for value in column]
+        _check_column(table, name)
+        values = [_plain_value(value) for value in table[name]]
     except TypeError as e:
         remedy = 'make it text, numbers or truth values'
         raise ValueError(f'column {name!r} cannot be saved ({e}); {remedy}') from None
-    if column.dtype == object:
+    if table[name].dtype == object:
         return values
     return [None if isinstance(v, float) and math.isnan(v) else v for v in values]
 
@@ -88,7 +92,7 @@ def _remove(folder: Path):
             path.unlink()
         folder.rmdir()
 
-
+# %% ../../nbs/029_saved.ipynb #7f88b3bb
 def _take_place(new: Path, folder: Path):
     "Rename a folder; one that is there already is put aside first, and deleted afterwards."
     old = new.with_suffix('.old')
@@ -122,18 +126,22 @@ def _write_folder(
     return folder
 
 # %% ../../nbs/029_saved.ipynb #76c689d3
-def _saved_files(corpus) -> dict:  # name -> bytes
+def _saved_arrays(corpus) -> bytes:
     from safetensors.numpy import save
 
     arrays = {f'features/{name}': np.ascontiguousarray(x) for name, x in corpus.features.items()}
-    arrays |= {f'has/{name}': np.ascontiguousarray(has) for name, has in corpus.has.items()}
-    files = {_TABLE: _table_lines(corpus.table), _FEATURES: save(arrays)}
+    flags = {f'has/{name}': np.ascontiguousarray(has) for name, has in corpus.has.items()}
+    return save(arrays | flags)
+
+# %% ../../nbs/029_saved.ipynb #71f6db15
+def _saved_files(corpus) -> dict:  # name -> bytes
+    files = {_TABLE: _table_lines(corpus.table), _FEATURES: _saved_arrays(corpus)}
     about = {key: getattr(corpus, key) for key in ('name', 'task', 'classes', 'provenance')}
     about['features'] = list(corpus.features)
     about['columns'] = corpus.table.dtypes.astype(str).to_dict()
     about['sha256'] = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-    text = json.dumps(about, indent=1, ensure_ascii=False, default=str) + '\n'
-    return files | {_ABOUT: text.encode()}
+    text = json.dumps(about, indent=1, ensure_ascii=False, default=str)
+    return files | {_ABOUT: f'{text}\n'.encode()}
 
 # %% ../../nbs/029_saved.ipynb #3e1ca1c5
 def _save(

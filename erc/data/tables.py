@@ -102,23 +102,36 @@ def _split_name(name) -> str | None:
     return _SPLIT_NAMES.get(str(name).strip().casefold())
 
 # %% ../../nbs/044_tables.ipynb #e3571699
+def _all_lists(values) -> bool:
+    return all(isinstance(value, list) for value in values)
+
+# %% ../../nbs/044_tables.ipynb #78bf62ea
+def _json_parts(found, where: str, extra: dict) -> list | None:
+    "Split a JSON value into parts with their names; None if it is no container of turns."
+    if isinstance(found, list) and found and _all_lists(found):
+        found = dict(enumerate(found))
+    if not isinstance(found, dict) or not found:
+        return None
+    if all(map(_split_name, found)):
+        what = 'split'
+    elif _all_lists(found.values()):
+        what = 'dialogue'
+    else:
+        return None
+    return [(v, f'{where}, {what} {k!r}', extra | {what: k}) for k, v in found.items()]
+
+# %% ../../nbs/044_tables.ipynb #62a0c57c
 def _json_turns(found, where: str, extra: dict) -> list:  # of dictionaries
     "Return the turns of a JSON value, with the dialogue and split that its structure names."
-    if isinstance(found, dict) and found and all(map(_split_name, found)):
-        parts = [(v, f'{where}, {k}', extra | {'split': k}) for k, v in found.items()]
-    elif isinstance(found, dict) and found and all(isinstance(v, list) for v in found.values()):
-        parts = [(v, f'{where}, dialogue {k!r}', extra | {'dialogue': k}) for k, v in found.items()]
-    elif isinstance(found, list) and found and all(isinstance(v, list) for v in found):
-        numbered = enumerate(found)
-        parts = [(v, f'{where}, dialogue {i}', extra | {'dialogue': i}) for i, v in numbered]
-    elif isinstance(found, list) and all(isinstance(v, dict) for v in found):
+    if isinstance(found, list) and all(isinstance(v, dict) for v in found):
         return [extra | turn for turn in found]
-    else:
-        expected = 'a list of turns, each an object, or dialogues of such turns'
-        raise ValueError(
-            f'{where}: a JSON {type(found).__name__} of another shape; expected {expected}'
-        )
-    return [turn for part in parts for turn in _json_turns(*part)]
+    if (parts := _json_parts(found, where, extra)) is not None:
+        return [turn for part in parts for turn in _json_turns(*part)]
+    kind, expected = (
+        type(found).__name__,
+        'a list of turns, each an object, or dialogues of such turns',
+    )
+    raise ValueError(f'{where}: a JSON {kind} of another shape; expected {expected}')
 
 # %% ../../nbs/044_tables.ipynb #175c8f60
 def _parsed(text: str, path, place=''):
@@ -127,11 +140,11 @@ def _parsed(text: str, path, place=''):
     except (ValueError, RecursionError) as e:
         raise ValueError(f'{path}: {place}not JSON ({str(e)[:80]}); correct it') from None
 
-
+# %% ../../nbs/044_tables.ipynb #68b8d00b
 def _read_json(text: str, path) -> pd.DataFrame:
     return pd.DataFrame(_json_turns(_parsed(text, path), str(path), {}), dtype=object)
 
-
+# %% ../../nbs/044_tables.ipynb #db3dc8cc
 def _read_json_lines(text: str, path) -> pd.DataFrame:
     "Read one turn, or one dialogue, a line; blank lines are skipped."
     lines = enumerate(text.split('\n'), 1)
@@ -183,8 +196,7 @@ def _split_of_file(path: Path) -> str:
     return found.pop()
 
 # %% ../../nbs/044_tables.ipynb #1ec89b8d
-def _read_folder(folder: Path) -> _Turns:
-    "Read one table a split from a folder."
+def _files_by_split(folder: Path) -> dict:
     paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in _TABLE_SUFFIXES)
     if not paths:
         kinds = ', '.join(_TABLE_SUFFIXES)
@@ -195,9 +207,15 @@ def _read_folder(folder: Path) -> _Turns:
         if split in by_split:
             raise ValueError(f'{folder}: {by_split[split].name} and {path.name} are both {split}')
         by_split[split] = path
-    tables = [_read_frame(path).assign(split=split) for split, path in by_split.items()]
+    return by_split
+
+
+def _read_folder(folder: Path) -> _Turns:
+    "Read one table a split from a folder."
+    paths = _files_by_split(folder)
+    tables = [_read_frame(path).assign(split=split) for split, path in paths.items()]
     joined = pd.concat(tables, ignore_index=True)
-    return _Turns(str(folder), folder.name, joined, 'a file a split', files=paths)
+    return _Turns(str(folder), folder.name, joined, 'a file a split', files=list(paths.values()))
 
 # %% ../../nbs/044_tables.ipynb #2aec3c5c
 def _library(where):
@@ -209,37 +227,40 @@ def _library(where):
         ) from None
     return datasets
 
-
+# %% ../../nbs/044_tables.ipynb #0e37566c
 def _label_names(features, label: str) -> tuple | None:
     names = getattr(features.get(label), 'names', None)
     return tuple(names) if names else None
 
 # %% ../../nbs/044_tables.ipynb #393cca10
+def _joined_parts(parts: dict) -> pd.DataFrame:
+    splits = ({'split': name} if name else {} for name in parts)
+    tables = [part.to_pandas().assign(**split) for part, split in zip(parts.values(), splits)]
+    return pd.concat(tables, ignore_index=True)
+
+
 def _read_dataset(where: str, name: str, label: str, is_folder: bool) -> _Turns:
     "Read a set of `datasets`; its class labels have names, and its parts are splits."
     library = _library(where)
     with _named_errors(where, 'check its name and the network'):
         found = library.load_from_disk(where) if is_folder else library.load_dataset(where)
     parts = found if isinstance(found, dict) else {'': found}
-    tables = [
-        part.to_pandas().assign(**({'split': split} if split else {}))
-        for split, part in parts.items()
-    ]
     classes = _label_names(next(iter(parts.values())).features, label)
-    joined = pd.concat(tables, ignore_index=True)
-    return _Turns(where, name, joined, 'a set of datasets', classes=classes)
+    return _Turns(where, name, _joined_parts(parts), 'a set of datasets', classes=classes)
 
 # %% ../../nbs/044_tables.ipynb #c3b688c3
+def _is_dataset(folder: Path) -> bool:
+    return any((folder / f'dataset_{what}.json').exists() for what in ('dict', 'info'))
+
+
 def _read_table(path: Path, label: str) -> _Turns:
     "Read a table, a folder of tables, or a set of `datasets`; FileNotFoundError if there is none."
-    name = path.stem if path.suffix.lower() in _TABLE_SUFFIXES else path.name
     if path.is_dir():
-        if (path / 'dataset_dict.json').exists() or (path / 'dataset_info.json').exists():
-            return _read_dataset(str(path), name, label, is_folder=True)
-        return _read_folder(path)
+        is_set = _is_dataset(path)
+        return _read_dataset(str(path), path.name, label, True) if is_set else _read_folder(path)
     if path.exists():
         kind = path.suffix.lower().removeprefix('.')
-        return _Turns(str(path), name, _read_frame(path), kind, files=[path])
+        return _Turns(str(path), path.stem, _read_frame(path), kind, files=[path])
     if path.suffix or path.is_absolute() or len(path.parts) > 2:
         raise FileNotFoundError(f'{path}: no such file or folder')
-    return _read_dataset(path.as_posix(), name, label, is_folder=False)
+    return _read_dataset(path.as_posix(), path.name, label, is_folder=False)

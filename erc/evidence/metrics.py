@@ -44,13 +44,13 @@ def _as_codes(codes, name: str) -> np.ndarray:  # integers
     codes = np.asarray(codes)
     if codes.dtype.kind not in 'biuf':
         raise ValueError(f'{name} is of {codes.dtype}: classes are whole numbers')
-    whole = codes.astype(int) if np.isfinite(codes).all() else codes
-    if (whole != codes).any() or whole is codes and codes.dtype.kind == 'f':
-        wrong = codes[(codes != np.floor(codes)) | ~np.isfinite(codes)].flat[0]
+    broken = ~np.isfinite(codes) | (codes % 1 != 0) if codes.dtype.kind == 'f' else codes < codes
+    if broken.any():
+        wrong = codes[broken].flat[0]
         raise ValueError(
             f'{name} has {wrong:g}: classes are whole numbers, not probabilities or values'
         )
-    return whole
+    return codes.astype(int)
 
 
 def _bincount_rows(codes, size):
@@ -93,7 +93,7 @@ def _ratio(a, b, empty=0.0):
     a, b = np.broadcast_arrays(a, b)
     return np.divide(a, b, out=np.full(a.shape, empty), where=b > 0, dtype=float)
 
-
+# %% ../../nbs/100_metrics.ipynb #ccfebbf7
 def _correct(counts):
     "Return how often each class was predicted rightly, (..., C)."
     return np.einsum('...ii->...i', np.asarray(counts))
@@ -238,6 +238,11 @@ def pearson_of(
         return np.where(counted, _ratio(n * yp - y * p, np.sqrt(variation)), np.nan)
 
 # %% ../../nbs/100_metrics.ipynb #6b25b852
+def _centred(x) -> np.ndarray:
+    with np.errstate(invalid='ignore'):  # infinite values, which give NaN
+        return x - x.sum(-1, keepdims=True) / max(x.shape[-1], 1)
+
+
 def pearson_r(
     y,  # (N,) true values; NaN marks a row without label
     p,  # (N,) or (..., N) predicted values
@@ -246,10 +251,7 @@ def pearson_r(
     y, p = np.asarray(y, float), np.asarray(p, float)
     _check_rows(y, p)
     labelled = ~np.isnan(y)
-    y, p = y[labelled], p[..., labelled]
-    n = max(len(y), 1)
-    with np.errstate(invalid='ignore'):  # infinite predictions, which give NaN
-        y, p = y - y.sum() / n, p - p.sum(-1, keepdims=True) / n  # centred: no loss of digits
+    y, p = _centred(y[labelled]), _centred(p[..., labelled])  # centred: no loss of digits
     return pearson_of(moments(y, p))
 
 # %% ../../nbs/100_metrics.ipynb #588525b4
@@ -263,7 +265,7 @@ def _ccc_of(
     with np.errstate(invalid='ignore'):
         return np.where(counted, _ratio(2 * (n * yp - y * p), spread), np.nan)
 
-
+# %% ../../nbs/100_metrics.ipynb #7d679d9e
 def ccc(
     y,  # (N,) true values; NaN marks a row without label
     p,  # (N,) or (..., N) predicted values
@@ -281,7 +283,7 @@ def _labelled_pairs(y, p) -> tuple:
         raise ValueError('p is not finite in a labelled row')
     return y[labelled], p[labelled]
 
-
+# %% ../../nbs/100_metrics.ipynb #876f1aae
 def acc2(
     y,  # (N,) true values; NaN marks a row without label
     p,  # (N,) predicted values
@@ -295,7 +297,7 @@ def acc2(
         return float(accuracy_score(y >= 0, p >= 0))
     return float(accuracy_score(y[y != 0] > 0, p[y != 0] > 0))
 
-
+# %% ../../nbs/100_metrics.ipynb #1490c57d
 def acc7(
     y,  # (N,) true values; NaN marks a row without label
     p,  # (N,) predicted values
@@ -317,6 +319,15 @@ def mae(
     return float(mean_absolute_error(*_labelled_pairs(y, p)))
 
 # %% ../../nbs/100_metrics.ipynb #2d2be053
+def _check_probabilities(y, p):
+    if p.ndim != 2 or len(p) != len(y):
+        raise ValueError(
+            f'p has shape {p.shape}, y has {y.shape}: one row of probabilities per row of y'
+        )
+    if not np.allclose(p.sum(1), 1, atol=1e-3) or (p < 0).any():
+        raise ValueError('the rows of p are no probabilities: they have to sum to 1')
+
+# %% ../../nbs/100_metrics.ipynb #7e2163bd
 def ece(
     y,  # (N,) true classes; -1 marks a row without label
     p,  # (N, C) probabilities of the classes
@@ -324,14 +335,8 @@ def ece(
 ) -> float:  # in 0..1; NaN where nothing is labelled
     "Return the expected calibration error; ValueError unless the rows of p are probabilities."
     y, p = _as_codes(y, 'y'), np.asarray(p, float)
-    if p.ndim != 2 or len(p) != len(y):
-        raise ValueError(
-            f'p has shape {p.shape}, y has {y.shape}: one row of probabilities per row of y'
-        )
-    if not np.allclose(p.sum(1), 1, atol=1e-3) or (p < 0).any():
-        raise ValueError('the rows of p are no probabilities: they have to sum to 1')
-    y, p = y[y != -1], p[y != -1]
-    confidence, right = p.max(1), p.argmax(1) == y
-    which = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    gaps = np.abs(np.bincount(which, right - confidence, minlength=bins))
-    return float(gaps.sum() / len(y)) if len(y) else math.nan
+    _check_probabilities(y, p)
+    confidence, labelled = p.max(1), y != -1
+    which = np.maximum(np.ceil(confidence * bins).astype(int) - 1, 0)
+    gaps = np.bincount(which, ((p.argmax(1) == y) - confidence) * labelled)
+    return float(_ratio(np.abs(gaps).sum(), labelled.sum(), np.nan))

@@ -71,18 +71,20 @@ def _prepare(system: System, corpus: str, device='cpu') -> tuple[Corpus, str]:
     return _of_fold(system, encoded), digest
 
 # %% ../../nbs/353_prepare.ipynb #c75df7f2
+def _weights_by_name(how: dict, classes) -> list:
+    for name in how:
+        choose(name, classes, 'class of weights')
+    if missing := [name for name in classes if name not in how]:
+        raise ValueError(f'no weight for class {", ".join(missing)}; give one for each class')
+    return [how[name] for name in classes]
+
+
 def _given_weights(
     how,  # C numbers, or a dict from class to number
     classes,  # C names
 ) -> np.ndarray:  # (C,)
     "Return weights that the caller gives, in the order of the classes; ValueError for wrong ones."
-    if isinstance(how, dict):
-        for name in how:
-            choose(name, classes, 'class of weights')
-        if missing := [name for name in classes if name not in how]:
-            raise ValueError(f'no weight for class {", ".join(missing)}; give one for each class')
-        how = [how[name] for name in classes]
-    weights = np.asarray(how, float)
+    weights = np.asarray(_weights_by_name(how, classes) if isinstance(how, dict) else how, float)
     if weights.shape != (len(classes),):
         raise ValueError(
             f'weights of shape {weights.shape} for {len(classes)} classes; give one each'
