@@ -164,7 +164,7 @@ def _cross_validated(system: System, variant: str) -> bool:
     wanted = system.kind == 'baseline' or _follows_protocol(system, variant)
     return system.cross and wanted
 
-# %% ../../nbs/351_recipes.ipynb #a0cb51c8
+
 def _hyperparameters(system: System, variant: str) -> dict:
     "Return a variant's hyperparameters, complete, as they are stored."
     written = {k: v for k, v in system.variants[variant].items() if k != 'protocol'}
