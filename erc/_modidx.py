@@ -2033,6 +2033,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/erc', 'doc_host': '', 'git
                                'erc.predictor._missing_as_none': ('predictor.html#_missing_as_none', 'erc/predictor.py'),
                                'erc.predictor._own_rows': ('predictor.html#_own_rows', 'erc/predictor.py'),
                                'erc.predictor._pieces': ('predictor.html#_pieces', 'erc/predictor.py'),
+                               'erc.predictor._predict_block': ('predictor.html#_predict_block', 'erc/predictor.py'),
                                'erc.predictor._predict_table': ('predictor.html#_predict_table', 'erc/predictor.py'),
                                'erc.predictor._probabilities': ('predictor.html#_probabilities', 'erc/predictor.py'),
                                'erc.predictor._table_blocks': ('predictor.html#_table_blocks', 'erc/predictor.py'),

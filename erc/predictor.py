@@ -253,16 +253,20 @@ def _table_blocks(table: pd.DataFrame) -> Iterator[list[_Piece]]:
     return _blocks(pieces, _BLOCK)
 
 
+def _predict_block(model, table, block, given, progress):  # rows (n,), values (n, C + 1)
+    "Return the rows of a table that a block predicts, with class and shift probabilities."
+    rows = np.concatenate([piece.items for piece in block])
+    more = given and (given, rows)
+    p, shift = _probabilities(model, table.iloc[rows], block, more, progress)
+    return rows[_own_rows(block)], np.c_[p, shift]
+
+
 def _predict_table(model, table, given, progress):  # (N, C), (N,)
-    "Return class probabilities (N, C) and shift probabilities (N,) of a table of conversations."
-    order, parts = [], []
-    for block in _table_blocks(table):
-        rows = np.concatenate([piece.items for piece in block])
-        more = given and (given, rows)
-        p, shift = _probabilities(model, table.iloc[rows], block, more, progress)
-        parts.append(np.c_[p, shift])
-        order.append(rows[_own_rows(block)])
-    found = np.concatenate(parts)[np.argsort(np.concatenate(order))]
+    "Return class probabilities and shift probabilities of a table of conversations."
+    blocks = _table_blocks(table)
+    parts = [_predict_block(model, table, block, given, progress) for block in blocks]
+    rows, found = map(np.concatenate, zip(*parts))
+    found = found[np.argsort(rows)]
     return found[:, :-1], found[:, -1]
 
 # %% ../nbs/964_predictor.ipynb #97b713e2
