@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 
-from erc.arcs import _letters, _arc_html, arc_page, _class_colours
+from erc.arcs import _arc_html, _class_colours, _letters, arc_page
 
 CLASSES = ['neutral', 'surprise', 'fear', 'sadness', 'joy', 'disgust', 'anger']
 
@@ -60,7 +60,7 @@ def test_every_turn_is_drawn_and_listed():
     assert [m['fill'] for m in marks] == [colours[e] for e in frame.emotion]
     opacity = np.array([float(m['fill-opacity']) for m in marks])
     assert np.corrcoef(opacity, frame.confidence)[0, 1] > 0.999
-    assert 0.25 <= opacity.min() and opacity.max() <= 1
+    assert opacity.min() >= 0.25 and opacity.max() <= 1
     assert len(re.findall('<tr>', page)) == len(frame) + 1
     assert page.count('<svg viewBox') == 3  # forty turns a strip
 

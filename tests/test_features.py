@@ -15,8 +15,8 @@ import erc.data.sentence_encoders as S
 from erc.data.corpus import Corpus
 from erc.data.features import _encode_text, _hashed_words, context_mean, encode
 from erc.data.registry import load_corpus
-from erc.data.sentence_store import _text_keys, _find_sentences
 from erc.data.sentence_encoders import encoder_identity, encoder_path, toy_encoder
+from erc.data.sentence_store import _find_sentences, _text_keys
 
 LINES = [
     'Hey!',
