@@ -12,7 +12,7 @@ from erc.nn.dialoguernn import (
     _our_parameter_name,
     _padded_contexts,
 )
-from erc.nn.recurrences import PastAttention, RunningAttention, party_states
+from erc.nn.recurrences import _PastAttention, _RunningAttention, party_states
 
 T = torch.from_numpy
 
@@ -122,11 +122,11 @@ def test_many_speakers_and_short_dialogues():
 
 
 def test_simple_attention_keeps_its_ranking_and_does_not_overflow():
-    past = RunningAttention(torch.ones(1, 1, 1, dtype=torch.float64))
+    past = _RunningAttention(torch.ones(1, 1, 1, dtype=torch.float64))
     for v in (-2000.0, 0.0, 3000.0, 2999.0):
         past.add(torch.full((1, 1, 1), v, dtype=torch.float64))
     close(past.attend()[0, 0], [(3000 + 2999 * np.exp(-1)) / (1 + np.exp(-1))])
-    assert PastAttention([]).attend() is None
+    assert _PastAttention([]).attend() is None
 
 
 def test_bad_input():

@@ -7,12 +7,12 @@ from erc.data.registry import load_corpus
 from erc.report.artefacts import reference
 from erc.studies.disagreements import (
     _pick_turns,
+    _printed_examples,
+    _stored_examples,
     compare_predictions,
     describe_counts,
     example_rows,
     example_table,
-    printed_examples,
-    stored_examples,
 )
 
 
@@ -58,14 +58,14 @@ def test_disagreements_follow_the_rule(corpus, predictions):
 
 def test_stored_examples_need_no_corpus_and_hold_no_words(corpus, predictions, tmp_path):
     compared = compare_predictions(corpus, *predictions)
-    rows = printed_examples(reference('mmspcl'), 'table6')
+    rows = _printed_examples(reference('mmspcl'), 'table6')
     rows += example_rows(corpus, compared, 'disagreements', 'demo corpus')
     table = example_table(rows, 'table6', 'As drawn.', state='drawn', basis=['demo'])
     table.save(tmp_path)
-    again = stored_examples('table6', tmp_path)
+    again = _stored_examples('table6', tmp_path)
     assert again._repr_html_() == table._repr_html_() and again.kinds == table.kinds
     assert table.kinds.count('printed') == 7
-    assert stored_examples('table7', tmp_path) is None
+    assert _stored_examples('table7', tmp_path) is None
     text = (tmp_path / 'tables/mmspcl_table6.csv').read_text()
     assert 'Push' not in text
     assert not any(words in text for words in corpus.table.text if len(words) > 12)

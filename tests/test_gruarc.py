@@ -25,7 +25,7 @@ from erc.models.gruarc import (
 )
 from erc.models.shift import shift_gate
 from erc.nn.cells import weighted_nll
-from erc.nn.recurrences import PastAttention, RunningAttention, party_states
+from erc.nn.recurrences import _PastAttention, _RunningAttention, party_states
 from erc.report.artefacts import reference
 from erc.runs.recipes import find_system, load_recipe
 from erc.runs.run import run_system
@@ -99,10 +99,10 @@ def test_attention(golden, name, chunk):
     w = T(next(v for k, v in g.items() if k.startswith('param.'))).requires_grad_()
     m = T(g['in.m_t']).requires_grad_() if 'in.m_t' in g else None
     if m is None:
-        past = RunningAttention(w[None])
+        past = _RunningAttention(w[None])
     else:
         earlier = [torch.zeros_like(history[:1])] * len(history)
-        past = PastAttention([*earlier, (m @ w.T)[None]], chunk)
+        past = _PastAttention([*earlier, (m @ w.T)[None]], chunk)
     for c in history:
         past.attend()
         past.add(c[None])

@@ -25,15 +25,15 @@ from erc.runs.records import Fold, Record
 from erc.runs.run import run_system
 from erc.studies.multiemo import (
     _fusion_figure,
+    _leak_row,
+    _negative_loss_row,
     _readout,
+    _selection_row,
     class_statistics,
     contribution,
     fusion_probe,
     leak_probe,
-    leak_row,
     load_one_stage,
-    negative_loss_row,
-    selection_row,
 )
 from erc.training.bench import _operations
 from erc.training.engine import Single, Stack, Steps
@@ -605,17 +605,17 @@ def test_analyses_of_records():
     row = contribution(record(), record('without_swfc', (0.3, 0.6)), resamples=50)
     assert row['against'] == 'without_swfc' and row['of medians'] == '+15.0'
     assert row['difference of means'].startswith('+15.0')
-    row = selection_row(record())
+    row = _selection_row(record())
     assert row == where | {
         'chosen on dev': '60.0',
         'best test epoch (as released)': '65.0',
         'difference': '+5.0',
     }
-    row = negative_loss_row(record())
+    row = _negative_loss_row(record())
     assert row['seeds below zero'] == '2 of 2' and row['lowest loss'] == '-1.0'
     assert row['dev, chosen epoch'] == row['dev, last epoch'] == '60.0'
-    assert negative_loss_row(record(loss=(2.0, 0.5))) is None
-    row = leak_row(record())
+    assert _negative_loss_row(record(loss=(2.0, 0.5))) is None
+    row = _leak_row(record())
     assert row == where | {
         'predictions changed, %': '3.0',
         'largest change of a probability': '0.50',

@@ -167,8 +167,8 @@ def test_two_processes_do_not_write_one_file(model, tmp_path):
 
     source, out = write(tmp_path / 'in.jsonl', rows(5)), tmp_path / 'out.jsonl'
     predict_stream(model, source, out, progress=False)
-    lock = FileLock(cache_home() / 'locks' / f'{digest(str(out.resolve()))}.lock')
-    with lock, pytest.raises(RuntimeError, match='another process writes'):
+    taken = FileLock(cache_home() / 'locks' / f'{digest(str(out.resolve()))}.lock')
+    with taken, pytest.raises(RuntimeError, match='another process writes'):
         predict_stream(model, source, out, progress=False)
 
 

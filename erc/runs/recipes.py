@@ -142,7 +142,8 @@ class Recipe:
         return self.artefacts[choose(id, self.artefacts, f'artefact of {self.paper}')]
 
 # %% ../../nbs/351_recipes.ipynb #b42e60d0
-_PROTOCOL = {  # hyperparameters of each variant that follows it
+# hyperparameters of each variant that follows it
+_PROTOCOL = {
     'lr': [1e-4, 3e-4, 1e-3, 3e-3],
     'epochs': 30,
     'warmup': 0.05,
