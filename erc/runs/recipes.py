@@ -143,13 +143,7 @@ class Recipe:
 
 # %% ../../nbs/351_recipes.ipynb #b42e60d0
 # hyperparameters of each variant that follows it
-_PROTOCOL = {
-    'lr': [1e-4, 3e-4, 1e-3, 3e-3],
-    'epochs': 30,
-    'warmup': 0.05,
-    'decay': True,
-    'clip': 1.0,
-}
+_PROTOCOL = dict(lr=[1e-4, 3e-4, 1e-3, 3e-3], epochs=30, warmup=0.05, decay=True, clip=1.0)
 _SEARCH = {'epochs': 12, 'margin': 0.01}  # of a run of the search; what widens the grid
 _CROSS_SEEDS = 2  # seeds of each fold but the paper's
 
