@@ -19,8 +19,9 @@ from .core import choose
 from .data.batches import _column_scale, _scaled, make_batches
 from .data.corpus import SPLITS, Corpus
 from .data.features import encode
-from .evidence.calibration import _calibration_error, _fit_temperature, _with_temperature
+from .evidence.calibration import _fit_temperature, _with_temperature
 from .evidence.intervals import Interval, interval
+from .evidence.metrics import ece
 from .model_cards import _model_card
 from .model_files import _model_folder, _read_model, _upload, _write_model
 from .model_info import _check_features, _ModelInfo
@@ -304,7 +305,7 @@ def _shown_facts(model: TrainedModel) -> dict:
 def _errors(p, labels, temperature: float) -> dict:
     "Return the calibration error before and after a temperature."
     after = _with_temperature(p, temperature)
-    return {'before': _calibration_error(p, labels), 'after': _calibration_error(after, labels)}
+    return {'before': ece(labels, p), 'after': ece(labels, after)}
 
 # %% ../nbs/980_trained.ipynb #9b4e3735
 def _calibrated(model: TrainedModel) -> TrainedModel:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from erc.evidence.calibration import _calibration_error, _fit_temperature, _with_temperature
+from erc.evidence.calibration import _fit_temperature, _with_temperature
+from erc.evidence.metrics import ece
 
 
 @pytest.fixture
@@ -17,10 +18,10 @@ def drawn():
 def test_error_of_one_bin_by_hand():
     p = np.array([[0.8, 0.2], [0.8, 0.2], [0.3, 0.7], [0.3, 0.7]])
     # 0.8: both right, a gap of 0.2; 0.7: one of two right, a gap of 0.2
-    assert _calibration_error(p, [0, 0, 1, 0]) == pytest.approx(0.2)
-    assert _calibration_error(p, [0, 0, -1, -1]) == pytest.approx(0.2), 'turns without label'
-    assert np.isnan(_calibration_error(p, [-1] * 4))
-    assert _calibration_error([[1.0, 0.0]], [0]) == 0, 'a probability of one'
+    assert ece([0, 0, 1, 0], p) == pytest.approx(0.2)
+    assert ece([0, 0, -1, -1], p) == pytest.approx(0.2), 'turns without label'
+    assert np.isnan(ece([-1] * 4, p))
+    assert ece([0], [[1.0, 0.0]]) == 0, 'a probability of one'
 
 
 @pytest.mark.parametrize('factor', [0.5, 1.0, 4.0])
@@ -36,7 +37,7 @@ def test_temperature_changes_no_decision_and_lowers_the_error(drawn):
     sharp = _with_temperature(p, 0.25)
     soft = _with_temperature(sharp, _fit_temperature(sharp, labels))
     assert (soft.argmax(1) == sharp.argmax(1)).all() and np.allclose(soft.sum(1), 1)
-    assert _calibration_error(soft, labels) < _calibration_error(sharp, labels) / 3
+    assert ece(labels, soft) < ece(labels, sharp) / 3
 
 
 def test_nothing_to_fit():

@@ -10,30 +10,6 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 
-# %% ../../nbs/112_calibration.ipynb #9a996b8a
-def _labelled(p, labels) -> tuple:  # probabilities (n, C) and classes (n,) of rows with a label
-    p, labels = np.asarray(p, float), np.asarray(labels)
-    if p.ndim != 2 or labels.shape != (len(p),):
-        raise ValueError(
-            f'probabilities {p.shape} for labels {labels.shape}: one row a label is needed'
-        )
-    return p[labels >= 0], labels[labels >= 0]
-
-# %% ../../nbs/112_calibration.ipynb #918d8543
-def _calibration_error(
-    p,  # (N, C) probabilities
-    labels,  # (N,) classes, -1 for none
-    bins=15,  # of equal width
-) -> float:  # a fraction; NaN without a label
-    "Return the expected calibration error; raise ValueError for shapes that do not match."
-    p, labels = _labelled(p, labels)
-    if not len(p):
-        return float('nan')
-    confidence, right = p.max(1), p.argmax(1) == labels
-    of_bin = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = np.bincount(of_bin, right - confidence, bins)
-    return float(np.abs(gaps).sum() / len(p))
-
 # %% ../../nbs/112_calibration.ipynb #03c3b1c6
 _HOTTEST = 3.0  # bounds of log T
 
@@ -45,6 +21,15 @@ def _with_temperature(
     "Return probabilities whose logarithms are divided by a temperature."
     log_p = np.log(np.maximum(np.asarray(p, float), np.finfo(float).tiny))
     return softmax(log_p / temperature, axis=1)
+
+# %% ../../nbs/112_calibration.ipynb #9a996b8a
+def _labelled(p, labels) -> tuple:  # probabilities (n, C) and classes (n,) of rows with a label
+    p, labels = np.asarray(p, float), np.asarray(labels)
+    if p.ndim != 2 or labels.shape != (len(p),):
+        raise ValueError(
+            f'probabilities {p.shape} for labels {labels.shape}: one row a label is needed'
+        )
+    return p[labels >= 0], labels[labels >= 0]
 
 # %% ../../nbs/112_calibration.ipynb #f632c39b
 def _fit_temperature(
