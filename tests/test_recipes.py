@@ -2,16 +2,20 @@
 
 import re
 
+import numpy as np
 import pytest
 
 from erc.core import package_file, resolve
+from erc.data.registry import load_corpus
 from erc.report.artefacts import artefacts
 from erc.runs import recipe_files
 from erc.runs.keys import RunKey
+from erc.runs.prepare import _of_fold
 from erc.runs.recipe_files import _add_recipe, papers
 from erc.runs.recipes import (
     _PROTOCOL,
     _SEARCH,
+    System,
     _cross_validated,
     _follows_protocol,
     _read_recipe,
@@ -106,13 +110,23 @@ def test_a_demonstration_searches_for_nothing(paper):
 
 def test_inputs_are_standardised_but_for_tokens():
     for system in trained_systems():
-        tokens = [f for f in system.features if f not in system.standardised]
-        assert (
-            not tokens
-            or not system.vectorise
-            and set(tokens)
-            <= {*('text', 'prompt', 'sentence', 'previous', 'first', 'second', 'pair')}
-        ), system.id
+        tokens = system.token_features
+        assert sorted(tokens + system.standardised) == sorted(system.features), system.id
+        if not system.vectorise:  # an encoder that learns reads ids, whatever its corpus calls them
+            assert set(tokens) == set(system.features) - {'audio', 'visual'}, system.id
+        else:
+            assert set(tokens) == {system.args.get('words')} - {None}, system.id
+
+
+def test_token_ids_are_left_as_they_are():
+    corpus = load_corpus('demo')
+    ids = np.arange(3 * len(corpus)).reshape(-1, 3)
+    corpus = corpus.with_features(words=ids, text=ids)
+    about = dict(paper='toy', name='net', label='', notebook='', model='m:n')
+    for how in ({'tokens': ['words']}, {'encode': {'words': {'tokens': True}}}):
+        read = _of_fold(System(**about, features=['text', 'words'], **how), corpus)
+        assert (read.features['words'] == ids).all()
+        assert abs(read.features['text'][read.rows('train')].mean()) < 1e-6
 
 
 def test_recipes_stay_short():

@@ -119,7 +119,7 @@ def _fingerprints(
     progress=True,  # show a bar where some have to be taken
 ) -> dict:  # system id -> three losses; [] for what is not trained, or reads tokens
     "Return the fingerprints of systems as the code is now."
-    trained = [s for s in systems if s.kind == 'model' and s.vectorise]
+    trained = [s for s in systems if s.kind == 'model' and not s.token_features]
     keys = {s.id: _cache_key(s) for s in trained}
     known = _read_cache()
     missing = {keys[s.id]: s for s in trained if keys[s.id] not in known}

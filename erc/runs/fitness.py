@@ -89,7 +89,7 @@ def _is_floor(floor: System, system: System, corpus: str) -> bool:
 def _floor_key(key: RunKey) -> RunKey | None:
     "Return the run of the baseline that a system has to reach; None where there is none."
     system = find_system(key.system_id)
-    known = load_recipe(_FLOORS).systems.values()
+    known = [x for x in load_recipe(_FLOORS).systems.values() if x.kind == 'baseline']
     fits = [floor for floor in known if _is_floor(floor, system, key.corpus)]
     if not fits:
         return None

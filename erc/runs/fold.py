@@ -303,6 +303,11 @@ def _choose(job: _Job, settings: dict, facts: dict, before: _Pretraining) -> dic
     return about
 
 
+def _parameters(fit: Fit) -> int:
+    "Return how many numbers a seed trains."
+    return sum(p.numel() for e in fit.engines for p in e.params.values()) // len(fit.seeds)
+
+
 def _run_model(job: _Job, settings: dict, seeds: list, facts: dict) -> Iterator[Fold]:
     "Train seeds; those of a fold that has some use the hyperparameters that were chosen for it."
     before = _pretraining(job, settings, facts)
@@ -310,7 +315,8 @@ def _run_model(job: _Job, settings: dict, seeds: list, facts: dict) -> Iterator[
     for seed in seeds:
         trained = _train_seed(job, seed, about['chosen'], before.begin(seed))
         if not trained.failed:
-            yield replace(_fold_of_seed(job, trained), facts=about)
+            facts = {**about, 'parameters': _parameters(trained.fit)}
+            yield replace(_fold_of_seed(job, trained), facts=facts)
             continue
         warnings.warn(
             f'{job.system.id}: seed {seed} never had a finite loss with {about["chosen"]}: '

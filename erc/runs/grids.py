@@ -69,13 +69,20 @@ def _fill(template, combination: dict, key: str):
 
 # %% ../../nbs/349_grids.ipynb #9e021bb3
 def _combine(own: dict, combination: dict, keys) -> dict:
-    "Return a grid's own keys with those of its choices; `args` add up."
+    "Return a grid's own keys with those of its choices; `args` and `variants` add up."
     system = dict(own)
     for choice in combination.values():
         more = {k: v for k, v in choice.items() if k in keys}
-        args = {**system.get('args', {}), **more.get('args', {})}
-        system |= {**more, **({'args': args} if args else {})}
+        both = [k for k in ('args', 'variants') if k in more and k in system]
+        system |= {**more, **{k: _overlay(system[k], more[k]) for k in both}}
     return system
+
+
+_SEPARATORS = {'name': '_', 'label': ', '}  # of choices in a row
+
+
+def _in_a_row(axes, separator: str) -> str:  # '{fusion}, {loss}'
+    return separator.join(f'{{{axis}}}' for axis in axes)
 
 
 def _expand_grid(grid: dict, choices: dict, keys, where: str) -> dict:
@@ -84,8 +91,8 @@ def _expand_grid(grid: dict, choices: dict, keys, where: str) -> dict:
     own = {k: v for k, v in grid.items() if k not in (*choices, 'name', 'label')}
     systems = {}
     for combination in _combinations(choices, axes, where):
-        label = _fill(grid['label'], combination, 'label')
-        name = _fill(grid['name'], combination, 'name')
+        templates = [grid.get(k) or _in_a_row(axes, sep) for k, sep in _SEPARATORS.items()]
+        name, label = (_fill(t, combination, k) for t, k in zip(templates, _SEPARATORS))
         systems[name] = {**_combine(own, combination, keys), 'label': label}
     return systems
 

@@ -39,6 +39,7 @@ class System:
     encode: dict = field(default_factory=dict)  # feature -> text column(s), or context options
     encoder: str = 'minilm'
     features: list = field(default_factory=list)  # what the model reads
+    tokens: list = field(default_factory=list)  # those that `data` gives as token ids
     target: str = 'emotion'  # what the logits predict: the `label` column
     targets: dict = field(default_factory=dict)  # further targets -> column, for own losses
     weights: dict = field(default_factory=dict)  # argument -> target whose class weights it gets
@@ -62,9 +63,15 @@ class System:
         return f'{self.paper}/{self.name}'
 
     @property
+    def token_features(self) -> list[str]:
+        "The features that are token ids: those in `tokens`, and those that `encode` makes so."
+        made = [f for f, how in self.encode.items() if isinstance(how, dict) and how.get('tokens')]
+        return [f for f in self.features if f in (*self.tokens, *made)]
+
+    @property
     def standardised(self) -> list[str]:
-        "The features that are standardised: all but token ids, which an encoder in training reads."
-        return [f for f in self.features if self.vectorise or f in ('audio', 'visual')]
+        "The features that are standardised: all but token ids."
+        return [f for f in self.features if f not in self.token_features]
 
     def key(self, variant: str, corpus: str) -> RunKey:
         "Return the key of one of its runs; raise ValueError for a variant that it lacks."
