@@ -15,6 +15,7 @@ _HOMES = {
     'root': 'core',
     'Corpus': 'data.corpus',
     'load_corpus': 'data.registry',
+    'read_corpus': 'data.reading',
     'encode': 'data.features',
     'Interval': 'evidence.intervals',
     'train': 'prediction',
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from erc.core import root as root
     from erc.data.corpus import Corpus as Corpus
     from erc.data.features import encode as encode
+    from erc.data.reading import read_corpus as read_corpus
     from erc.data.registry import load_corpus as load_corpus
     from erc.evidence.intervals import Interval as Interval
     from erc.prediction import compare as compare

@@ -8,12 +8,13 @@ __all__ = ['root', 'data_home', 'cache_home', 'results_home', 'package_file', 'a
 
 # %% ../nbs/000_core.ipynb #5800171c
 import difflib
+import errno
 import hashlib
 import importlib
 import json
 import os
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 # %% ../nbs/000_core.ipynb #42c631ae
@@ -65,22 +66,126 @@ def package_file(
     return Path(erc.__file__).parent / name
 
 # %% ../nbs/000_core.ipynb #45986b36
+_REMEDIES = {
+    errno.ENOSPC: 'free some space, then give the command again',
+    errno.EDQUOT: 'free some of your quota, then give the command again',
+    errno.EFBIG: 'raise the limit on file sizes (`ulimit -f`), then give the command again',
+    errno.EACCES: 'allow writing there, or choose another folder',
+    errno.EPERM: 'allow writing there, or choose another folder',
+    errno.EROFS: 'it cannot be written to; choose another folder',
+    errno.ENOTDIR: 'a file stands where a folder is needed; move it away, or choose another folder',
+    errno.EEXIST: 'a file stands where a folder is needed; move it away, or choose another folder',
+    errno.EIO: 'check the disk',
+}
+
+
+@contextmanager
+def _write_errors(
+    path,  # what is written
+):
+    "Add the file and the remedy to an OSError of writing it; other errors pass."
+    path = Path(path)
+    try:
+        yield
+    except OSError as e:
+        own = e.filename is None or str(e.filename).startswith(str(path.parent))
+        if e.errno not in _REMEDIES or not own:
+            raise
+        remedy = _REMEDIES[e.errno]
+        raise OSError(e.errno, f'{os.strerror(e.errno)}; {remedy}', str(path)) from e
+
+# %% ../nbs/000_core.ipynb #01fe7022
+_TEMPORARY = '.erc.tmp'  # suffix
+
+
+def _hold(
+    handle: int,  # an open file
+    wait: bool,
+) -> bool:  # whether this process holds it
+    "Lock an open file until it is closed or the process ends."
+    try:
+        import fcntl
+    except ImportError:  # Windows, which deletes no open file
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:  # held by another process, or a file system without locks
+        return False
+    return True
+
+
+def _sweep(folder):
+    "Delete the temporary files of a folder whose writers ended before they could."
+    for path in Path(folder).glob(f'.*{_TEMPORARY}'):
+        with suppress(OSError), open(path, 'rb') as file:
+            if _hold(file.fileno(), wait=False):
+                path.unlink()
+
+# %% ../nbs/000_core.ipynb #cfd3ce0c
+def _temporary_file(path: Path):
+    "Open and hold an empty file beside a destination, whose folder is made and swept."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path.parent)
+    while True:
+        handle, name = tempfile.mkstemp(_TEMPORARY, f'.{path.name[:60]}.', path.parent)
+        _hold(handle, wait=True)
+        if os.path.exists(name):  # it may have been swept before it was held
+            return os.fdopen(handle), Path(name)
+        os.close(handle)
+
+
 @contextmanager
 def atomic_path(
     path,  # destination; missing parent folders are created
 ):  # yields a Path in the same folder, hidden and with suffix `.tmp`
-    "Yield a temporary path that is renamed to `path` on success and deleted on failure."
+    """Yield a temporary path that is renamed to `path` on success and deleted on failure.
+
+    What a killed process left in the folder is deleted. Raises OSError, which names `path` and the
+    remedy, if it cannot be written."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.', suffix='.tmp')
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _write_errors(path):
+        held, temporary = _temporary_file(path)
+    with held:
+        try:
+            with _write_errors(path):
+                yield temporary
+                temporary.chmod(0o644)
+                if os.name == 'nt':  # Windows renames no open file
+                    held.close()
+                temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+# %% ../nbs/000_core.ipynb #94ec1995
+def _check_writable(
+    path,  # a file that will be written
+):
+    "Raise OSError, which names the file and the remedy, if it cannot be written."
+    with _write_errors(path):
+        held, temporary = _temporary_file(Path(path))
+        temporary.unlink()
+        held.close()
+
+# %% ../nbs/000_core.ipynb #a8b2b115
+@contextmanager
+def _locked(
+    path,  # a file or folder that several processes write
+    wait=True,  # False: RuntimeError if another process holds it
+):
+    "Hold the lock of a path, in the folder `.locks` beside it."
+    from filelock import FileLock, Timeout
+
+    lock = Path(path).parent / '.locks' / f'{Path(path).name}.lock'
+    with _write_errors(lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            held = FileLock(lock).acquire(timeout=-1 if wait else 0)
+        except Timeout:
+            raise RuntimeError(
+                f'{path} is being written by another process: wait for it, or choose another place'
+            ) from None
+    with held:
+        yield
 
 # %% ../nbs/000_core.ipynb #07d5f000
 def write_atomic(

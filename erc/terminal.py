@@ -20,12 +20,26 @@ _INTERRUPTED = (
 )
 
 
+_EXPECTED = (ValueError, OSError, ImportError, RuntimeError)
+
+
+def _told(error: Exception) -> str:
+    "Return an error as a sentence; the file first where it is about one."
+    if isinstance(error, MemoryError):
+        return 'out of memory; give it more, or ask for less: fewer seeds or smaller batches'
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f'{error.filename}: {error.strerror}'
+    if isinstance(error, _EXPECTED) and not isinstance(error, RecursionError):
+        return str(error)
+    return f'{type(error).__name__}: {error} (not foreseen; `erc --debug ...` shows where)'
+
+
 def _in_one_line(error: Exception) -> typer.Exit:
     "Print an error and return the exit code that it deserves; raise it again for debugging."
     if isinstance(error, BrokenPipeError) or os.environ.get('ERC_DEBUG'):
         raise error
-    typer.echo(f'erc: {error}', err=True)
-    return typer.Exit(1 if isinstance(error, RuntimeError) else 2)
+    typer.echo(f'erc: {_told(error)}', err=True)
+    return typer.Exit(1 if isinstance(error, (RuntimeError, MemoryError)) else 2)
 
 
 class _CommandGroup(TyperGroup):
@@ -42,7 +56,9 @@ class _CommandGroup(TyperGroup):
         except KeyboardInterrupt:
             typer.echo(_INTERRUPTED, err=True)
             raise typer.Exit(130) from None
-        except (ValueError, OSError, ImportError, RuntimeError) as e:
+        except Exception as e:
+            if hasattr(e, 'format_message'):  # of a command line, which typer prints
+                raise
             raise _in_one_line(e) from e
 
 # %% ../nbs/997_terminal.ipynb #f741da58

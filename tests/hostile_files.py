@@ -435,20 +435,27 @@ def converted_parts() -> dict:
     "A file of a converted corpus, replaced: name -> (file, bytes); checksums are made to agree."
     tensor = {'dtype': 'F32', 'shape': [4, 4], 'data_offsets': [0, 64]}
     flags = {'dtype': 'BOOL', 'shape': [64], 'data_offsets': [0, 64]}
-    head = 'dialogue,turn,speaker,text,label,split\n'
     tensors = {
         'nothing': b'',
-        'a long header': safetensors({'text': tensor}, length=1 << 60),
+        'a long header': safetensors({'features/text': tensor}, length=1 << 60),
         'no json': safetensors('{{{{'),
         'a nested header': safetensors('{"a":' * 5000),
-        'a shape that lies': safetensors({'text': {**tensor, 'shape': [1 << 40, 4]}}),
-        'a shape that overflows': safetensors({'text': {**tensor, 'shape': [1 << 62, 1 << 62]}}),
-        'offsets that lie': safetensors({'text': {**tensor, 'data_offsets': [0, 1 << 50]}}),
-        'offsets that run backwards': safetensors({'text': {**tensor, 'data_offsets': [64, 0]}}),
-        'an unknown type': safetensors({'text': {**tensor, 'dtype': 'PY_OBJECT'}}),
-        'a small type': safetensors({'has_text': {**tensor, 'dtype': 'F8_E4M3', 'shape': [64]}}),
-        'flags without features': safetensors({'has_text': flags}, b'\xff' * 64),
-        'too few rows': safetensors({'text': tensor, 'has_text': {**flags, 'shape': [64]}}),
+        'a shape that lies': safetensors({'features/text': {**tensor, 'shape': [1 << 40, 4]}}),
+        'a shape that overflows': safetensors(
+            {'features/text': {**tensor, 'shape': [1 << 62, 1 << 62]}}
+        ),
+        'offsets that lie': safetensors(
+            {'features/text': {**tensor, 'data_offsets': [0, 1 << 50]}}
+        ),
+        'offsets that run backwards': safetensors(
+            {'features/text': {**tensor, 'data_offsets': [64, 0]}}
+        ),
+        'an unknown type': safetensors({'features/text': {**tensor, 'dtype': 'PY_OBJECT'}}),
+        'a small type': safetensors({'has/text': {**tensor, 'dtype': 'F8_E4M3', 'shape': [64]}}),
+        'flags without features': safetensors({'has/text': flags}, b'\xff' * 64),
+        'too few rows': safetensors(
+            {'features/text': tensor, 'has/text': {**flags, 'shape': [64]}}
+        ),
     }
     abouts = {
         'nothing': '',
@@ -457,28 +464,30 @@ def converted_parts() -> dict:
         'brackets': '[' * 100000,
         'numbers': '{"name": 1, "task": 2, "classes": 3, "provenance": 4, "sha256": 5}',
         'checksums of elsewhere': '{"name": "a", "task": "emotion", "classes": [], "provenance": {}, '
-        '"sha256": {"../../../etc/passwd": "0"}}',
+        '"columns": {}, "sha256": {"../../../etc/passwd": "0"}}',
         'many digits': '{"name": ' + '9' * 5000 + '}',
         'no provenance': '{"name": "a", "task": "emotion", "classes": [], "sha256": '
-        '{"table.csv": "0", "features.safetensors": "0"}}',
+        '{"table.jsonl": "0", "features.safetensors": "0"}}',
         'half a character': b'{"name": "\xff"}',
     }
+    row = '{"dialogue": "d", "turn": 0, "speaker": "A", "text": "b", "label": 0, "split": "train"'
     tables = {
         'nothing': '',
-        'a header': head,
-        'another header': 'a,b\n1,2\n',
-        'an open quote': head + '"abc,0,A,b,0,train\n',
-        'too many columns': head + 'd,0,A,b,0,train' + ',x' * 1000 + '\n',
-        'zero bytes': head + 'd,\0,A,b,0,train\n',
-        'a large turn': head + 'd,99999999999999999999,A,b,0,train\n',
-        'a turn of many digits': head + 'd,' + '9' * 5000 + ',A,b,0,train\n',
-        'a turn of text': head + 'd,first,A,b,0,train\n',
-        'an endless label': head + 'd,0,A,b,1e999,train\n',
-        'an unknown split': head + 'd,0,A,b,0,exam\n',
-        'another encoding': (head + 'd,0,A,é,0,train\n').encode('utf-16'),
-        'a header of two names': 'dialogue,dialogue' + head[8:] + 'd,d,0,A,b,0,train\n',
+        'no JSON': 'dialogue,turn\nd,0\n',
+        'an open quote': row + ', "id": "x\n',
+        'another column': row + ', "other": "x"}\n',
+        'columns in another order': '{"turn": 0, "dialogue": "d"}\n',
+        'brackets': '[' * 100000 + '\n',
+        'a list': '[1, 2]\n',
+        'a large turn': row.replace('"turn": 0', '"turn": 99999999999999999999') + ', "id": "x"}\n',
+        'many digits': row.replace('"turn": 0', '"turn": ' + '9' * 5000) + ', "id": "x"}\n',
+        'a turn of text': row.replace('"turn": 0', '"turn": "first"') + ', "id": "x"}\n',
+        'an endless label': row.replace('"label": 0', '"label": Infinity') + ', "id": "x"}\n',
+        'an unknown split': row.replace('train', 'exam') + ', "id": "x"}\n',
+        'another encoding': (row + ', "id": "é"}\n').encode('utf-16'),
+        'a list as text': row.replace('"text": "b"', '"text": ["b"]') + ', "id": "x"}\n',
     }
-    files = {'features.safetensors': tensors, 'corpus.json': abouts, 'table.csv': tables}
+    files = {'features.safetensors': tensors, 'corpus.json': abouts, 'table.jsonl': tables}
     return {
         f'{file}: {name}': (file, raw if isinstance(raw, bytes) else raw.encode())
         for file, cases in files.items()

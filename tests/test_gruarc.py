@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 import erc.models.gruarc as gruarc
 import erc.models.shift as shift
 from erc.data.batches import Batch, from_padded
-from erc.data.families import convert
+from erc.data.reading import convert
 from erc.models.arc import GRUArcCell, _ModalityNet, emotion_arcs
 from erc.models.gruarc import (
     GRUArcModel,
@@ -602,7 +602,9 @@ def test_a_converted_pickle_with_three_modalities_runs(tmp_path, monkeypatch, st
     from test_families import KINDS, family
 
     (tmp_path / 'x.pkl').write_bytes(pickle.dumps(family(structure, KINDS[structure]), protocol=4))
-    convert(tmp_path / 'x.pkl', tmp_path / 'data' / 'fetched', name='fetched')
+    classes = 'sentiment' if structure == 'multilogue9' else 'iemocap6'
+    folder = tmp_path / 'data' / 'fetched'
+    convert(tmp_path / 'x.pkl', folder, name='fetched', classes=classes)
     monkeypatch.setenv('ERC_DATA', str(tmp_path / 'data'))
     system = dataclasses.replace(find_system('shapes/gruarc_mosi'), encoder='hashing')
     record = run_system(

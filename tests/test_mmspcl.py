@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers import close, toy_batch
 
-from erc.data.families import convert
+from erc.data.reading import convert
 from erc.models.mmspcl import (
     Bottleneck,
     CrossModal,
@@ -521,7 +521,7 @@ def test_public_features_of_meld_fill_their_rows(recipe, tmp_path, monkeypatch):
     before = comparison('mmspcl', 'table4', home=tmp_path)
     assert 'needs data' in before.kinds
     folder = tmp_path / 'data' / 'meld_mmgcn'
-    convert(write_public_meld(tmp_path / 'meld.pkl'), folder, name='meld_mmgcn')
+    convert(write_public_meld(tmp_path / 'meld.pkl'), folder, name='meld_mmgcn', classes='meld')
     wanted = {key.system for key in wanted_runs('mmspcl') if key.corpus == 'meld_mmgcn'}
     rows = [row for artefact in recipe.artefacts.values() for row in artefact.rows]
     wired = {entry.key.system for row in rows for entry in row.wired}

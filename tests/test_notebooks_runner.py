@@ -360,19 +360,40 @@ def test_a_broken_file_stops_no_other(tmp_path):
     assert 'before its first cell' in _format_result(broken)
 
 
+def manifest_of(folder, *paths):
+    "Write a manifest of one notebook with these files."
+    files = [{'path': str(path), 'sha256': ''} for path in paths]
+    notebook = {'name': '100_a', 'status': 'ok', 'files': files}
+    manifest = {'profile': 'demo', 'notebooks': [notebook], 'artefacts': []}
+    (folder / 'manifest.json').write_text(json.dumps(manifest))
+
+
 def test_only_what_a_manifest_names_is_removed(tmp_path):
-    assert _remove_previous(tmp_path, ['a']) == []
-    outside = tmp_path.parent / 'outside.txt'
-    for path in (tmp_path / 'mine.txt', tmp_path / 'a.ipynb', outside):
+    assert _remove_previous(tmp_path, ['100_a']) == []
+    for path in (tmp_path / 'mine.txt', tmp_path / 'a.ipynb'):
         path.write_text('x')
-    manifest = {
-        'notebooks': [{'name': 'a', 'files': [{'path': 'a.ipynb'}]}],
-        'artefacts': [{'files': [{'path': '../outside.txt'}]}],
-    }
-    (tmp_path / 'manifest.json').write_text(json.dumps(manifest))
-    assert _remove_previous(tmp_path, ['a']) == []
-    assert (tmp_path / 'mine.txt').exists() and outside.exists()
-    assert not (tmp_path / 'a.ipynb').exists()
+    manifest_of(tmp_path, 'a.ipynb')
+    assert _remove_previous(tmp_path, ['100_a']) == []
+    assert (tmp_path / 'mine.txt').exists() and not (tmp_path / 'a.ipynb').exists()
+
+
+@pytest.mark.parametrize('path', ['../outside.txt', 'tables/../../outside.txt', None])
+def test_no_path_of_a_manifest_leads_out_of_its_folder(tmp_path, path):
+    outside, folder = tmp_path / 'outside.txt', tmp_path / 'build'
+    outside.write_text('x')
+    folder.mkdir()
+    manifest_of(folder, path or outside)
+    for read in (lambda f: _remove_previous(f, ['100_a']), _write_run_report):
+        with pytest.raises(ValueError, match='manifest.json.*leads out of.*reproduce. again'):
+            read(folder)
+    assert outside.exists()
+
+
+@pytest.mark.parametrize('text', ['{"x": 1}', '[]', '{"profile"', '', '{"profile": "demo"}', 'null'])
+def test_a_damaged_manifest_is_named(tmp_path, text):
+    (tmp_path / 'manifest.json').write_text(text)
+    with pytest.raises(ValueError, match='manifest.json.*delete it and run `erc reproduce` again'):
+        _write_run_report(tmp_path)
 
 
 def test_artefacts_are_in_the_papers_order(tmp_path):

@@ -66,7 +66,7 @@ def test_its_repr_is_short():
 def test_a_cut_record_is_refused(tmp_path, cut):
     path = save_record(record(), tmp_path)
     path.write_text(path.read_text()[: int(cut * path.stat().st_size)])
-    with pytest.raises(ValueError, match='not a whole record.*rerun its system'):
+    with pytest.raises(ValueError, match='not a whole record.*run its system again'):
         _load_record(path)
 
 

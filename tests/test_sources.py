@@ -1,7 +1,6 @@
 "Downloads: pinned, resumed, checked; and corpora from a local mirror."
 
 import dataclasses
-import os
 import subprocess
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,7 +9,7 @@ import pytest
 
 from erc.core import sha256_of
 from erc.data.sources import (
-    _DOWNLOADS,
+    FILES,
     _fetch,
     _git_blob_sha1,
     _mismatch,
@@ -75,6 +74,10 @@ def pin(tmp_path, server):
     return p
 
 
+def files_in(folder):
+    return sorted(p.name for p in folder.iterdir() if p.name != '.locks')
+
+
 def changed(body):
     return body[:1000] + bytes([body[1000] ^ 1]) + body[1001:]
 
@@ -92,7 +95,7 @@ def test_git_blob_sha1_is_gits():
 
 def test_download(tmp_path, server, pin, capfd):
     dest = _fetch(pin, tmp_path / 'out' / 'file.pkl', server.url)
-    assert dest.read_bytes() == BODY and sorted(os.listdir(tmp_path / 'out')) == ['file.pkl']
+    assert dest.read_bytes() == BODY and files_in(tmp_path / 'out') == ['file.pkl']
     assert 'a file.pkl' in capfd.readouterr().err  # the progress bar
     n = len(server.log)
     _fetch(pin, dest, server.url)
@@ -192,7 +195,7 @@ def test_no_server_and_no_file(tmp_path, server, pin):
 
 
 def test_every_name_stands_for_files():
-    for name in _DOWNLOADS:
+    for name in FILES:
         assert pins(name), name
     assert download_corpus('demo') == {}
     assert len(pins()) > 150

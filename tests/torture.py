@@ -5,6 +5,7 @@ a bare traceback, or the case took more than ten seconds or a gigabyte. Cases ru
 processes, which say what they are about to read, so that the last one is known if they end."""
 
 import argparse
+import contextlib
 import faulthandler
 import functools
 import hashlib
@@ -50,9 +51,10 @@ RUN_EVENTS += ('subprocess.Popen', 'pickle.find_class', 'ctypes.dlopen', 'exec',
 
 
 def _convert(path):
-    from erc.data.families import convert
+    from erc.data.reading import convert
 
-    return convert(path, path.with_suffix('.out'))
+    with contextlib.redirect_stdout(io.StringIO()):
+        return convert(path, path.with_suffix('.out'))
 
 
 def _read_csv(path):
@@ -65,7 +67,7 @@ def _read_csv(path):
 
 def _load_converted(path):
     "Replace one file of a converted corpus, named before ' of ', and let the checksums agree."
-    from erc.data.families import _load_converted_corpus
+    from erc.data.reading import load_converted
 
     folder = path.with_suffix('.folder')
     for name, raw in _good_corpus().items():
@@ -76,7 +78,7 @@ def _load_converted(path):
         about = json.loads((folder / 'corpus.json').read_text(encoding='utf-8'))
         about['sha256'][part] = hashlib.sha256(path.read_bytes()).hexdigest()
         write(folder / 'corpus.json', json.dumps(about).encode())
-    return _load_converted_corpus(folder)
+    return load_converted(folder)
 
 
 def readers() -> dict:
@@ -113,11 +115,12 @@ def _good_values():
 
 @functools.cache
 def _good_corpus() -> dict:
-    from erc.data.families import convert
+    from erc.data.reading import convert
 
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder) / 'x.pkl', pickle.dumps(family('dialoguernn9', (4, 3, 2))))
-        convert(Path(folder) / 'x.pkl', Path(folder) / 'out')
+        with contextlib.redirect_stdout(io.StringIO()):
+            convert(Path(folder) / 'x.pkl', Path(folder) / 'out')
         return {path.name: path.read_bytes() for path in (Path(folder) / 'out').iterdir()}
 
 

@@ -19,7 +19,7 @@ from .iemocap import _RATINGS
 from .meld import _repair_windows_1252
 from .mosi import _join_mosi
 from .plain_data import _named_errors
-from .registry import CORPORA, load_corpus
+from .registry import CORPORA, converted, load_corpus
 from .shift_pairs import _PAIR_FILES, _PAIR_SETS, shift_pairs
 from .unpickle import safe_unpickle
 
@@ -177,7 +177,7 @@ def _compare(stated, found: dict) -> pd.DataFrame:
 
 # %% ../../nbs/042_checks.ipynb #7c876cff
 def check(
-    name: str,  # a key of CORPORA, or a converted corpus, of which nothing is stated
+    name: str,  # a key of CORPORA, or a registered corpus, of which nothing is stated
     root=None,  # folder of corpora; default: `data_home()`
 ) -> pd.DataFrame:  # split, fact, expected, source, found, ok
     """Compare counts, splits and alignment of a corpus with what is stated.
@@ -193,7 +193,7 @@ def check(
 def _try_load(name: str, root: Path) -> tuple:  # corpus or None, what is wrong with its files
     try:
         return load_corpus(name, root=root), ''
-    except ValueError as e:
+    except (ValueError, FileNotFoundError) as e:
         return None, str(e)
 
 
@@ -230,11 +230,28 @@ def _listing_row(name: str, source: Source, root: Path) -> dict:
     }
 
 # %% ../../nbs/042_checks.ipynb #778f275f
+def _saved_row(name: str, root) -> dict:
+    "Describe a corpus that was registered."
+    corpus, damage = _try_load(name, root)
+    counts = _sizes(name, corpus) if corpus else {'dialogues': pd.NA, 'utterances': pd.NA}
+    return {
+        'corpus': name,
+        'here': 'yes' if corpus else 'damaged',
+        **counts,
+        'features': _features_line(corpus) if corpus else '',
+        'lacks': '',
+        'missing': damage,
+        'get': '',
+        'licence': corpus.provenance.get('licence', '') if corpus else '',
+    }
+
+# %% ../../nbs/042_checks.ipynb #f4c3c490
 def _listing(
     root=None,  # folder of corpora; default: `data_home()`
 ) -> pd.DataFrame:  # one row per corpus
-    """List every corpus with its size, what it lacks and how to get it.
+    """List every corpus, the registered ones too, with its size, what it lacks and how to get it.
 
     `here` is 'yes', 'no' or 'damaged'; one damaged corpus does not stop the others."""
-    root = Path(root) if root is not None else data_home()
-    return pd.DataFrame([_listing_row(name, source, root) for name, source in CORPORA.items()])
+    folder = Path(root) if root is not None else data_home()
+    rows = [_listing_row(name, source, folder) for name, source in CORPORA.items()]
+    return pd.DataFrame(rows + [_saved_row(name, root) for name in converted(root)])

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from ..core import choose, sha256_of
+from .saved import _save
 
 # %% ../../nbs/030_corpus.ipynb #3d8d140e
 COLUMNS = ('dialogue', 'turn', 'speaker', 'text', 'label', 'split')
@@ -67,6 +68,11 @@ class Corpus:
         features = {k: np.asarray(x, np.float32) for k, (x, _) in pairs.items()}
         has = {k: np.asarray(flags, bool) for k, (_, flags) in pairs.items()}
         return validate(self.replace(features=self.features | features, has=self.has | has))
+
+    def save(self, folder) -> Path:
+        """Save table, features and description in a folder of their own, completely or not at all;
+        `load_corpus(folder)` gives an equal corpus. An earlier corpus in it is replaced."""
+        return _save(validate(self), folder)
 
     def digest(self) -> str:
         "Return the SHA-256 of task, classes, table, features and flags, which records store."
@@ -138,9 +144,12 @@ def _check_columns(corpus: Corpus):
         raise ValueError(f'the table has no column {", ".join(map(repr, missing))}')
     if not table.index.equals(pd.RangeIndex(len(table))):
         raise ValueError('the index of the table is not 0..N-1; use `reset_index(drop=True)`')
-    nameless = (table['dialogue'].isna() | table['dialogue'].eq('')).to_numpy(bool)
-    if nameless.any():
-        raise ValueError(f'row {np.argmax(nameless)} has no dialogue name')
+    for what in ('dialogue', 'speaker'):
+        nameless = (table[what].isna() | table[what].eq('')).to_numpy(bool)
+        if nameless.any():
+            raise ValueError(f'row {np.argmax(nameless)} has no {what} name')
+    if len(set(corpus.classes)) < len(corpus.classes):
+        raise ValueError(f'two classes of one name in {corpus.classes}')
     for split in table['split'].unique():
         choose(split, SPLITS, 'split')
 
@@ -220,6 +229,16 @@ def validate(
     except ValueError as e:
         raise ValueError(f'corpus {corpus.name}: {e}') from None
     return corpus
+
+# %% ../../nbs/030_corpus.ipynb #9ef785c1
+def _by_name(corpus: Corpus) -> Corpus:
+    "Return a corpus with its dialogues in the order of their names, their turns as they are."
+    order = np.argsort(corpus.table['dialogue'].astype(str).to_numpy(), kind='stable')
+    return corpus.replace(
+        table=corpus.table.iloc[order].reset_index(drop=True),
+        features={name: x[order] for name, x in corpus.features.items()},
+        has={name: x[order] for name, x in corpus.has.items()},
+    )
 
 # %% ../../nbs/030_corpus.ipynb #34c7105b
 def _most_frequent(labels: pd.Series) -> int:  # -1 if there is no label

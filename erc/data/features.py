@@ -8,6 +8,7 @@ __all__ = ['encode', 'context_mean']
 # %% ../../nbs/051_features.ipynb #c4100b6d
 import hashlib
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,7 +73,8 @@ def _read_shard(path: Path) -> dict:
     except (SafetensorError, KeyError) as error:
         message = f'{path} is damaged ({error}): deleted, its sentences will be encoded again'
         warnings.warn(message, stacklevel=3)
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # another user's, perhaps
+            path.unlink(missing_ok=True)
         return {}
 
 # %% ../../nbs/051_features.ipynb #3b5bf960
@@ -137,10 +139,13 @@ class _Encoding:
 # %% ../../nbs/051_features.ipynb #2fde3d28
 def _encode_missing(missing: dict, encoding: _Encoding, folder, bar):
     "Encode and store sentences (key -> text); yield each shard as a dict from key to vector."
-    keys, texts = list(missing), list(missing.values())
-    for rows, vectors in encoding.shards(texts, bar):
+    keys = sorted(missing)  # so that batches do not depend on the order of dialogues
+    for rows, vectors in encoding.shards([missing[key] for key in keys], bar):
         shard_keys = [keys[i] for i in rows]
-        _write_shard(folder, shard_keys, vectors)
+        try:
+            _write_shard(folder, shard_keys, vectors)
+        except OSError as e:
+            warnings.warn(f'{e}: sentence vectors are used, but not kept', stacklevel=4)
         yield dict(zip(shard_keys, vectors))
 
 # %% ../../nbs/051_features.ipynb #12af0b90

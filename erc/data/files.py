@@ -6,6 +6,7 @@
 __all__ = ['require_file', 'read_table', 'numeric_column']
 
 # %% ../../nbs/012_files.ipynb #c35e55ce
+import re
 from functools import partial
 from pathlib import Path
 
@@ -120,3 +121,38 @@ def _require_rows(
         shape = arrays[name].shape
         raise ValueError(f'{path}: array {name!r} has shape {shape}, expected {rows} rows')
     return arrays[name]
+
+# %% ../../nbs/012_files.ipynb #f9d04914
+_FORMULA = re.compile(r"[\s']*[=+\-@]")
+_HARMLESS = re.compile(r'-|[-+]?[\d.]+(e[-+]?\d+)?%?( \[[-+\d., ]*\])?(, [a-z]+)?')
+
+
+def _as_text(cell):
+    "Return a cell that no spreadsheet evaluates."
+    if not isinstance(cell, str) or not _FORMULA.match(cell) or _HARMLESS.fullmatch(cell):
+        return cell
+    return f"'{cell}"
+
+
+def _csv_text(
+    frame: pd.DataFrame,
+    index=False,
+) -> str:
+    "Return a table as the text of a csv that a spreadsheet opens without evaluating a cell."
+    shown = frame.rename(columns=_as_text)
+    text = [i for i, kind in enumerate(shown.dtypes) if not pd.api.types.is_numeric_dtype(kind)]
+    for i in text:
+        shown.isetitem(i, shown.iloc[:, i].map(_as_text))
+    if index:
+        shown.index = shown.index.map(_as_text)
+    return shown.to_csv(index=index, lineterminator='\n')
+
+
+def _from_csv_text(frame: pd.DataFrame) -> pd.DataFrame:
+    "Take off the apostrophes that `_csv_text` put."
+
+    def plain(cell):
+        found = isinstance(cell, str) and cell[:1] == "'" and _FORMULA.match(cell)
+        return cell[1:] if found else cell
+
+    return frame.rename(columns=plain).map(plain)

@@ -6,16 +6,19 @@
 __all__ = ['CORPORA', 'converted', 'load_corpus']
 
 # %% ../../nbs/040_registry.ipynb #051b15b6
+import os
+import re
 from contextlib import contextmanager
 from pathlib import Path
 
 from ..core import choose, data_home
 from .corpus import Corpus, Source, validate
-from .families import _load_converted_corpus
 from .iemocap import IEMOCAP
 from .meld import MELD
 from .mosei import MOSEI
 from .mosi import MOSI
+from .plain_data import _named_errors
+from .saved import _ABOUT, _read_saved
 
 # %% ../../nbs/040_registry.ipynb #b7c47226
 def _load_demo(root=None, name='demo', keep_unlabelled=False) -> Corpus:
@@ -36,14 +39,51 @@ _DEMO = Source(
 # %% ../../nbs/040_registry.ipynb #e8026e1e
 CORPORA = {'demo': _DEMO, 'meld': MELD, **IEMOCAP, **MOSI, **MOSEI}
 
-# %% ../../nbs/040_registry.ipynb #e79d03d9
+# %% ../../nbs/040_registry.ipynb #55067a8d
+def _homes(root=None) -> list:
+    "Return the folders in which saved corpora have names: the folder of corpora, and the user's own."
+    from platformdirs import user_data_path
+
+    homes = [data_home(), user_data_path('erc')] if root is None else [Path(root)]
+    return list(dict.fromkeys(homes))
+
+
+def _saved_folders(root=None) -> dict:  # name -> folder
+    paths = [path.parent for home in reversed(_homes(root)) for path in home.glob(f'*/{_ABOUT}')]
+    return {path.name: path for path in sorted(paths) if not path.name.startswith('.')}
+
+
 def converted(
-    root=None,  # folder of corpora; default: `data_home()`
+    root=None,  # folder of corpora; default: `data_home()` and the user's data folder
 ) -> list:
-    "Return the names of the corpora that `convert` wrote to a folder, besides those of CORPORA."
-    root = Path(root) if root is not None else data_home()
-    names = sorted(path.parent.name for path in root.glob('*/corpus.json'))
-    return [name for name in names if name not in CORPORA]
+    "Return the names of the saved corpora in a folder, besides those of CORPORA."
+    return [name for name in _saved_folders(root) if name not in CORPORA]
+
+# %% ../../nbs/040_registry.ipynb #13de1d20
+def _is_writable(folder: Path) -> bool:
+    present = next(path for path in (folder, *folder.parents) if path.exists())
+    return os.access(present, os.W_OK) and bool(present.stat().st_mode & 0o222)
+
+
+def _register(
+    corpus: Corpus,
+    root=None,  # folder of corpora; default: the first of `_homes()` that can be written
+    replace=False,  # a corpus of the same name
+) -> Path:  # its folder
+    "Save a corpus under its name; ValueError for a name that is taken or is no name of a folder."
+    if not re.fullmatch(r'[\w][\w.+-]*', corpus.name):
+        raise ValueError(f'corpus name {corpus.name!r}: expected letters, digits, _ . + -')
+    if corpus.name in CORPORA:
+        raise ValueError(
+            f'corpus name {corpus.name!r} is that of a corpus of the package; choose another'
+        )
+    homes = _homes(root)
+    home = next(filter(_is_writable, homes), homes[0])
+    folder = _saved_folders(root).get(corpus.name, home / corpus.name)
+    taken = (folder / _ABOUT).exists() and load_corpus(folder).digest() != corpus.digest()
+    if taken and not replace:
+        raise ValueError(f'{folder} has another corpus of that name; choose another, or replace it')
+    return corpus.save(folder)
 
 # %% ../../nbs/040_registry.ipynb #8dbeb247
 @contextmanager
@@ -58,23 +98,37 @@ def _damage(name: str, root):
         ) from e
 
 # %% ../../nbs/040_registry.ipynb #947d463b
+def _load_saved(folder) -> Corpus:  # validated
+    "Load a saved corpus; ValueError if its three files are damaged or do not belong together."
+    folder = Path(folder).expanduser()
+    if folder.is_file():
+        raise ValueError(f'{folder} is a file; `erc.read_corpus` reads it')
+    fields = _read_saved(folder)
+    with _named_errors(folder, 'save the corpus again'):
+        return validate(Corpus(**fields))
+
+# %% ../../nbs/040_registry.ipynb #72cff0f5
 def load_corpus(
-    name: str,  # 'demo', 'meld', 'iemocap6', ... (a key of CORPORA), or a folder from `convert`
+    name,  # 'demo', 'meld', 'iemocap6', ... (a key of CORPORA), a registered name, or a folder
     *,
     root=None,  # folder of corpora; default: `ERC_DATA`, else the user's data folder
     keep_unlabelled=False,  # keep turns without a label as context, label -1
 ) -> Corpus:
-    """Load a corpus by name and validate it.
+    """Load a corpus by name, or from the folder in which it was saved, and validate it.
 
     The result has a table of N utterances in dialogue order, float32 features (N, D) and flags (N,)
     that mark missing modalities; `provenance` names its files and licence. IEMOCAP and MOSI
     have no official dev split: a tenth of their training dialogues is set aside, the same in every
     run. Raises ValueError for an unknown name (with the nearest one) or a damaged file,
     FileNotFoundError for a missing file (with the command that downloads it)."""
+    if isinstance(name, Path) or '/' in name or '\\' in name:
+        return _load_saved(name)
+    if name in (saved := _saved_folders(root)):
+        return _load_saved(saved[name])
+    if name not in CORPORA and (Path(name) / _ABOUT).is_file():
+        return _load_saved(name)
     root = Path(root) if root is not None else data_home()
-    if (root / name / 'corpus.json').exists():
-        return _load_converted_corpus(root / name)
-    source = CORPORA[choose(name, [*CORPORA, *converted(root)], 'corpus')]
+    source = CORPORA[choose(name, [*CORPORA, *saved], 'corpus')]
     with _damage(name, root):
         corpus = source.load(root, name, keep_unlabelled=keep_unlabelled)
     return validate(corpus.replace(provenance=source.provenance(root)))

@@ -74,6 +74,11 @@ _POLARITY = {
 }
 
 # %% ../../nbs/101_shifts.ipynb #32c6e84a
+def _unnamed(name: str) -> str:
+    "Advise on a class whose name is only its code."
+    return '; `read_corpus(..., classes=[...])` names the classes' if name.isdigit() else ''
+
+
 def _polarities(
     classes,  # names of the classes in order
     polarity=None,  # name -> -1, 0, +1; default `_POLARITY`
@@ -84,6 +89,7 @@ def _polarities(
         if name not in known:
             raise ValueError(
                 f'no polarity for class {name!r}: pass polarity={{{name!r}: -1, 0 or 1, ...}}'
+                + _unnamed(name)
             )
     return np.array([known[name] for name in classes])
 

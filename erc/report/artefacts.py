@@ -117,15 +117,35 @@ def _missing_command(paper: str, profile='recorded') -> str:
     return 'erc reproduce --profile demo' if profile == 'demo' else f'erc run {paper} --missing'
 
 # %% ../../nbs/370_artefacts.ipynb #70dad8f7
+_ADDRESS = re.compile(r'#|https?://|data:image/(png|svg\+xml);base64,|[^:]*$|[^:/?#]*/')
+
+
+def _address(text) -> str:
+    "Return an address for a link or an image; '#' for one that a browser would run."
+    return str(text) if _ADDRESS.match(str(text)) else '#'
+
+
+def _markdown(text) -> str:
+    "Return text that is one line of Markdown, without tags and links."
+    return ' '.join(str(text).split()).replace('<', '&lt;').replace('](', ']\\(')
+
+
+def _fenced(text) -> str:
+    "Return lines that do not end the block of code that they stand in."
+    return re.sub(r'`{3,}|~{3,}', '``', str(text))
+
+# %% ../../nbs/370_artefacts.ipynb #32eb6039
 @functools.lru_cache
 def _environment() -> Environment:
-    return Environment(
+    environment = Environment(
         loader=FileSystemLoader(package_file('report/templates'), encoding='utf-8'),
         autoescape=select_autoescape(['html']),
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters |= {'address': _address, 'md': _markdown, 'fenced': _fenced}
+    return environment
 
 # %% ../../nbs/370_artefacts.ipynb #4a56d3ce
 def _render(

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..core import choose, results_home
+from ..data.files import _from_csv_text
 from .artefacts import _artefact_path, _render, artefacts, heading, saved_artefact
 
 # %% ../../nbs/379_browse.ipynb #9b42996f
@@ -54,7 +55,7 @@ class SavedTable(_Saved):
     @property
     def frame(self) -> pd.DataFrame:
         "Its cells as plain numbers, one a row: row, line, column, printed, mean, low, high."
-        return pd.read_csv(f'{self.path}.csv')
+        return _from_csv_text(pd.read_csv(f'{self.path}.csv'))
 
     def to_latex(self) -> str:
         "Return the table for a paper (booktabs)."
@@ -101,4 +102,4 @@ def claims(
         raise FileNotFoundError(
             f'{path} does not exist: `erc report` judges the claims and writes it'
         )
-    return pd.read_csv(path, index_col='id', keep_default_na=False, na_values=[''])
+    return _from_csv_text(pd.read_csv(path, index_col='id', keep_default_na=False, na_values=['']))

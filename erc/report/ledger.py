@@ -13,8 +13,16 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from ..core import root, write_atomic
+from ..data.files import _csv_text
 from .agreement import _agreement_sentence, _ceiling_frame
-from .artefacts import _render, artefacts, heading, paper_title, saved_artefact
+from erc.report.artefacts import (
+    _markdown,
+    _render,
+    artefacts,
+    heading,
+    paper_title,
+    saved_artefact,
+)
 from .audits import _AUDITS, _audit_sentences, _audit_tables
 from .comparison import comparison
 from .figures import Figure, figure_style
@@ -239,7 +247,7 @@ def _artefact_line(a: dict) -> dict:
 def _artefact_lines(rows: list[dict]) -> str:
     "Return a paper's artefacts as a Markdown table."
     frame = pd.DataFrame([_artefact_line(a) for a in rows]).astype(str)
-    frame = frame.map(lambda x: x.replace('|', '/'))
+    frame = frame.map(lambda x: _markdown(x).replace('|', '/'))
     return frame.to_markdown(index=False, disable_numparse=True)
 
 # %% ../../nbs/910_ledger.ipynb #56c7521f
@@ -329,7 +337,7 @@ def _write_report(
     "Write `REPORT.md`, `claims.csv` and a self-contained `report.html` of everything that is recorded."
     ledger = read_ledger(home)
     values = _page_values(ledger)
-    ledger.claims.to_csv(ledger.home / 'claims.csv', lineterminator='\n')
+    write_atomic(ledger.home / 'claims.csv', _csv_text(ledger.claims, index=True))
     write_atomic(ledger.home / 'REPORT.md', _render('ledger.md', **values))
     if ledger.home.resolve() == (root() / 'results').resolve():
         _fill_summary(root() / 'README.md', '\n\n'.join(summary_markdown(ledger, 'results/')))

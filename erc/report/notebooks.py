@@ -10,11 +10,14 @@ import ast
 import json
 import os
 import re
+import signal
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import dataclass, field, fields
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 
 from ..core import choose, root, write_atomic
@@ -219,8 +222,28 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
+def _end(*_):
+    "End this process and the kernels that it started, at once."
+    import psutil  # as the kernels themselves do
+
+    for kernel in psutil.Process().children(recursive=True):
+        kernel.kill()
+    os._exit(1)
+
+
+def _end_with_parent():
+    "End when the process that started this one does, however that ends."
+    parent_process().join()
+    _end()
+
+
 def _prepare_worker(workers: int, log: str):
-    "Give a worker its share of the cores, and send what kernels write to stderr into a file."
+    """Give a worker its share of the cores, and send what kernels write to stderr into a file.
+
+    It ends with its parent, and leaves an interruption by the keyboard to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     for name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS'):
         os.environ.setdefault(name, str(max(1, _cores() // workers)))
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -239,15 +262,24 @@ def _run_task(task: tuple) -> _NotebookResult:  # notebook, output, parameters
     return result
 
 # %% ../../nbs/380_notebooks.ipynb #86671317
-def _run_parallel(tasks: list, workers: int, log: str) -> Iterable:
+def _as_they_end(running: dict) -> Iterator:  # future -> task
     "Yield results as they come; a worker that dies is the failure of its notebook."
-    context = get_context('spawn')
+    for future in as_completed(running):
+        error = future.exception()
+        yield _failed(running[future][0], error) if error else future.result()
+
+
+def _run_parallel(tasks: list, workers: int, log: str) -> Iterator:
+    "Yield the results of workers; whoever stops asking for them ends the workers."
+    others, context = active_children(), get_context('spawn')
     with ProcessPoolExecutor(workers, context, _prepare_worker, (workers, log)) as pool:
-        running = {pool.submit(_run_task, task): task for task in tasks}
-        for future in as_completed(running):
-            error = future.exception()
-            notebook = running[future][0]
-            yield _failed(notebook, error) if error else future.result()
+        try:
+            yield from _as_they_end({pool.submit(_run_task, task): task for task in tasks})
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for worker in [p for p in active_children() if p not in others]:
+                worker.terminate()
+            raise
 
 # %% ../../nbs/380_notebooks.ipynb #ea4c44cd
 def _waves(tasks: list) -> list:  # lists of tasks
@@ -266,10 +298,11 @@ def _run_notebooks(
     "Run notebooks, those from 900 on after all others."
     results = {}
     for wave in _waves(tasks):
-        found = _run_parallel(wave, workers, str(log)) if workers else map(_run_task, wave)
-        for result in found:
-            results[result.name] = result
-            done(result)
+        found = _run_parallel(wave, workers, str(log)) if workers else (_run_task(t) for t in wave)
+        with closing(found):
+            for result in found:
+                results[result.name] = result
+                done(result)
     return [results[Path(task[0]).stem] for task in tasks]
 
 # %% ../../nbs/380_notebooks.ipynb #db19f9ac

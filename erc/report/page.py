@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ..data.plain_data import _named_errors
 from .artefacts import _STATES, _render, paper_title
 from .tables import Table, _table_layout
 
@@ -39,7 +40,8 @@ def _saved_content(files: dict) -> dict:  # suffix -> path
     if '.md' in files:
         content['markdown'] = files['.md'].read_text(encoding='utf-8').strip()
     if '.json' in files:
-        content |= json.loads(files['.json'].read_text(encoding='utf-8'))
+        with _named_errors(files['.json'], 'delete it and draw it again'):
+            content = json.loads(files['.json'].read_text(encoding='utf-8')) | content
     return content
 
 # %% ../../nbs/382_page.ipynb #995ff01f

@@ -13,10 +13,21 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from ..core import choose, results_home, root, sha256_of, write_atomic
+from erc.core import (
+    _locked,
+    choose,
+    digest,
+    package_file,
+    results_home,
+    root,
+    sha256_of,
+    write_atomic,
+)
+from ..data.plain_data import _named_errors
 from .artefacts import Artefact, artefacts
 from erc.report.notebooks import (
     _notebook_order,
@@ -112,21 +123,49 @@ def _build_folder(profile: str, out=None) -> Path:
     return Path(out).resolve() if out else root() / '_build' / profile
 
 # %% ../../nbs/383_reproduction.ipynb #1ebf0a31
+_REMEDY = 'delete it and run `erc reproduce` again'
+
+
+def _inside(path: str, *folders: Path) -> Path:
+    "Return a path relative to the first folder; raise ValueError if it leads out of all of them."
+    full = Path(folders[0], path).resolve()
+    if Path(path).is_absolute() or not any(full.is_relative_to(f.resolve()) for f in folders):
+        raise ValueError(f'{path!r} leads out of {folders[0]}')
+    return full
+
+
+def _check_manifest(manifest: dict, folder: Path):
+    "Raise an error for a manifest of another form, or with a path that leads out of its folder."
+    choose(manifest['profile'], _PROFILES, 'profile')
+    for entry in manifest['notebooks']:
+        choose(entry['status'], ['ok', 'failed'], 'status')
+        _notebook_order(entry['name'])
+    for entry in [*manifest['notebooks'], *manifest['artefacts']]:
+        for file in entry['files']:
+            _inside(file['path'], folder, results_home())
+
+
 def _read_manifest(
     folder,  # a build folder
 ) -> dict:
-    "Return the manifest of a run; raise FileNotFoundError where no run was completed."
+    """Return the manifest of a run, finished or not.
+
+    Raises FileNotFoundError where nothing ran, ValueError for a damaged one."""
     path = Path(folder) / 'manifest.json'
     if not path.exists():
         raise FileNotFoundError(f'no manifest at {path}: run `erc reproduce` first')
-    return json.loads(path.read_text(encoding='utf-8'))
+    with _named_errors(path, _REMEDY):
+        manifest = json.loads(path.read_text(encoding='utf-8'))
+        _check_manifest(manifest, Path(folder))
+    return manifest
 
 # %% ../../nbs/383_reproduction.ipynb #066f7832
 def _remove_files(entries: list, folder):
     "Remove the files of a manifest's entries that lie in the build folder."
     for file in [file for entry in entries for file in entry['files']]:
-        if not file['path'].startswith('..'):
-            Path(folder, file['path']).unlink(missing_ok=True)
+        path = Path(folder, file['path']).resolve()
+        if path.is_relative_to(Path(folder).resolve()):  # not among the project's results
+            path.unlink(missing_ok=True)
 
 
 def _remove_previous(
@@ -171,16 +210,6 @@ def _manifest_entry(result: _NotebookResult, folder: Path) -> dict:
     output = os.path.relpath(result.output, folder) if result.output else ''
     return {**asdict(result), 'output': output, 'files': files}
 
-# %% ../../nbs/383_reproduction.ipynb #bd00c23d
-def _run(paths: list, folder: Path, parameters: dict, jobs: int, progress: bool) -> list:
-    "Run notebooks; return their manifest entries, after those of notebooks that ran earlier."
-    tasks = _tasks(paths, folder, parameters)
-    entries = _remove_previous(folder, [path.stem for path in paths])
-    folder.mkdir(parents=True, exist_ok=True)
-    with _Progress(len(tasks), progress) as bar:
-        results = _run_notebooks(tasks, jobs, folder / 'kernels.log', bar)
-    return entries + [_manifest_entry(result, folder) for result in results]
-
 # %% ../../nbs/383_reproduction.ipynb #88417b89
 def _drawn_and_missing(entries: list, folder: Path, profile: str) -> list:
     "Return the facts of every artefact that was drawn or should have been, in the papers' order."
@@ -207,19 +236,74 @@ def _write_run_report(
     folder,  # a build folder, with its manifest.json
 ) -> Path:  # report.html
     "Write `report.html` and `REPORT.md` from a manifest and the files that it names."
-    page, markdown = _report_page(_read_manifest(folder), folder)
+    manifest = _read_manifest(folder)
+    with _named_errors(Path(folder) / 'manifest.json', _REMEDY):
+        page, markdown = _report_page(manifest, folder)
     write_atomic(Path(folder) / 'REPORT.md', markdown)
     return write_atomic(Path(folder) / 'report.html', page)
 
 # %% ../../nbs/383_reproduction.ipynb #212cd5a6
 def _write_manifest(manifest: dict, folder: Path) -> dict:
-    "Write a manifest and its report."
+    "Write a manifest."
     text = json.dumps(manifest, indent=1, ensure_ascii=False)
     write_atomic(folder / 'manifest.json', f'{text}\n')
-    _write_run_report(folder)
     return manifest
 
 # %% ../../nbs/383_reproduction.ipynb #300a3de1
+def _package_state() -> list:
+    "Return what the outputs of notebooks depend on besides the notebooks: the package's files."
+    base = package_file('')
+    paths = sorted(p for p in base.rglob('*') if p.is_file() and p.suffix != '.pyc')
+    return [[p.relative_to(base).as_posix(), sha256_of(p)] for p in paths]
+
+
+def _records_state(profile: str) -> list:
+    "Return which records `recorded` draws from."
+    files = results_home().glob('records/*/*.json') if profile == 'recorded' else ()
+    return [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in sorted(files)]
+
+
+def _request(paths: list, profile: str, parameters: dict) -> str:
+    "Return a digest of what a call asks for."
+    books = [[path.name, sha256_of(path)] for path in paths]
+    return digest([books, profile, parameters, _package_state(), _records_state(profile)])
+
+# %% ../../nbs/383_reproduction.ipynb #50e5779b
+def _is_whole(entry: dict, folder: Path) -> bool:
+    "Return whether a notebook ran well and left its files as they are."
+    files = [(folder / file['path'], file['sha256']) for file in entry['files']]
+    return entry['status'] == 'ok' and all(p.is_file() and sha256_of(p) == h for p, h in files)
+
+
+def _done_earlier(folder: Path, request: str) -> list:  # names of notebooks
+    "Return what an interrupted call for the same has done."
+    try:
+        manifest = _read_manifest(folder)
+    except FileNotFoundError:
+        return []
+    if manifest.get('unfinished') != request:
+        return []
+    return [entry['name'] for entry in manifest['notebooks'] if _is_whole(entry, folder)]
+
+# %% ../../nbs/383_reproduction.ipynb #c14ecc1b
+def _run(paths: list, folder: Path, parameters: dict, jobs: int, progress: bool, write) -> list:
+    "Run notebooks; call `write` with all manifest entries, at first those kept, whenever one ends."
+    tasks = _tasks(paths, folder, parameters)
+    entries = _remove_previous(folder, [path.stem for path in paths])
+    write(entries)
+    for left in (folder / 'notebooks').glob('.*.part.ipynb'):
+        left.unlink()
+
+    def done(result):
+        bar(result)
+        entries.append(_manifest_entry(result, folder))
+        write(entries)
+
+    with _Progress(len(tasks), progress) as bar:
+        _run_notebooks(tasks, jobs, folder / 'kernels.log', done)
+    return entries
+
+# %% ../../nbs/383_reproduction.ipynb #dd0ba938
 def reproduce(
     profile='demo',  # 'demo', 'recorded', 'full'
     only=None,  # names of notebooks; default: all
@@ -231,9 +315,22 @@ def reproduce(
     nbs=None,  # folder of notebooks; default: the project's
     progress=True,
 ) -> dict:  # the manifest
-    "Run notebooks and write the report; failures are in the manifest and are not raised."
+    """Run notebooks and write the report; failures are in the manifest and are not raised.
+
+    An interrupted call goes on where it was. Raises RuntimeError if another one is writing to the
+    same folder."""
     paths, folder = _notebooks(nbs, only or ()), _build_folder(profile, out)
     start, parameters = time.time(), _parameters(profile, device, folder, seeds)
-    entries = _run(paths, folder, parameters, jobs, progress)
-    manifest = _manifest(folder, profile, entries, parameters=parameters, **_clock(start))
-    return _write_manifest(manifest, folder)
+
+    def write(entries, **unfinished):
+        about = dict(parameters=parameters, **_clock(start), **unfinished)
+        return _write_manifest(_manifest(folder, profile, entries, **about), folder)
+
+    with _locked(folder, wait=False):
+        request = _request(paths, profile, parameters)
+        done = _done_earlier(folder, request)
+        todo = [path for path in paths if path.stem not in done]
+        note = partial(write, unfinished=request)
+        manifest = write(_run(todo, folder, parameters, jobs, progress, note))
+        _write_run_report(folder)
+    return manifest

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from ..core import choose
-from .artefacts import _LINE_KINDS, Artefact, _render, _state_of
+from ..data.files import _csv_text
+from .artefacts import _LINE_KINDS, Artefact, _markdown, _render, _state_of
 
 # %% ../../nbs/371_tables.ipynb #e5570cc7
 def _open_lines(kinds: list) -> str:
@@ -64,7 +65,7 @@ class Table(Artefact):
         "Return the files of the table: csv, Markdown, LaTeX and html."
         data = self.frame if self.data is None else self.data
         return {
-            '.csv': data.to_csv(index=False, lineterminator='\n'),
+            '.csv': _csv_text(data),
             '.md': _to_markdown(self),
             '.tex': _to_latex(self),
             '.html': _render('single.html', artefact=self.facts()),
@@ -168,13 +169,17 @@ def _markdown_rows(frame: pd.DataFrame, align: list, state: str) -> str:
     return frame.to_markdown(index=False, disable_numparse=True, colalign=align)
 
 # %% ../../nbs/371_tables.ipynb #68543bd3
+def _markdown_cell(text) -> str:
+    return _markdown(text).replace('|', '\\|')
+
+
 def _markdown_blocks(table: Table) -> list:
     "Return each block of a table, its heading before it."
-    frame = table.frame.map(lambda text: str(text).replace('|', '\\|'))
+    frame = table.frame.map(_markdown_cell).rename(columns=_markdown_cell)
     align = ['left' if text else 'right' for text in _text_columns(frame)]
     parts = []
     for heading, start, end in _block_spans(table):
-        parts += [f'*{heading}*'] * bool(heading)
+        parts += [f'*{_markdown(heading)}*'] * bool(heading)
         parts.append(_markdown_rows(frame.iloc[start:end], align, table.state))
     return parts
 
@@ -182,12 +187,13 @@ def _markdown_blocks(table: Table) -> list:
 def _markdown_title(table: Table) -> str:
     command = f': `{table.command}`' if table.command else ''
     state = '' if table.badge == 'drawn' else f' *({table.badge}{command})*'
-    return f'**{table.title}.** {table.caption}{state}'
+    return f'**{_markdown(table.title)}.** {_markdown(table.caption)}{state}'
 
 # %% ../../nbs/371_tables.ipynb #a9b8f576
 def _to_markdown(table: Table) -> str:
     "Return a GitHub-flavoured table under its title."
-    parts = [_markdown_title(table), *_markdown_blocks(table), *table.notes]
+    notes = map(_markdown, table.notes)
+    parts = [_markdown_title(table), *_markdown_blocks(table), *notes]
     return '\n\n'.join(parts) + '\n'
 
 # %% ../../nbs/371_tables.ipynb #a370dd86

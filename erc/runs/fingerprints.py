@@ -15,10 +15,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 from tqdm import tqdm
 
-from ..core import cache_home, digest, package_file, resolve, write_atomic
+from ..core import _locked, cache_home, digest, package_file, resolve, write_atomic
 from .recipes import System
 
 # %% ../../nbs/354_fingerprints.ipynb #160eb52b
@@ -87,16 +86,16 @@ def _cache_file() -> Path:
 def _read_cache() -> dict:
     "Return the kept fingerprints; a file that cannot be read counts as empty."
     try:
-        return json.loads(_cache_file().read_text(encoding='utf-8'))
-    except (OSError, ValueError):
+        found = json.loads(_cache_file().read_text(encoding='utf-8'))
+    except (OSError, ValueError, RecursionError):
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _keep(taken: dict):
     "Add fingerprints to the cache; a cache that cannot be written is left as it is."
     try:
-        _cache_file().parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f'{_cache_file()}.lock'):
+        with _locked(_cache_file()):
             write_atomic(_cache_file(), json.dumps({**_read_cache(), **taken}, indent=0))
     except OSError:
         return

@@ -7,6 +7,9 @@ __all__ = []
 
 # %% ../../nbs/349_grids.ipynb #ba83afee
 import itertools
+import math
+import re
+from string import Formatter
 
 from ..core import choose
 
@@ -23,20 +26,29 @@ def _overlay(base: dict, own: dict) -> dict:
     return merged
 
 
-def _inherit(systems: dict, name: str) -> dict:
-    "Return a system with what it takes from the one it is `like`."
+def _inherit(systems: dict, name: str, above=()) -> dict:
+    "Return a system with what it takes from the one it is `like`; ValueError for a circle."
+    if name in above:
+        circle = ' is like '.join([*above[above.index(name) :], name])
+        raise ValueError(f'system {circle}: a circle; expected one of them without `like`')
     own = dict(systems[name])
     like = own.pop('like', None)
     if not like:
         return own
-    base = _inherit(systems, choose(like, systems, f'system that {name} is like'))
+    base = choose(like, systems, f'system that {name} is like')
+    base = _inherit(systems, base, (*above, name))
     variants = _overlay(base.get('variants', {}), own.get('variants', {}))
     kept = {k: v for k, v in base.items() if k not in _NOT_INHERITED}
     return {**kept, **own, 'variants': variants}
 
 # %% ../../nbs/349_grids.ipynb #af68aaed
+_MOST_COMBINATIONS = 10_000
+
+
 def _combinations(choices: dict, axes: dict, where: str):
     "Yield {axis: the choice's keys} for each combination, the last axis fastest."
+    if math.prod(map(len, axes.values())) > _MOST_COMBINATIONS:
+        raise ValueError(f'{where} has more than {_MOST_COMBINATIONS} combinations; expected fewer')
     for axis, names in axes.items():
         known = choices[choose(axis, choices, f'axis of {where}')]
         for name in names:
@@ -65,6 +77,9 @@ def _fill(template, combination: dict, key: str):
         return {k: _fill(v, combination, key) for k, v in template.items()}
     if not isinstance(template, str):
         return template
+    for _, field, width, conversion in Formatter().parse(template):
+        if width or conversion or not re.fullmatch(r'\w+(\[\w+\])?', field or 'text'):
+            raise ValueError(f'{template!r:.80}: expected {{axis}} or {{axis[key]}} between braces')
     return template.format(**{a: _Choice(c[key], c) for a, c in combination.items()})
 
 # %% ../../nbs/349_grids.ipynb #9e021bb3

@@ -13,9 +13,10 @@ import torch
 
 from ..core import choose, resolve
 from ..data.batches import make_batches, standardise
-from ..data.corpus import Corpus
+from ..data.corpus import Corpus, _by_name
 from ..data.features import encode
 from ..data.folds import with_fold
+from ..data.registry import CORPORA
 from ..evidence.metrics import METRICS, confusion, moments
 from ..nn.text_features import _with_context
 from .recipes import System
@@ -42,6 +43,8 @@ def _load_encoded(
     "Load a system's corpus and encode what its model reads; return it with the digest of what was loaded."
     check_device(device)
     loaded = resolve(system.data)(corpus, **system.data_args)
+    if corpus not in CORPORA:
+        loaded = _by_name(loaded)
     ready = loaded
     for name, what in system.encode.items():
         if isinstance(what, dict):

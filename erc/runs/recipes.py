@@ -150,11 +150,24 @@ def _checked(kind, keys: dict, where: str, also=()) -> dict:
     return keys
 
 
+def _check_system(system: System):
+    "Raise ValueError for a kind, a number of seeds or a setting of training that cannot be."
+    choose(system.kind, ['model', 'baseline', 'facts'], f'kind of {system.id}')
+    if type(system.seeds) is not int or system.seeds < 1:
+        raise ValueError(f'{system.id}: seeds = {system.seeds!r}, expected a whole number from 1')
+    for variant in system.variants if system.kind == 'model' else ():
+        try:
+            _hyperparameters(system, variant)
+        except ValueError as e:
+            raise ValueError(f'variant {variant!r} of {system.id}: {e}') from None
+
+
 def _read_system(paper: str, name: str, keys: dict) -> System:
-    "Return a system; raise ValueError for an unknown key or kind."
+    "Return a system; raise ValueError for a name that no record can have, or an unknown key."
+    RunKey.parse(f'{paper}/{name}')
     _checked(System, keys, f'system {paper}/{name}')
-    choose(keys.get('kind', 'model'), ['model', 'baseline', 'facts'], f'kind of {name}')
     system = System(paper=paper, name=name, **keys)
+    _check_system(system)
     if not system.as_printed:
         system.variants = {k: v for k, v in system.variants.items() if k != 'paper'}
     return system
@@ -253,14 +266,26 @@ def _parse(path: Path) -> Recipe:
     return recipe
 
 # %% ../../nbs/351_recipes.ipynb #68ee75c2
+_MOST_BYTES = 1 << 20
+_REMEDY = 'expected a recipe as CONTRIBUTING.md shows one, under "Add a paper"'
+
+
 def _read_recipe(
     path,  # a TOML file; its name is the paper's
 ) -> Recipe:
     "Read a recipe; raise ValueError, naming file and key, for a key or name that is unknown."
+    path = Path(path)
+    if path.stat().st_size > _MOST_BYTES:
+        raise ValueError(f'{path}: over {_MOST_BYTES} bytes; {_REMEDY}')
     try:
-        return _parse(Path(path))
-    except (ValueError, KeyError, TypeError) as e:
+        return _parse(path)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise ValueError(f'{path}: not TOML ({e}); {_REMEDY}') from e
+    except ValueError as e:
         raise ValueError(f'{path}: {e}') from e
+    except (LookupError, TypeError, AttributeError, RecursionError) as e:
+        reason = f'no {e}' if isinstance(e, KeyError) else str(e)[:200]
+        raise ValueError(f'{path}: {reason}; {_REMEDY}') from e
 
 # %% ../../nbs/351_recipes.ipynb #b2813e55
 @functools.lru_cache(maxsize=32)

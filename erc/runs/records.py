@@ -16,9 +16,9 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 
-from ..core import choose, digest, results_home, write_atomic
+from ..core import _locked, choose, digest, results_home, write_atomic
+from ..data.plain_data import _named_errors, _plain_array, _plain_dtype, _size_of
 from ..evidence.intervals import Interval, interval
 from ..evidence.metrics import _pearson_from_moments
 from ..evidence.metrics import metric as named_metric
@@ -45,9 +45,16 @@ def _pack(
     return _pack_array(x) if isinstance(x, np.ndarray) else x
 
 # %% ../../nbs/352_records.ipynb #c56d7e21
+_MOST_BYTES = 1 << 29  # of an array
+
+
 def _unpack_array(x: dict) -> np.ndarray:
-    data = zlib.decompress(base64.b64decode(x['zlib']))
-    return np.frombuffer(data, x['array']).reshape(x['shape']).copy()
+    dtype, shape = _plain_dtype(x['array']), tuple(x['shape'])
+    size = _size_of(shape) * dtype.itemsize
+    if size > _MOST_BYTES:
+        raise ValueError(f'an array of {size} bytes, more than the {_MOST_BYTES} of a record')
+    unpacked = zlib.decompressobj().decompress(base64.b64decode(x['zlib']), size + 1)
+    return _plain_array(unpacked, dtype, shape)
 
 
 def unpack(
@@ -260,17 +267,19 @@ def _as_lines(data: dict) -> str:
     return '{\n' + ',\n'.join(lines) + '\n}\n'
 
 # %% ../../nbs/352_records.ipynb #dca1e7a9
+_REMEDY = 'delete it and run its system again'
+
+
 def _read_checked(path: Path) -> dict:
     "Read a record's JSON; raise ValueError if it was cut short or edited."
-    remedy = 'delete it and rerun its system'
     try:
         data = json.loads(path.read_text(encoding='utf-8'))
-    except ValueError as e:
-        raise ValueError(f'{path} is not a whole record ({e}); {remedy}') from e
+    except (ValueError, RecursionError) as e:
+        raise ValueError(f'{path} is not a whole record ({str(e)[:200]}); {_REMEDY}') from e
     if not isinstance(data, dict) or 'key' not in data:
-        raise ValueError(f'{path} is not a record; {remedy}')
+        raise ValueError(f'{path} is not a record; {_REMEDY}')
     if data.pop('checksum', None) != digest(data):
-        raise ValueError(f'{path} does not match its checksum: records are never edited; {remedy}')
+        raise ValueError(f'{path} does not match its checksum: records are never edited; {_REMEDY}')
     return data
 
 
@@ -278,10 +287,14 @@ def _load_record(
     path,  # a record's file
 ) -> Record:
     "Read and check a record; raise ValueError if it was cut short or edited."
-    data = _read_checked(Path(path))
-    folds = {k: Fold(**unpack(fold)) for k, fold in data.pop('folds').items()}
-    key = RunKey.parse(data.pop('key'))
-    return Record(key, **unpack(data), folds=folds)
+    path = Path(path)
+    with _named_errors(path, _REMEDY):
+        data = _read_checked(path)
+        folds = {k: Fold(**unpack(fold)) for k, fold in data.pop('folds').items()}
+        key = RunKey.parse(data.pop('key'))
+        if key.path().name != path.name:
+            raise ValueError(f'{path} is the record of {key}; {_REMEDY}')
+        return Record(key, **unpack(data), folds=folds)
 
 # %% ../../nbs/352_records.ipynb #e9e81723
 def find_record(
@@ -308,7 +321,7 @@ def read_records(
         try:
             record = _load_record(path)
             sound[record.key] = record
-        except (ValueError, KeyError, TypeError) as e:
+        except (ValueError, OSError) as e:
             broken.append(_without_folder(str(e), path))
     return sound, broken
 
@@ -338,10 +351,7 @@ def _add_to_record(
     home=None,  # folder that holds `records/`
 ) -> Record:
     "Write a record, joined with the seeds of one of the same experiment that is there; return it."
-    path = new.key.path(home)
-    locks = path.parent.parent / '.locks'
-    locks.mkdir(parents=True, exist_ok=True)
-    with FileLock(locks / f'{path.parent.name}--{path.stem}.lock'):
+    with _locked(new.key.path(home)):
         old = find_record(new.key, home)
         has_seeds = any(fold.seeds for fold in new.folds.values())  # facts are counted anew
         if old and has_seeds and not old.same_experiment(new):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from ..core import cache_home, choose, digest, resolve, results_home
+from ..core import _check_writable, cache_home, choose, digest, resolve, results_home
 from ..data.corpus import Corpus
 from .fingerprints import _fingerprints
 from .fold import _cross_folds, _Job, _run_all_of_fold, _wanted_seeds
@@ -174,6 +174,7 @@ def run_system(
     wanted = _only(_wanted_seeds(system, new.cross, seeds), folds)
     missing = _missing(wanted, old, system)
     if missing:
+        _check_writable(key.path(home))
         job = _Job(system, corpus, device=device, progress=progress)
         _run_folds(new, job, missing, old, home)
     return _written(key, home)

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
-from ..core import atomic_path
+from ..core import write_atomic
 
 # %% ../../nbs/320_checkpoint.ipynb #4951960f
 def _hash_tensors(tensors) -> str:
@@ -33,7 +33,7 @@ def _load(path: Path) -> tuple[dict, dict]:
     try:
         with safe_open(path, 'pt') as f:
             return f.metadata() or {}, {k: f.get_tensor(k) for k in sorted(f.keys())}
-    except (OSError, SafetensorError):
+    except (OSError, SafetensorError, ValueError, TypeError, RuntimeError):
         return {}, {}
 
 # %% ../../nbs/320_checkpoint.ipynb #188ff671
@@ -74,8 +74,7 @@ class Checkpoint:
     def _save(self, tensors: dict):
         checksum = _hash_tensors(tensors[k] for k in sorted(tensors))
         try:
-            with atomic_path(self.path) as tmp:
-                save_file(tensors, tmp, {'of': self.of, 'sum': checksum})
+            write_atomic(self.path, save(tensors, {'of': self.of, 'sum': checksum}))
         except (OSError, SafetensorError) as e:
             warnings.warn(
                 f'cannot write checkpoint {self.path} ({e}): training continues without',
