@@ -18,6 +18,7 @@ import pandas as pd
 from .core import atomic_path, resolve, write_atomic
 from .data.corpus import Corpus
 from .data.features import encode
+from .data.files import _csv_text
 from .data.reading import read_corpus
 from .evidence.intervals import Interval, paired
 from .evidence.verdicts import Finding, judge
@@ -177,7 +178,7 @@ def _row(counts, record: Record, metric: str) -> dict:
 # %% ../nbs/993_comparing.ipynb #274bb465
 _WRITERS = {
     '.md': lambda frame: frame.to_markdown() + '\n',
-    '.csv': lambda frame: frame.to_csv(lineterminator='\n'),
+    '.csv': lambda frame: _csv_text(frame, index=True),
     '.tex': lambda frame: frame.to_latex(escape=True),
     '.html': lambda frame: frame.to_html() + '\n',
 }

@@ -19,6 +19,7 @@ from .arcs import _arc_html, arc_page
 from .conversations import conversation_table
 from .core import write_atomic
 from .data.corpus import Corpus
+from .data.files import _csv_text
 
 # %% ../nbs/964_predictor.ipynb #325aca3c
 _STRIDE, _MARGIN = 800, 100  # turns that a piece predicts; turns of context on either side
@@ -221,7 +222,7 @@ class Predictions(pd.DataFrame):
 def _written(frame: pd.DataFrame, path, about='') -> str:
     "Return predictions as a file of this name has them."
     if path.suffix == '.csv':
-        return frame.to_csv(index=False, lineterminator='\n')
+        return _csv_text(frame)
     if path.suffix == '.jsonl':
         return _missing_as_none(frame).to_json(orient='records', lines=True, force_ascii=False)
     if path.suffix == '.html':

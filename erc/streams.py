@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from .conversations import _NOBODY, _clean_speaker, _clean_text, _find_columns, _is_missing
 from .core import cache_home, choose, digest, write_atomic
+from .data.files import _csv_text
 from erc.predictor import (
     _as_predictions,
     _blocks,
@@ -184,7 +185,7 @@ def _predicted(model, block: list[_Piece]) -> pd.DataFrame:
 def _as_bytes(frame: pd.DataFrame, kind: str, header: bool) -> bytes:
     "Return predictions as lines of a file."
     if kind == '.csv':
-        text = frame.to_csv(index=False, header=header, lineterminator='\n', float_format='%.6f')
+        text = _csv_text(frame, header=header, float_format='%.6f')
     else:
         text = pd.DataFrame(frame).to_json(
             orient='records', lines=True, force_ascii=False, double_precision=6

@@ -223,3 +223,10 @@ def test_predictions_are_a_frame_with_an_arc(model):
     assert 'erc-arc' in found._repr_html_() and 'erc-arc' not in found[['turn']]._repr_html_()
     assert type(found[found.turn > 1]) is pd.DataFrame
     assert predict_turns(model, TALK).equals(found)
+
+
+def test_a_csv_of_predictions_is_not_evaluated_by_a_spreadsheet(model, tmp_path):
+    path = tmp_path / 'out.csv'
+    model.predict([('=A', '=1+1'), ('B', 'fine')]).save(path)
+    saved = pd.read_csv(path)
+    assert list(saved.text) == ["'=1+1", 'fine'] and saved.speaker[0] == "'=A"

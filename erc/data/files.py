@@ -137,6 +137,7 @@ def _as_text(cell):
 def _csv_text(
     frame: pd.DataFrame,
     index=False,
+    **options,  # of `DataFrame.to_csv`
 ) -> str:
     "Return a table as the text of a csv that a spreadsheet opens without evaluating a cell."
     shown = frame.rename(columns=_as_text)
@@ -145,7 +146,7 @@ def _csv_text(
         shown.isetitem(i, shown.iloc[:, i].map(_as_text))
     if index:
         shown.index = shown.index.map(_as_text)
-    return shown.to_csv(index=index, lineterminator='\n')
+    return shown.to_csv(index=index, lineterminator='\n', **options)
 
 # %% ../../nbs/012_files.ipynb #c3593452
 def _from_csv_text(frame: pd.DataFrame) -> pd.DataFrame:

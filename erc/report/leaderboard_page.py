@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from ..core import write_atomic
+from ..data.files import _csv_text
 from .figures import OURS, PAPER, Figure
 from .leaderboard import _Board
 from .tables import Table
@@ -107,7 +108,7 @@ def _table_of(boards: list[_Board]) -> pd.DataFrame:
 
 def _write_csv(boards: list[_Board], path) -> Path:
     "Write all boards as one file."
-    return write_atomic(Path(path), _table_of(boards).to_csv(index=False, lineterminator='\n'))
+    return write_atomic(Path(path), _csv_text(_table_of(boards)))
 
 # %% ../../nbs/392_leaderboard_page.ipynb #fe596e52
 def _short_names(names) -> list[str]:
