@@ -150,11 +150,10 @@ def own_corpus(dialogues: int, turns: int, seed=0):
 
 
 def write_corpus(corpus, folder: Path):
-    from erc.data.families import _converted_files
+    from erc.data.saved import _save
 
-    folder.mkdir(parents=True)
-    for name, data in _converted_files(corpus).items():
-        (folder / name).write_bytes(data)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _save(corpus, folder)
 
 
 def prepare_features(home: Path):

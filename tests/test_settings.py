@@ -76,7 +76,7 @@ def test_given_settings_are_not_changed():
         ({'epochs': 0}, 'epochs=0: expected a whole number of at least 1'),
         ({'epochs': 2.5}, 'epochs=2.5: expected a whole number'),
         ({'batch': [32, 0]}, 'batch=0'),
-        ({'lr': 'fast'}, "lr='fast': expected a number of at least 1e-12"),
+        ({'lr': 'fast'}, "lr='fast': expected a number of at least 0"),
         ({'lr': [1e-3, -1.0]}, 'lr=-1.0'),
         ({'clip': float('nan')}, 'clip=nan'),
         ({'dtype': 'float31'}, "unknown dtype 'float31'; did you mean 'float32'"),

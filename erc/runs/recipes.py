@@ -12,6 +12,8 @@ import tomllib
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
+import numpy as np
+
 from ..core import choose
 from ..data.families import MODALITIES
 from ..data.registry import converted, load_corpus
@@ -183,7 +185,8 @@ def _check_system(system: System):
         raise ValueError(f'{system.id}: seeds = {system.seeds!r}, expected a whole number from 1')
     for variant in system.variants if system.kind == 'model' else ():
         try:
-            _hyperparameters(system, variant)
+            if not np.all(_hyperparameters(system, variant)['lr']):
+                raise ValueError('lr = 0, expected more')
         except ValueError as e:
             raise ValueError(f'variant {variant!r} of {system.id}: {e}') from None
 

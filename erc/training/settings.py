@@ -57,8 +57,7 @@ class Settings:
 
 # %% ../../nbs/300_settings.ipynb #2f66b8e3
 _LEAST = {'epochs': 1, 'batch': 1, 'patience': 0, 'tokens': 0, 'drop_every': 0}  # whole numbers
-_LEAST |= dict.fromkeys(('encoder_lr', 'weight_decay', 'warmup', 'clip', 'drop'), 0.0)
-_LEAST['lr'] = 1e-12  # a rate of 0 learns nothing
+_LEAST |= dict.fromkeys(('lr', 'encoder_lr', 'weight_decay', 'warmup', 'clip', 'drop'), 0.0)
 _CHOICES = {
     'optimiser': ('adamw', 'adam'),
     'decay': ('False', 'True', 'epochs'),
