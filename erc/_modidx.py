@@ -2983,6 +2983,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/erc', 'doc_host': '', 'git
                                   'erc.runs.records._pack_array': ('records.html#_pack_array', 'erc/runs/records.py'),
                                   'erc.runs.records._probes_by_seed': ('records.html#_probes_by_seed', 'erc/runs/records.py'),
                                   'erc.runs.records._read_checked': ('records.html#_read_checked', 'erc/runs/records.py'),
+                                  'erc.runs.records._read_fold': ('records.html#_read_fold', 'erc/runs/records.py'),
                                   'erc.runs.records._record_facts': ('records.html#_record_facts', 'erc/runs/records.py'),
                                   'erc.runs.records._record_files': ('records.html#_record_files', 'erc/runs/records.py'),
                                   'erc.runs.records._unpack_array': ('records.html#_unpack_array', 'erc/runs/records.py'),

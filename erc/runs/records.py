@@ -284,6 +284,15 @@ def _read_checked(path: Path) -> dict:
     return data
 
 
+def _read_fold(written: dict) -> Fold:
+    "Return a fold; raise ValueError for counts without seeds, dialogues and classes."
+    fold = Fold(**unpack(written))
+    for name, counts in fold.confusions.items():
+        if np.ndim(counts) < 3 or 0 in np.shape(counts):
+            raise ValueError(f'confusions {name!r} of shape {np.shape(counts)}')
+    return fold
+
+# %% ../../nbs/352_records.ipynb #383756a0
 def _load_record(
     path,  # a record's file
 ) -> Record:
@@ -291,7 +300,7 @@ def _load_record(
     path = Path(path)
     with _named_errors(path, _REMEDY):
         data = _read_checked(path)
-        folds = {k: Fold(**unpack(fold)) for k, fold in data.pop('folds').items()}
+        folds = {k: _read_fold(fold) for k, fold in data.pop('folds').items()}
         key = RunKey.parse(data.pop('key'))
         if key.path().name != path.name:
             raise ValueError(f'{path} is the record of {key}; {_REMEDY}')
