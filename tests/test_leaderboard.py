@@ -59,7 +59,8 @@ def sent(found, stale):
         for k, r in found.items()
         if k not in stale and r.cross and r.task == 'emotion' and r.settings['kind'] == 'model'
     )
-    return replace(found[key], key=RunKey('mine', 'net', 'tuned', key.corpus))
+    named = replace(found[key], key=RunKey('mine', 'net', 'tuned', key.corpus))
+    return with_settings(named, weight_decay=1e-7)  # the same settings would be the same system
 
 
 def changed(record, **fold):
