@@ -10,9 +10,6 @@ import json
 import math
 import os
 import re
-import shutil
-import tempfile
-from contextlib import contextmanager
 from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
@@ -22,6 +19,7 @@ import torch
 from safetensors.torch import load_file, save
 
 from .core import choose, resolve, sha256_of
+from .data.files import _restored, _whole_folder
 from .data.plain_data import _named_errors
 from .model_info import _find_model, _ModelInfo
 
@@ -37,22 +35,11 @@ def _check_destination(folder: Path):
         raise ValueError(f'{folder} is a file: choose another name')
 
 # %% ../nbs/975_model_files.ipynb #7b826b32
-@contextmanager
-def _whole_folder(folder):
-    "Yield a temporary folder that takes the place of `folder` on success and is deleted on failure."
+def _model_place(folder):
+    "Yield a new folder that becomes a model's; ValueError for a path that must not be replaced."
     folder = Path(folder).expanduser().absolute()
     _check_destination(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f'.{folder.name}.', suffix='.tmp'))
-    new, old = temporary / 'new', temporary / 'old'
-    new.mkdir()
-    try:
-        yield new
-        if folder.exists():
-            folder.replace(old)
-        new.replace(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    return _whole_folder(folder)
 
 # %% ../nbs/975_model_files.ipynb #8836e851
 _PRECISIONS = ('float32', 'float16')
@@ -106,7 +93,7 @@ def _write_model(
 ) -> Path:  # the folder
     "Write a trained model, whole or not at all; raise ValueError for what cannot be stored."
     tensors = _tensors_of(modules, scaling, dtype)
-    with _whole_folder(folder) as new:
+    with _model_place(folder) as new:
         (new / _WEIGHTS).write_bytes(save(tensors))
         facts = _facts_text(info, sha256_of(new / _WEIGHTS))
         (new / _CARD).write_text(card, encoding='utf-8')
@@ -380,7 +367,7 @@ def _model_folder(
     revision=None,  # branch, tag or commit on the hub
 ) -> Path:
     "Return the folder of a saved model, downloaded if need be; raise ValueError if there is none."
-    folder = Path(name).expanduser()
+    folder = _restored(Path(name).expanduser())
     if folder.is_dir():
         return folder
     if not re.fullmatch(r'[\w.-]+/[\w.-]+', str(name)) or folder.exists():

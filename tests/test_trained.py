@@ -1,6 +1,7 @@
 "A trained model answers for any corpus, is saved whole, and is loaded without running anything from its files."
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,6 +15,7 @@ from torch import nn
 
 import erc
 from erc.data.corpus import validate
+from erc.data.files import _whole_folder
 from erc.model_files import _read_model
 from erc.nn.cells import Out
 from erc.runs.recipes import _PROTOCOL, _SEARCH
@@ -434,3 +436,16 @@ def test_pushed_and_loaded_through_a_server(corpus, model, saved, tmp_path):
 
 def test_a_model_may_be_replaced_by_facts(model):
     assert replace(model, corpus=None).features == model.features
+
+
+def test_a_model_that_a_killed_writer_put_aside_is_found_again(tmp_path):
+    place = tmp_path / 'mine'
+    with _whole_folder(place) as new:
+        (new / 'model.json').write_text('{}')
+    aside = tmp_path / '.mine.x.tmp'
+    aside.mkdir()
+    place.rename(aside / 'old')
+    os.utime(aside, (0, 0))
+    with pytest.raises(ValueError, match='model.safetensors is missing'):
+        erc.load(place)
+    assert [path.name for path in tmp_path.iterdir()] == ['mine']

@@ -6,7 +6,12 @@
 __all__ = ['require_file', 'read_table', 'numeric_column']
 
 # %% ../../nbs/012_files.ipynb #c35e55ce
+import glob
 import re
+import shutil
+import tempfile
+import time
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -157,3 +162,39 @@ def _from_csv_text(frame: pd.DataFrame) -> pd.DataFrame:
         return cell[1:] if found else cell
 
     return frame.rename(columns=plain).map(plain)
+
+# %% ../../nbs/012_files.ipynb #d90ced5f
+_SECONDS_ASIDE, _SECONDS_WRITING = 5, 86_400  # after which a temporary folder is a killed writer's
+
+
+def _restored(folder: Path) -> Path:
+    "Put back what a killed writer put aside, and delete what it left; return the folder."
+    for aside in folder.parent.glob(f'.{glob.escape(folder.name)}.*.tmp'):
+        old = aside / 'old'
+        age = abs(time.time() - aside.stat().st_mtime)
+        if age < (_SECONDS_ASIDE if old.exists() else _SECONDS_WRITING):
+            continue
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        shutil.rmtree(aside, ignore_errors=True)
+    return folder
+
+# %% ../../nbs/012_files.ipynb #debc651a
+@contextmanager
+def _whole_folder(
+    folder: Path,  # absolute; one that is there is replaced
+):
+    "Yield a new folder that takes its place on success and is deleted on failure."
+    _restored(folder).parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f'.{folder.name}.', suffix='.tmp'))
+    new, old = aside / 'new', aside / 'old'
+    new.mkdir()
+    try:
+        yield new
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+    finally:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        shutil.rmtree(aside, ignore_errors=True)

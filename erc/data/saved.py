@@ -10,13 +10,13 @@ import hashlib
 import json
 import math
 import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from ..core import sha256_of, write_atomic
+from .files import _restored, _whole_folder
 from .plain_data import _named_errors
 
 # %% ../../nbs/029_saved.ipynb #e410ec16
@@ -85,28 +85,6 @@ def _check_destination(folder: Path):
         raise FileExistsError(f'{folder} holds other files ({listed}); name another folder')
 
 # %% ../../nbs/029_saved.ipynb #576d9bf5
-def _remove(folder: Path):
-    "Delete a folder of files, if it is there."
-    if folder.is_dir():
-        for path in folder.iterdir():
-            path.unlink()
-        folder.rmdir()
-
-# %% ../../nbs/029_saved.ipynb #7f88b3bb
-def _take_place(new: Path, folder: Path):
-    "Rename a folder; one that is there already is put aside first, and deleted afterwards."
-    old = new.with_suffix('.old')
-    if folder.exists():
-        folder.rename(old)
-    try:
-        new.rename(folder)
-    except OSError:
-        if old.exists():
-            old.rename(folder)
-        raise
-    _remove(old)
-
-# %% ../../nbs/029_saved.ipynb #7b7f5671
 def _write_folder(
     folder,
     files: dict,  # name -> bytes
@@ -114,15 +92,9 @@ def _write_folder(
     "Write a folder of files completely or not at all."
     folder = Path(os.path.realpath(Path(folder).expanduser()))
     _check_destination(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f'.{folder.name}.', suffix='.tmp'))
-    try:
+    with _whole_folder(folder) as new:
         for name, data in files.items():
             write_atomic(new / name, data)
-        new.chmod(0o755)
-        _take_place(new, folder)
-    finally:
-        _remove(new)
     return folder
 
 # %% ../../nbs/029_saved.ipynb #76c689d3
@@ -202,7 +174,7 @@ def _read_saved(
     folder,  # what `_save` wrote
 ) -> dict:  # the fields of a corpus, not validated
     "Read a saved corpus; ValueError if its files are damaged or do not belong together."
-    folder = Path(folder).expanduser()
+    folder = _restored(Path(folder).expanduser().absolute())
     fields, types = _about(folder)
     with _named_errors(folder / _TABLE, _REMEDY):
         table = _table_of_lines((folder / _TABLE).read_bytes(), types)
