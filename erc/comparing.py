@@ -20,6 +20,7 @@ from .data.corpus import Corpus
 from .data.features import encode
 from .data.files import _csv_text
 from .data.reading import read_corpus
+from .data.registry import CORPORA, converted, load_corpus
 from .evidence.intervals import Interval, paired
 from .evidence.verdicts import Finding, judge
 from .model_info import _called, _find_model
@@ -270,7 +271,11 @@ def _compared(records: dict, corpus: Corpus, metric: str) -> _Comparisons:
 
 # %% ../nbs/993_comparing.ipynb #9ab14646
 def _as_corpus(corpus) -> Corpus:
-    return corpus if isinstance(corpus, Corpus) else read_corpus(corpus)
+    "Return a corpus: as it is, by its name, or read from a file."
+    if isinstance(corpus, Corpus):
+        return corpus
+    has_name = str(corpus) in (*CORPORA, *converted()) and not Path(corpus).exists()
+    return load_corpus(str(corpus)) if has_name else read_corpus(corpus)
 
 # %% ../nbs/993_comparing.ipynb #662aac6b
 def _listed(names) -> list:

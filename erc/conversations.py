@@ -161,7 +161,11 @@ def _read_csv(path: Path) -> pd.DataFrame:
     header = text.partition('\n')[0]
     separator = max(',;\t|', key=header.count)
     try:
-        rows = list(filter(None, csv.reader(io.StringIO(text, newline=''), delimiter=separator)))
+        rows = list(
+            filter(
+                None, csv.reader(io.StringIO(text, newline=''), delimiter=separator, strict=True)
+            )
+        )
     except csv.Error as error:
         raise ValueError(f'{path}: not a csv ({error})') from None
     if not rows:
@@ -195,17 +199,26 @@ _STAMP = (
 _LINE = re.compile(rf'^\u200e?{_STAMP}([^:\n]{{1,40}}):\s(.*)$')
 
 
+def _warn_of_joined(numbers: list, path: Path):
+    "Say which lines were taken for the rest of the turn before."
+    if numbers:
+        shown = ', '.join(map(str, numbers[:5])) + (', ...' if len(numbers) > 5 else '')
+        count = f"{len(numbers)} lines without 'Speaker: '"
+        warnings.warn(f'{path}: {count} continue the turn before (line {shown})', stacklevel=4)
+
+
 def _read_lines(path: Path) -> list:
     "Read 'Speaker: text' lines as pairs; a line without a name continues the one before it."
-    pairs = []
-    for number, line in enumerate(_read_text(path).split('\n'), 1):
-        line = line.removesuffix('\r')
+    pairs, joined = [], []
+    for number, line in enumerate(_read_text(path).replace('\r\n', '\n').split('\n'), 1):
         if found := _LINE.match(line):
-            pairs.append((found[1], found[2]))
+            pairs.append([found[1], found[2]])
         elif pairs and line.strip():
-            pairs[-1] = (pairs[-1][0], f'{pairs[-1][1]}\n{line}')
+            pairs[-1][1] += f'\n{line}'
+            joined.append(number)
         elif line.strip():
             raise ValueError(f"{path}, line {number}: {line!r:.60} has no 'Speaker: ' before it")
+    _warn_of_joined(joined, path)
     return pairs
 
 # %% ../nbs/960_conversations.ipynb #d8d08cec

@@ -252,8 +252,8 @@ def _class_of(info: _ModelInfo, model, path: Path):
     if not _OWN.fullmatch(info.model):
         shown = info.model.partition(':')[2]
         raise ValueError(
-            f'{path}: the model is {info.model!r}, which is not part of erc: give its class, '
-            f'erc.load(..., model={shown})'
+            f'{path}: the model is {info.model!r}, which is no model of erc: '
+            f'from Python, give its class, erc.load(..., model={shown})'
         )
     with _named_errors(path, 'give its class'):
         found = resolve(info.model)

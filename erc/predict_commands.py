@@ -84,6 +84,12 @@ def _check_kind(out: Path):
         raise ValueError(f'{out}: predictions are written as .csv, .jsonl or .html')
 
 
+def _check_other(chat: Path, out: Path | None):
+    "Raise ValueError for a file that would be written over itself."
+    if out and out.resolve() == chat.resolve():
+        raise ValueError(f'{out} is the file that is read; choose another --out')
+
+# %% ../nbs/997_predict_commands.ipynb #2d0e8beb
 def _predict(
     chat: _Chat,
     model: _Model = 'meld',
@@ -99,6 +105,7 @@ def _predict(
     from erc.streams import predict_stream
 
     options = dict(speaker=speaker, text=text, dialogue=dialogue, progress=not quiet)
+    _check_other(chat, out)
     with _plain_warnings():
         loaded = _find_model(model)
         if _is_stream(chat, out):

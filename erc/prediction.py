@@ -200,6 +200,23 @@ def _side(x) -> _Side:
     split = Tested([counts], list(x.corpus.classes), x.corpus.task)
     return _Side(x.name, x.info.metric, split)
 
+# %% ../nbs/990_prediction.ipynb #b238d802
+def _names_apart(name: str, *features: list) -> list[str]:
+    "Return names for two models of one name: by what they read, or else by their order."
+    names = [f'{name} ({", ".join(read)})' for read in features]
+    if len(set(names)) == len(names):
+        return names
+    return [f'{n}, {which}' for n, which in zip(names, ('first', 'second'))]
+
+
+def _told_apart(a, b) -> tuple[_Side, _Side]:
+    "Return two sides; models of one name are called by what they read as well."
+    sides = _side(a), _side(b)
+    if sides[0].name != sides[1].name or not isinstance(a, TrainedModel):
+        return sides
+    names = _names_apart(a.name, a.features, b.features)
+    return replace(sides[0], name=names[0]), replace(sides[1], name=names[1])
+
 # %% ../nbs/990_prediction.ipynb #2900d94d
 def _shapes(side: Tested) -> str:
     dialogues = sum(x.shape[1] for x in side.counts('all'))
@@ -322,7 +339,7 @@ def compare(
     claim='',  # what a paper says of the two, such as 'shapes/table10/5'
 ) -> Comparison:
     "Compare two systems by the paired difference on one test set; raise ValueError where the sets differ."
-    a, b = _side(a), _side(b)
+    a, b = _told_apart(a, b)
     sides = _on_one_test_set(a, b)
     if claim:
         asked = _find_claim(claim)

@@ -232,7 +232,9 @@ class _Run:
 
     def all(self, lines: _Lines, progress: bool):
         "Predict and write what is missing, and give the output its name."
-        with tqdm(initial=self.place.turns, unit=' turns', disable=not progress) as bar:
+        with tqdm(
+            initial=self.place.turns, unit=' turns', disable=None if progress else True
+        ) as bar:
             for turns in self.blocks(lines):
                 bar.update(turns)
         self.finish()

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 import erc
 from erc.cli import app
-from erc.comparing import _is_small, _pair_table
+from erc.comparing import _as_corpus, _is_small, _pair_table
 from erc.runs import recipes
 
 MODEL = """
@@ -128,3 +128,9 @@ def test_many_pairs_need_more_than_one():
 
 def test_what_is_small():
     assert _is_small(erc.load_corpus('demo'))
+
+
+def test_a_corpus_is_compared_on_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.setenv('ERC_DATA', str(tmp_path))
+    erc.load_corpus('demo').replace(name='own').save(tmp_path / 'own')
+    assert _as_corpus('demo').name == 'demo' and _as_corpus('own').name == 'own'

@@ -6,8 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from own_chats import chats, trained
+from typer.testing import CliRunner
 
 import erc
+from erc.cli import app
 from erc.conversations import _NOBODY
 from erc.predictor import _language_problem, _pieces, predict_turns
 
@@ -230,3 +232,22 @@ def test_a_csv_of_predictions_is_not_evaluated_by_a_spreadsheet(model, tmp_path)
     model.predict([('=A', '=1+1'), ('B', 'fine')]).save(path)
     saved = pd.read_csv(path)
     assert list(saved.text) == ["'=1+1", 'fine'] and saved.speaker[0] == "'=A"
+
+
+def test_a_file_is_not_written_over_itself(tmp_path):
+    chat = tmp_path / 'chat.csv'
+    chat.write_text('speaker,text\nAnn,hello\n')
+    result = CliRunner().invoke(app, ['predict', str(chat), '--out', str(chat)])
+    assert result.exit_code and 'choose another --out' in result.output
+    assert chat.read_text().startswith('speaker,text')
+
+
+def test_what_a_chat_joins_or_cannot_close_is_said(model, tmp_path):
+    chat = tmp_path / 'chat.txt'
+    chat.write_text('Ann: hello\nand more\nBen: hi\n')
+    with pytest.warns(UserWarning, match="1 lines without 'Speaker: ' continue .*line 2"):
+        assert model.predict(chat).text.tolist() == ['hello\nand more', 'hi']
+    broken = tmp_path / 'chat.csv'
+    broken.write_text('speaker,text\nAnn,"unfinished\nBen,hello\n')
+    with pytest.raises(ValueError, match='not a csv'):
+        model.predict(broken)

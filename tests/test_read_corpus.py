@@ -506,8 +506,8 @@ def test_saving_replaces_a_corpus_and_nothing_else(tmp_path):
 
 def test_a_corpus_that_is_not_valid_is_not_saved(tmp_path):
     corpus, _ = read(turns())
-    with pytest.raises(ValueError, match='row 0 has no speaker'):
-        corpus.replace(table=corpus.table.assign(speaker='')).save(tmp_path / 'mine')
+    with pytest.raises(ValueError, match='row 0 has no dialogue'):
+        corpus.replace(table=corpus.table.assign(dialogue='')).save(tmp_path / 'mine')
     assert not os.listdir(tmp_path)
 
 

@@ -242,7 +242,7 @@ def test_half_written_is_no_model(saved):
 def test_own_class_is_given_by_the_caller(corpus, tmp_path):
     mine = erc.train(Mine, corpus, ['words'], width=5, **QUICK)
     folder = mine.save(tmp_path / 'mine')
-    with pytest.raises(ValueError, match=r'not part of erc: give its class.*model=Mine'):
+    with pytest.raises(ValueError, match=r'no model of erc.*give its class.*model=Mine'):
         erc.load(folder)
     loaded = erc.load(folder, model=Mine)
     assert np.abs(loaded.probabilities(corpus) - mine.probabilities(corpus)).max() < 1e-6
@@ -300,8 +300,8 @@ HOSTILE = [
     ({'scores': {'test': 3}}, 'scores is'),
     ({'calibration': {'dev': 1}}, 'calibration is'),
     ({'corpus': []}, 'corpus is'),
-    ({'model': 'os:system'}, 'not part of erc'),
-    ({'model': 'erc.core:write_atomic'}, 'not part of erc'),
+    ({'model': 'os:system'}, 'no model of erc'),
+    ({'model': 'erc.core:write_atomic'}, 'no model of erc'),
     ({'model': 'erc.models.recurrent:torch'}, 'is not a model'),
     ({'model': 'erc.models.recurrent:nn'}, 'is not a model'),
     ({'model': 'erc.models.nowhere:Model'}, 'cannot find'),

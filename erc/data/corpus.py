@@ -139,11 +139,14 @@ def _as_html(corpus: Corpus) -> str:
 
 # %% ../../nbs/030_corpus.ipynb #7b7a5dcc
 def _check_names(corpus: Corpus):
-    for what in ('dialogue', 'speaker'):
-        column = corpus.table[what]
-        nameless = (column.isna() | column.eq('')).to_numpy(bool)
+    dialogue, speaker = corpus.table['dialogue'], corpus.table['speaker']
+    # '' is a speaker of whom nothing is known: released pairs name none
+    for what, nameless in (
+        ('dialogue', dialogue.isna() | dialogue.eq('')),
+        ('speaker', speaker.isna()),
+    ):
         if nameless.any():
-            raise ValueError(f'row {np.argmax(nameless)} has no {what} name')
+            raise ValueError(f'row {np.argmax(nameless.to_numpy(bool))} has no {what} name')
     if len(set(corpus.classes)) < len(corpus.classes):
         raise ValueError(f'two classes of one name in {corpus.classes}')
 

@@ -113,7 +113,7 @@ def _look_up(texts, encoding: _Encoding, folder, progress: bool) -> np.ndarray:
             'unit': ' sentences',
             'leave': False,
         }
-        with tqdm(total=len(missing), disable=not progress, **style) as bar:
+        with tqdm(total=len(missing), disable=None if progress else True, **style) as bar:
             for shard in _encode_missing(missing, encoding, folder, bar):
                 store.update(shard)
     return np.stack([store[key] for key in keys])

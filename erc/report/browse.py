@@ -34,7 +34,7 @@ class _Saved:
         if not self.facts:
             raise FileNotFoundError(
                 f'{heading(paper, artefact)} was not drawn yet: '
-                f'erc reproduce --profile recorded --only {notebook}'
+                f'erc reproduce --profile recorded --only {notebook}, in a checkout'
             )
 
     @property
@@ -100,6 +100,7 @@ def claims(
     path = Path(home or results_home()) / 'claims.csv'
     if not path.exists():
         raise FileNotFoundError(
-            f'{path} does not exist: `erc report` judges the claims and writes it'
+            f'{path} does not exist: `erc report` judges the claims and writes it; those of the '
+            'project come with a checkout, which ERC_ROOT may name'
         )
     return _from_csv_text(pd.read_csv(path, index_col='id', keep_default_na=False, na_values=['']))

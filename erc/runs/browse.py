@@ -7,9 +7,11 @@ __all__ = ['systems', 'record', 'records']
 
 # %% ../../nbs/358_browse.ipynb #d91e1c3d
 import difflib
+from pathlib import Path
 
 import pandas as pd
 
+from ..core import results_home
 from .keys import RunKey
 from .recipe_files import papers
 from .recipes import find_system, load_recipe
@@ -56,7 +58,8 @@ def record(
     known = [str(RunKey.from_path(p)) for p in _record_files(home)]
     near = ', '.join(difflib.get_close_matches(str(key), known, 3, 0.8))
     nearest = f' The nearest records: {near}.' if near else ''
-    raise ValueError(f'there is no record of {key}; {_remedy(key)}.{nearest}')
+    where = Path(home or results_home()) / 'records'
+    raise ValueError(f'there is no record of {key} in {where}; {_remedy(key)}.{nearest}')
 
 # %% ../../nbs/358_browse.ipynb #bb90c9a8
 def _record_row(r: Record) -> dict:

@@ -198,7 +198,7 @@ def _check(task: _Task):
 # %% ../../nbs/330_fit.ipynb #f75a16ad
 def _train_groups(task: _Task, size: int, progress: bool) -> list[_Training]:
     total = task.settings.epochs * len(task.seeds)
-    hidden = {'disable': not progress, 'leave': False, 'mininterval': 1}
+    hidden = {'disable': None if progress else True, 'leave': False, 'mininterval': 1}
     with tqdm(total=total, desc='seeds x epochs', **hidden) as bar:
 
         def run(group):
