@@ -287,7 +287,12 @@ def _kind_of(corpus: Corpus) -> str:  # such as 'emotion, 2 classes (sad, glad)'
 
 def _feature_sizes(corpus: Corpus) -> str:
     has = corpus.has
-    sizes = (f'{n} {x.shape[1]} ({has[n].mean():.0%})' for n, x in corpus.features.items())
+    sizes = (
+        f'{n} {x.shape[1]} (all turns)'
+        if has[n].all()
+        else f'{n} {x.shape[1]} ({has[n].sum()} turns)'
+        for n, x in corpus.features.items()
+    )
     return ', '.join(sizes) or 'none'
 
 
