@@ -43,9 +43,13 @@ def _choices(system: System) -> set:
 def _distinct_systems(
     every=True,  # False: one system a model, and one more where an encoder is fine-tuned
 ) -> list[System]:
-    "Return trained systems of all recipes that together run all of their code."
+    """Return trained systems of all recipes that together run all of their code.
+
+    Those that read words by fixed vectors are left out: the same models also read sentences."""
     kept, seen = [], set()
     for system in (s for p in papers() for s in load_recipe(p).systems.values()):
+        if system.vectorise and system.token_features:
+            continue
         new = _choices(system) if every else {(system.model, system.vectorise)}
         if system.kind == 'model' and new - seen:
             kept.append(system)
