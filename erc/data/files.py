@@ -8,10 +8,9 @@ __all__ = ['require_file', 'read_table', 'numeric_column']
 # %% ../../nbs/012_files.ipynb #c35e55ce
 import glob
 import re
-import shutil
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -167,6 +166,14 @@ def _from_csv_text(frame: pd.DataFrame) -> pd.DataFrame:
 _SECONDS_ASIDE, _SECONDS_WRITING = 5, 86_400  # after which a temporary folder is a killed writer's
 
 
+def _remove(folder: Path):
+    "Delete a folder and what is in it, as far as it can be deleted."
+    with suppress(OSError):
+        for path in sorted(folder.rglob('*'), reverse=True):
+            path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+        folder.rmdir()
+
+
 def _restored(folder: Path) -> Path:
     "Put back what a killed writer put aside, and delete what it left; return the folder."
     for aside in folder.parent.glob(f'.{glob.escape(folder.name)}.*.tmp'):
@@ -176,7 +183,7 @@ def _restored(folder: Path) -> Path:
             continue
         if old.exists() and not folder.exists():
             old.rename(folder)
-        shutil.rmtree(aside, ignore_errors=True)
+        _remove(aside)
     return folder
 
 # %% ../../nbs/012_files.ipynb #debc651a
@@ -197,4 +204,4 @@ def _whole_folder(
     finally:
         if old.exists() and not folder.exists():
             old.rename(folder)
-        shutil.rmtree(aside, ignore_errors=True)
+        _remove(aside)

@@ -286,13 +286,8 @@ def _kind_of(corpus: Corpus) -> str:  # such as 'emotion, 2 classes (sad, glad)'
 
 
 def _feature_sizes(corpus: Corpus) -> str:
-    has = corpus.has
-    sizes = (
-        f'{n} {x.shape[1]} (all turns)'
-        if has[n].all()
-        else f'{n} {x.shape[1]} ({has[n].sum()} turns)'
-        for n, x in corpus.features.items()
-    )
+    turns = {name: has.sum() for name, has in corpus.has.items()}
+    sizes = (f'{n} {x.shape[1]} ({turns[n]} turns)' for n, x in corpus.features.items())
     return ', '.join(sizes) or 'none'
 
 
