@@ -24,6 +24,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import psutil
+from toy_recipe import toy_recipe
 
 from erc.cli import app
 from erc.core import sha256_of
@@ -31,22 +32,7 @@ from erc.core import sha256_of
 HERE = Path(__file__).resolve().parent
 ERC = [sys.executable, '-c', 'from erc.cli import app; app()']
 MARK = 'ERC_ENDURANCE'
-RECIPE = """title = "Toy"
-seeds = 2
-[systems.net]
-label = "net"
-notebook = ""
-model = "erc.models.shift:ShiftNet"
-data = "erc.studies.shapes:load_pairs"
-encode = {sentence = "text", previous = "previous"}
-encoder = "hashing"
-features = ["sentence", "previous"]
-target = "shift"
-unit = "turn"
-corpora = ["demo"]
-as_printed = true
-variants.paper = {epochs = 12, batch = 64, lr = [1e-3, 1e-2]}
-"""
+RECIPE = toy_recipe(epochs=12, seeds=2)
 DRAWS = """import pandas as pd
 from erc.report.tables import facts_table
 facts_table(pd.DataFrame({'x': [NAME], 'n': [1]}), 'shapes', NAME).save(out)"""

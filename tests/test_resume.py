@@ -7,6 +7,7 @@ from pathlib import Path  # noqa: F401 (for the process that is killed)
 
 import numpy as np
 import pytest
+from toy_recipe import KEY, toy_recipe
 from toy_training import die_at, killed  # noqa: F401
 
 import erc.runs.fold as F
@@ -17,22 +18,7 @@ from erc.runs.run import run_system
 from erc.training.engine import Steps
 from erc.training.fit import fit
 
-KEY = 'toy/net:paper@demo'
-TOY = """title = "Toy"
-[systems.net]
-label = "net"
-notebook = ""
-model = "erc.models.shift:ShiftNet"
-data = "erc.studies.shapes:load_pairs"
-encode = {sentence = "text", previous = "previous"}
-encoder = "hashing"
-features = ["sentence", "previous"]
-target = "shift"
-unit = "turn"
-corpora = ["demo"]
-as_printed = true
-variants.paper = {epochs = 2, batch = 64, lr = [1e-3, 1e-2]}
-"""
+TOY = toy_recipe(epochs=2)
 
 
 def toy_project(home):
