@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 1
 
 .PHONY: help setup reproduce recorded test torture endurance audit lint notebooks book clean
 help:
-	@echo 'make reproduce   every notebook on the demo corpus; report in _build/demo/report.html'
+	@echo 'make reproduce   every table and figure on the demo corpus; report in _build/demo/report.html'
 	@echo 'make test        every test (ARGS="-k tables" for some)'
 	@echo 'make torture     every reader on hostile and damaged files, for minutes'
 	@echo 'make endurance   work that is killed, shared, large or in odd places, for minutes'

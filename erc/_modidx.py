@@ -2563,6 +2563,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/erc', 'doc_host': '', 'git
                                  'erc.report.page._state_counts': ('page.html#_state_counts', 'erc/report/page.py')},
             'erc.report.reproduction': { 'erc.report.reproduction._artefacts_in': ( 'reproduction.html#_artefacts_in',
                                                                                     'erc/report/reproduction.py'),
+                                         'erc.report.reproduction._asked_for': ( 'reproduction.html#_asked_for',
+                                                                                 'erc/report/reproduction.py'),
                                          'erc.report.reproduction._build_folder': ( 'reproduction.html#_build_folder',
                                                                                     'erc/report/reproduction.py'),
                                          'erc.report.reproduction._check_manifest': ( 'reproduction.html#_check_manifest',

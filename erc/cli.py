@@ -221,9 +221,8 @@ _Only = Annotated[
     list[str] | None,
     typer.Option(help='A notebook (400_shift, 400, shift); may be given several times.'),
 ]
-_SeedsOfAll = Annotated[
-    int | None, typer.Option(min=1, help='Seeds of trained systems; default: five.')
-]
+_Every = Annotated[bool, typer.Option('--every', help='Also notebooks that draw nothing.')]
+_SeedsOfAll = Annotated[int | None, typer.Option(min=1, help='Seeds a system; default: five.')]
 _Jobs = Annotated[
     int | None,
     typer.Option(
@@ -252,17 +251,19 @@ def _print_outcome(manifest: dict) -> bool:
 def _reproduce(
     profile: _Profile = 'demo',
     only: _Only = None,
+    every: _Every = False,
     device: _Device = 'cpu',
     seeds: _SeedsOfAll = None,
     jobs: _Jobs = None,
     out: _Out = None,
     quiet: _Quiet = False,
 ):
-    "Run the notebooks and write a report; exit code 1 if one fails."
+    "Run the notebooks that draw tables and figures; write a report; exit code 1 if one fails."
     from erc.report import notebooks, reproduction
 
     jobs = jobs or (1 if profile == 'full' else min(2, notebooks._cores()))
-    manifest = reproduction.reproduce(profile, only, device, seeds, jobs, out, progress=not quiet)
+    how = dict(device=device, seeds=seeds, jobs=jobs, out=out, every=every)
+    manifest = reproduction.reproduce(profile, only, **how, progress=not quiet)
     failed = _print_outcome(manifest)
     typer.echo(f'report: {reproduction._build_folder(profile, out) / "report.html"}')
     if failed:

@@ -336,7 +336,7 @@ def test_reproduce_exit_codes_and_report(tmp_path, monkeypatch):
     write(tmp_path / 'nbs', '200_bad', 'undefined_name')
     (tmp_path / 'settings.ini').write_text('[DEFAULT]\n')
     monkeypatch.setenv('ERC_ROOT', str(tmp_path))
-    out = erc_('reproduce', '--profile', 'recorded', '--jobs', '1', code=1)
+    out = erc_('reproduce', '--every', '--profile', 'recorded', '--jobs', '1', code=1)
     assert '200_bad, cell 1: NameError' in out and '1 notebooks ok, 1 failed' in out
     page = tmp_path / '_build/recorded/report.html'
     assert page.exists()

@@ -1,5 +1,6 @@
 "Sentence vectors: equal to the transformer's, encoded once, and no error passes silently."
 
+import io
 import shutil
 import subprocess
 import sys
@@ -331,8 +332,20 @@ def test_no_output_and_no_trace_in_global_state(toy, tmp_path, capfd):
     )
     assert torch.equal(state, torch.get_rng_state())
     assert capfd.readouterr() == ('', '')
-    _encode_text(['a new line'], toy, cache=tmp_path)
-    assert 'encoding with' in capfd.readouterr().err
+
+
+def test_the_bar_shows_on_a_terminal_alone(toy, tmp_path, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return self.terminal
+
+    shown = []
+    for terminal in (True, False):
+        monkeypatch.setattr(sys, 'stderr', Terminal())
+        sys.stderr.terminal = terminal
+        _encode_text([f'a new line {terminal}'], toy, cache=tmp_path)
+        shown.append('encoding with' in sys.stderr.getvalue())
+    assert shown == [True, False]
 
 
 # on a corpus

@@ -32,7 +32,7 @@ def run(tmp_path_factory):
     )
     try:
         return out, reproduce(
-            'recorded', jobs=min(2, _cores()), out=out, nbs=root() / 'nbs', progress=False
+            'recorded', jobs=min(2, _cores()), out=out, every=True, progress=False
         )
     finally:
         os.environ.clear()

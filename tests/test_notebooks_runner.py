@@ -80,7 +80,7 @@ def ran(shelf, tmp_path_factory):
     here = os.getcwd()
     os.chdir('/')
     try:
-        return out, reproduce('demo', seeds=3, jobs=2, out=out, nbs=shelf, progress=False)
+        return out, reproduce('demo', seeds=3, jobs=2, out=out, every=True, nbs=shelf, progress=False)
     finally:
         os.chdir(here)
 
@@ -239,7 +239,7 @@ def test_only_keeps_the_others_lines(shelf, tmp_path):
     nbs.mkdir()
     for name in ('100_draws', '300_plain'):
         (nbs / f'{name}.ipynb').write_bytes((shelf / f'{name}.ipynb').read_bytes())
-    options = dict(jobs=0, out=out, nbs=nbs, progress=False)
+    options = dict(jobs=0, out=out, every=True, nbs=nbs, progress=False)
     first = reproduce('demo', **options)
     (out / 'tables/mine.csv').write_text('kept')
     again = reproduce('demo', only=['plain'], **options)
@@ -250,6 +250,14 @@ def test_only_keeps_the_others_lines(shelf, tmp_path):
     assert reproduce('demo', **options)['artefacts'] == [], 'what the earlier run drew is gone'
     assert (out / 'tables/mine.csv').exists()
     assert not (out / 'tables/shapes_table1.csv').exists()
+
+
+def test_without_a_wish_only_notebooks_that_draw_run(shelf, tmp_path):
+    manifest = reproduce('demo', jobs=0, out=tmp_path / 'b', nbs=shelf, progress=False)
+    assert [entry['name'] for entry in manifest['notebooks']] == ['100_draws']
+    write(tmp_path / 'nbs', '100_plain', '1')
+    with pytest.raises(FileNotFoundError, match='--every'):
+        reproduce('demo', out=tmp_path / 'c', nbs=tmp_path / 'nbs', progress=False)
 
 
 def test_a_section_that_draws_nothing_is_not_run(tmp_path):

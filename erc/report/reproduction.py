@@ -323,14 +323,26 @@ def _run(paths: list, folder: Path, parameters: dict, jobs: int, progress: bool,
     return entries
 
 # %% ../../nbs/383_reproduction.ipynb #dd0ba938
+def _asked_for(nbs, only, every: bool) -> list:  # paths
+    "Return the notebooks to run; those with a profile draw tables and figures."
+    found = _notebooks(nbs, only or ())
+    drawing = [path for path in found if 'profile' in _parameters_of(path)]
+    if not (only or every or drawing):
+        raise FileNotFoundError(
+            f'no notebook in {found[0].parent} has a parameter `profile`: `--every` runs them all'
+        )
+    return found if only or every else drawing
+
+# %% ../../nbs/383_reproduction.ipynb #b372102c
 def reproduce(
     profile='demo',  # 'demo', 'recorded', 'full'
-    only=None,  # names of notebooks; default: all
+    only=None,  # names of notebooks; default: those that draw tables or figures
     device='cpu',
     seeds=None,  # of a trained system; default: the notebooks' own
     jobs=1,  # notebooks at a time; 0: in this process
     out=None,  # build folder; default: `_build/<profile>`
     *,
+    every=False,  # run all notebooks, also those that only explain the package
     nbs=None,  # folder of notebooks; default: the project's
     progress=True,
 ) -> dict:  # the manifest
@@ -338,7 +350,7 @@ def reproduce(
 
     An interrupted call goes on where it was. Raises RuntimeError if another one is writing to the
     same folder."""
-    paths, folder = _notebooks(nbs, only or ()), _build_folder(profile, out)
+    paths, folder = _asked_for(nbs, only, every), _build_folder(profile, out)
     parameters = _parameters(profile, device, folder, seeds)
 
     write = partial(_write_entries, folder, profile, time.time(), parameters)
