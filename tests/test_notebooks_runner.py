@@ -80,7 +80,9 @@ def ran(shelf, tmp_path_factory):
     here = os.getcwd()
     os.chdir('/')
     try:
-        return out, reproduce('demo', seeds=3, jobs=2, out=out, every=True, nbs=shelf, progress=False)
+        return out, reproduce(
+            'demo', seeds=3, jobs=2, out=out, every=True, nbs=shelf, progress=False
+        )
     finally:
         os.chdir(here)
 
