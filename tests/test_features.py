@@ -436,14 +436,14 @@ def test_context_mean_refuses_unusable_input():
 
 
 @pytest.mark.slow
-def test_meld_in_time(data, minilm):
-    "MELD is encoded in 200 s of processor time (100 s on two cores), and read from the store in 1 s."
-    texts = load_corpus('meld').table['text']
+def test_sentences_of_meld_in_time(data, minilm):
+    "A tenth of MELD is encoded in 20 s of processor time, and read from the store in 1 s."
+    texts = load_corpus('meld').table['text'][::10]
     folder = F.cache_home() / 'features' / f'{encoder_identity(minilm)}-mean'
     cold, start = not _find_sentences(folder, _text_keys(list(texts))), time.process_time()
     x = _encode_text(texts, progress=False)
     if cold:
-        assert time.process_time() - start < 200
+        assert time.process_time() - start < 20
     start = time.perf_counter()
     np.testing.assert_array_equal(_encode_text(texts, progress=False), x)
     assert time.perf_counter() - start < 1

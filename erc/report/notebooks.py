@@ -252,10 +252,10 @@ def _prepare_worker(workers: int, log: str):
 
 # %% ../../nbs/380_notebooks.ipynb #f5e63080
 def _run_task(task: tuple) -> _NotebookResult:  # notebook, output, parameters
-    "Run a notebook and write its page; never raise."
+    "Run a notebook; write a page of one that takes parameters, since it draws; never raise."
     try:
         result = _execute(*task)
-        if Path(result.output).exists():
+        if Path(result.output).exists() and _parameters_of(task[0]):
             _notebook_page(result.output)
     except Exception as e:
         result = _failed(task[0], e, parameters=task[2])
