@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+import erc.runs.bench as bench
 from erc.nn.cells import Out
+from erc.runs.recipes import find_system
 from erc.training.bench import (
     _fine_tuning_speed,
     _lengths_of,
@@ -76,3 +78,25 @@ def test_fine_tuning_counts_tokens_that_are_not_padding():
     padded.features['text'][:, 5:] = 0
     speed = _fine_tuning_speed(Linear, [BATCH, padded], 'emotion', {'epochs': 1}, steps=2)
     assert speed['pairs'] == 18 and speed['tokens a pair'] == round((8 + 5) / 2)
+
+
+# ---- limits of a device
+
+
+def test_limits_are_those_of_the_device_and_are_compared(monkeypatch):
+    small = {'shape': (2, 3, 2), 'sizes': {'sentence': 4}, 'limits': {'cpu': {'1': 1e6, '2': 1e-6}}}
+    monkeypatch.setattr(bench, '_BENCHES', {'shapes/gruarc_mosi': small})
+    table = bench._check_limits('cpu')
+    assert table.seeds.tolist() == [1, 2] and table.ok.tolist() == [True, False]
+    assert (table.ms > 0).all() and table.limit.tolist() == [1e6, 1e-6]
+
+
+def test_a_device_without_limits_is_not_timed():
+    assert bench._check_limits('cpu') is None
+    assert bench._limits_of('shapes/gruarc_mosi', 'cuda') == {1: 60, 20: 100}
+
+
+def test_benchmarks_name_systems_and_options_that_exist():
+    known = {'shape', 'sizes', 'classes', 'limits'}
+    for name, options in bench._BENCHES.items():
+        assert find_system(name).kind == 'model' and set(options) <= known

@@ -15,7 +15,14 @@ import erc.runs.run as R
 from erc.core import root
 from erc.data.registry import load_corpus
 from erc.runs.fold import _Job, _train_seed
-from erc.runs.prepare import _load_encoded, _prepare, check_device, class_weights, scorer
+from erc.runs.prepare import (
+    _load_encoded,
+    _prepare,
+    check_device,
+    class_weights,
+    make_deterministic,
+    scorer,
+)
 from erc.runs.recipes import find_system, settings_of
 from erc.runs.records import find_record, save_record
 from erc.runs.run import run_system
@@ -129,6 +136,29 @@ def test_weights_of_a_further_target(monkeypatch):
 
 
 # ---- the record
+
+
+def test_deterministic_algorithms_are_recorded_and_change_nothing_on_a_cpu(
+    done, tmp_path, monkeypatch
+):
+    monkeypatch.delenv('CUBLAS_WORKSPACE_CONFIG', raising=False)
+    try:
+        make_deterministic()
+        assert os.environ['CUBLAS_WORKSPACE_CONFIG'] == ':4096:8'
+        made = run(tmp_path)
+    finally:
+        torch.use_deterministic_algorithms(False)
+        os.environ.pop('CUBLAS_WORKSPACE_CONFIG', None)
+    assert np.array_equal(made.curves['dev'], done[0].curves['dev'])
+    assert all(e['deterministic'] for e in made.environments)
+    assert not any('deterministic' in e for e in done[0].environments)
+
+
+def test_deterministic_algorithms_come_before_a_gpu_is_used(monkeypatch):
+    monkeypatch.delenv('CUBLAS_WORKSPACE_CONFIG', raising=False)
+    monkeypatch.setattr(torch.cuda, 'is_initialized', lambda: True)
+    with pytest.raises(RuntimeError, match='in use already'):
+        make_deterministic()
 
 
 def test_a_record_says_what_was_done(done):

@@ -6,25 +6,20 @@
 __all__ = []
 
 # %% ../../nbs/359_bench.ipynb #1b0fdcdb
+import tomllib
 from functools import partial
 
 import pandas as pd
+import torch
 
-from ..core import resolve
+from ..core import package_file, resolve
 from .prepare import _model_maker, _prepare, _split_batches, check_device
 from .recipes import System, find_system, settings_of
 from ..training.bench import _SHAPES, _SIZES, _fine_tuning_speed, _toy_dialogues, _training_costs
 from ..training.search import grid
 
 # %% ../../nbs/359_bench.ipynb #390b344f
-_BENCHES = {  # three modalities each; the second has MELD's batch of 100 dialogues
-    'shapes/gruarc_mosi': {},
-    'multiemo/meld_three': {
-        'shape': (100, 926, 24),
-        'sizes': {'text': 768, 'audio': 512, 'visual': 1000},
-        'classes': 7,
-    },
-}
+_BENCHES = tomllib.loads(package_file('reference/benchmarks.toml').read_text(encoding='utf-8'))
 
 
 def _sizes_of(system: System, given) -> dict:  # feature -> D
@@ -47,6 +42,40 @@ def _bench_training(
     make = partial(resolve(found.model), sizes=sizes, classes=classes, **found.args)
     batch = _toy_dialogues(sizes, found.target, shape or _SHAPES[found.unit], classes)
     return _training_costs(make, batch, found.target, seeds, check_device(device))
+
+# %% ../../nbs/359_bench.ipynb #147aeb0c
+def _bench_systems(
+    names,  # of systems
+    seeds,  # numbers of seeds to try, or a function from a name to them
+    device='cpu',
+    **options,  # of `_bench_training`, for all
+) -> pd.DataFrame:  # a line for each system and number of seeds
+    "Measure training steps of systems, in their shapes of `benchmarks.toml` unless options say others."
+    tables = []
+    for name in names:
+        known = {k: v for k, v in _BENCHES.get(name, {}).items() if k != 'limits'}
+        numbers = seeds(name) if callable(seeds) else seeds
+        table = _bench_training(name, numbers, device=device, **{**known, **options})
+        tables.append(table.assign(system=name))
+    table = pd.concat(tables, ignore_index=True)
+    return table[['system', *table.columns.drop('system')]]
+
+# %% ../../nbs/359_bench.ipynb #a713ae95
+def _limits_of(name: str, device) -> dict:  # number of seeds -> ms
+    "Return how long a step of a system may take on a kind of device."
+    found = _BENCHES[name].get('limits', {}).get(torch.device(device).type, {})
+    return {int(seeds): limit for seeds, limit in found.items()}
+
+
+def _check_limits(device) -> pd.DataFrame | None:
+    "Time the steps that have a limit on this kind of device; return a line each, None without limits."
+    names = [name for name in _BENCHES if _limits_of(name, device)]
+    if not names:
+        return None
+    table = _bench_systems(names, lambda name: _limits_of(name, device), device)
+    limits = [_limits_of(name, device)[n] for name, n in zip(table.system, table.seeds)]
+    best = table[['alone ms', 'stacked ms', 'captured ms']].min(axis=1)
+    return table[['system', 'seeds']].assign(ms=best, limit=limits, ok=best <= limits)
 
 # %% ../../nbs/359_bench.ipynb #b373e1e3
 def _fine_tuned(system) -> System:

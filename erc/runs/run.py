@@ -46,6 +46,7 @@ def _environment(
         'device': torch.cuda.get_device_name(device) if on_gpu else str(device),
         'threads': torch.get_num_threads(),
         'arithmetic': arithmetic,
+        **({'deterministic': True} if torch.are_deterministic_algorithms_enabled() else {}),
         **{package: _installed(package) for package in packages},
     }
 
