@@ -20,6 +20,7 @@ from ..data.folds import with_fold
 from ..data.registry import CORPORA
 from ..evidence.metrics import METRICS, confusion, moments
 from ..nn.text_features import _with_context
+from .carried import _find_carried
 from .recipes import System
 from .records import VALUE_METRICS, score_of
 
@@ -46,13 +47,8 @@ def make_deterministic():
     torch.use_deterministic_algorithms(True)
 
 # %% ../../nbs/353_prepare.ipynb #3df44dce
-def _load_encoded(
-    system: System,
-    corpus: str,  # its name
-    device='cpu',  # where encoders run
-) -> tuple[Corpus, str]:
-    "Load a system's corpus and encode what its model reads; return it with the digest of what was loaded."
-    check_device(device)
+def _read_encoded(system: System, corpus: str, device) -> tuple[Corpus, str]:
+    "Read a corpus from its files and encode what a system's model reads."
     loaded = resolve(system.data)(corpus, **system.data_args)
     if corpus not in CORPORA:
         loaded = _by_name(loaded)
@@ -63,6 +59,23 @@ def _load_encoded(
         else:
             ready = encode(ready, system.encoder, feature=name, column=what, device=device)
     return ready, loaded.digest()
+
+# %% ../../nbs/353_prepare.ipynb #3f7ad546
+def _load_encoded(
+    system: System,
+    corpus: str,  # its name
+    device='cpu',  # where encoders run
+) -> tuple[Corpus, str]:
+    """Load a system's corpus and encode what its model reads; return it with the digest of what was loaded.
+
+    Where the corpus has no files on this machine, what was carried here is read instead."""
+    check_device(device)
+    try:
+        return _read_encoded(system, corpus, device)
+    except FileNotFoundError:
+        if found := _find_carried(system, corpus):
+            return found
+        raise
 
 # %% ../../nbs/353_prepare.ipynb #b52dc073
 def _of_fold(

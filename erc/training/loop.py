@@ -12,6 +12,7 @@ import warnings
 import numpy as np
 import torch
 
+from .checkpoint import OutOfTime, _time_is_over
 from .engine import Steps
 from .settings import _select
 
@@ -73,9 +74,12 @@ class _Training:
         return {**curves, **best, **self.steps.state()}
 
     def save(self, now=False):
-        "Write a checkpoint, if it is time."
+        "Write a checkpoint if it is due; raise OutOfTime, after one, if there is no time left."
+        over = _time_is_over() and not self.finished
         if self.checkpoint:
-            self.checkpoint.write(lambda: _to_tensors(self), now)
+            self.checkpoint.write(lambda: _to_tensors(self), now or over)
+        if over:
+            raise OutOfTime('the time that was given is over')
 
 # %% ../../nbs/328_loop.ipynb #d6fb4841
 def _watched(training: _Training) -> dict:
