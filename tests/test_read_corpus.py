@@ -199,7 +199,8 @@ def test_one_speaker_or_one_dialogue_is_said_by_the_caller():
         (b'dialogue,speaker,text,label\n', 'no rows'),
         (b'\x89PNG\r\n\x1a\n\0\0\0\rIHDR', 'not a text file'),
         ('dialogue,speaker,text,label\nd,A,caf\xe9,x\n'.encode('latin1'), 'line 2 is not utf-8'),
-        (b'dialogue;speaker;text;label\nd;A;Hm.;x\n', 'another separator'),
+        (b'dialogue;speaker,text;label\nd;A,Hm.;x\n', "may be separated by ',' or ';'"),
+        (b'\0d\0,', 'not a text file'),
         (b'dialogue,speaker,text,label\nd,A,Well, no,x\n', 'row 0 has 5 columns, the header 4'),
         (b'dialogue,speaker,text,label\nd,A,Hm.\n', 'row 0 has 3 columns, the header 4'),
         (b'dialogue,speaker,text,text\nd,A,Hm.,x\n', "two columns 'text'"),
@@ -223,6 +224,17 @@ def test_bad_csv_is_refused_with_place_and_remedy(tmp_path, raw, message):
     with pytest.raises(ValueError, match=message) as e:
         read(tmp_path / 'chats.csv')
     assert str(e.value).startswith(str(tmp_path / 'chats.csv'))
+
+
+@pytest.mark.parametrize('separator', [';', '\t', '|'])
+@pytest.mark.parametrize('kind', ['csv', 'tsv'])
+def test_the_header_says_what_separates_cells(tmp_path, separator, kind):
+    table = turns().assign(text=lambda t: t['text'] + [', well', ', well, well'] * 9)
+    table = table.rename(columns={'label': 'label, as given'})
+    table.to_csv(tmp_path / f'chats.{kind}', sep=separator, quoting=csv.QUOTE_NONE)
+    corpus, _ = read(tmp_path / f'chats.{kind}', label='label, as given')
+    assert list(corpus.table['text']) == list(table['text'])
+    assert list(corpus.table) == list(read(turns())[0].table)
 
 
 @pytest.mark.parametrize(
