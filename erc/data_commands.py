@@ -179,7 +179,9 @@ def _read(source, **options):
 
 # %% ../nbs/998_data_commands.ipynb #1e5f0610
 _Source = Annotated[str, typer.Argument(help='A table, a folder, a pickle or a hub name.')]
-_Replace = Annotated[bool, typer.Option('--replace', help='Replace a corpus of the same name.')]
+_Replace = Annotated[
+    bool, typer.Option('--replace', help='Replace another corpus of that name, or in that folder.')
+]
 
 
 @_data.command('add')
@@ -218,8 +220,9 @@ def _data_convert(
     name: _Name = None,
     classes: _Classes = None,
     structure: _Structure = None,
+    replace: _Replace = False,
 ):
     "Read pickles of features, or any other source, and save them as a corpus in a folder."
     source = files[0] if len(files) == 1 else files
     corpus = _read(source, name=name, classes=_classes_of(classes), structure=structure)
-    typer.echo(f'saved in {corpus.save(folder)}')
+    typer.echo(f'saved in {corpus.save(folder, replace=replace)}')

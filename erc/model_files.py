@@ -28,17 +28,43 @@ _FACTS, _WEIGHTS, _CARD = 'model.json', 'model.safetensors', 'README.md'
 
 
 def _check_destination(folder: Path):
-    "Raise ValueError for a path that must not be replaced."
+    "Raise FileExistsError for a path that must not be replaced."
     if folder.is_dir() and any(folder.iterdir()) and not (folder / _FACTS).is_file():
-        raise ValueError(f'{folder} is a folder that holds no model: choose another name')
+        raise FileExistsError(f'{folder} is a folder that holds no model: choose another name')
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f'{folder} is a file: choose another name')
+        raise FileExistsError(f'{folder} is a file: choose another name')
+
+
+def _identity(folder: Path) -> tuple | None:
+    "Return name, corpus and classes of the model in a folder; None if there is none that can be read."
+    try:
+        facts = json.loads((folder / _FACTS).read_text(encoding='utf-8'))
+        return facts['name'], facts['corpus']['name'], facts['classes']
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def _check_other(folder: Path, info: _ModelInfo):
+    "Raise FileExistsError for a folder that holds another model, or files that are no part of one."
+    present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    others, found = sorted(present - {_FACTS, _WEIGHTS, _CARD}), _identity(folder)
+    held = f'other files ({", ".join(others[:3])})' if others else ''
+    if found not in (None, (info.name, info.corpus['name'], list(info.classes))):
+        held = f'another model ({found[0]} on {found[1]}, {len(found[2])} classes)'
+    if held:
+        raise FileExistsError(f'{folder} holds {held}: choose another name, or say replace=True')
 
 # %% ../nbs/975_model_files.ipynb #7b826b32
-def _model_place(folder):
-    "Yield a new folder that becomes a model's; ValueError for a path that must not be replaced."
+def _model_place(
+    folder,
+    info: _ModelInfo,  # of the model that is to be there
+    replace=False,  # another model, and whatever is beside it
+):
+    "Yield a new folder that becomes a model's; FileExistsError for a path that must not be replaced."
     folder = Path(folder).expanduser().absolute()
     _check_destination(folder)
+    if not replace:
+        _check_other(folder, info)
     return _whole_folder(folder)
 
 # %% ../nbs/975_model_files.ipynb #8836e851
@@ -90,10 +116,11 @@ def _write_model(
     scaling: dict,  # feature -> mean (D,), scale (D,)
     card: str,  # Markdown
     dtype='float32',  # of the weights, or 'float16'
+    replace=False,  # another model that is there
 ) -> Path:  # the folder
     "Write a trained model, whole or not at all; raise ValueError for what cannot be stored."
     tensors = _tensors_of(modules, scaling, dtype)
-    with _model_place(folder) as new:
+    with _model_place(folder, info, replace) as new:
         (new / _WEIGHTS).write_bytes(save(tensors))
         facts = _facts_text(info, sha256_of(new / _WEIGHTS))
         (new / _CARD).write_text(card, encoding='utf-8')

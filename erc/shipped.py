@@ -141,5 +141,5 @@ def _make_shipped(
     settings = {**making.hyperparameters, 'lr': best['lr']}
     model = train(best['name'], corpus, ['text'], seeds=making.seeds, hyperparameters=settings)
     licence = package_file(f'weights/{name}/LICENSE').read_text(encoding='utf-8')
-    _finish(model.save(folder, 'float16'), making, candidates, best['name'], licence)
+    _finish(model.save(folder, 'float16', replace=True), making, candidates, best['name'], licence)
     return model

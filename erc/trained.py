@@ -167,12 +167,18 @@ class TrainedModel:
 
     def save(
         self,
-        folder,  # to be made, or a saved model's to be replaced
+        folder,  # to be made, or that of the same model (name, corpus, classes), which is replaced
         dtype='float32',  # of the weights, or 'float16'
+        *,
+        replace=False,  # also another model, and what lies beside it
     ) -> Path:
-        "Write weights, facts and a model card; raise ValueError for what cannot be kept."
+        """Write weights, facts and a model card.
+
+        Raises ValueError for what cannot be kept, FileExistsError for a folder that holds another
+        model or anything else."""
         info = _with_scores(self).info
-        return _write_model(folder, info, self.modules, self.scaling, _model_card(info), dtype)
+        parts = info, self.modules, self.scaling, _model_card(info)
+        return _write_model(folder, *parts, dtype, replace)
 
     def push_to_hub(self, name: str, dtype='float32', **options) -> str:
         "Save it on the Hugging Face hub as 'user/name' and return its address; `options` such as private."

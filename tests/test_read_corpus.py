@@ -499,19 +499,25 @@ def test_saving_is_complete_or_not_at_all(tmp_path, monkeypatch):
     monkeypatch.setattr(saved, 'write_atomic', broken)
     for folder in ('mine', 'new'):
         with pytest.raises(OSError, match='disk full'):
-            corpus.replace(name='other').save(tmp_path / folder)
+            corpus.replace(name='other').save(tmp_path / folder, replace=True)
     assert {p.name: p.read_bytes() for p in (tmp_path / 'mine').iterdir()} == before
     assert os.listdir(tmp_path) == ['mine']
 
 
 def test_saving_replaces_a_corpus_and_nothing_else(tmp_path):
     corpus, _ = read(turns())
-    corpus.save(tmp_path / 'mine')
-    corpus.replace(name='other').save(tmp_path / 'mine')
-    assert load_corpus(tmp_path / 'mine').name == 'other'
+    folder = corpus.save(tmp_path / 'mine')
+    more, _ = read(turns(8))
+    assert len(load_corpus(more.save(folder))) == len(more) > len(corpus), 'the same, grown'
+    for change in ({'name': 'other'}, {'classes': corpus.classes[::-1]}):
+        with pytest.raises(FileExistsError, match='another corpus .table: emotion, 3 classes.'):
+            corpus.replace(**change).save(folder)
+        assert len(load_corpus(folder)) == len(more)
+    corpus.replace(name='other').save(folder, replace=True)
+    assert load_corpus(folder).name == 'other'
     (tmp_path / 'mine' / 'thesis.tex').write_text('')
     with pytest.raises(FileExistsError, match='holds other files .thesis.tex'):
-        corpus.save(tmp_path / 'mine')
+        corpus.save(tmp_path / 'mine', replace=True)
     with pytest.raises(FileExistsError, match='is a file'):
         corpus.save(tmp_path / 'mine' / 'thesis.tex')
 

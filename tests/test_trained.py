@@ -215,10 +215,37 @@ def test_saving_again_replaces(model, saved):
 
 def test_what_is_no_model_is_not_replaced(model, tmp_path):
     (tmp_path / 'notes.txt').write_text('mine')
-    with pytest.raises(ValueError, match='holds no model'):
-        model.save(tmp_path)
-    with pytest.raises(ValueError, match=r'notes\.txt is a file'):
-        model.save(tmp_path / 'notes.txt')
+    for replace in (False, True):
+        with pytest.raises(FileExistsError, match='holds no model'):
+            model.save(tmp_path, replace=replace)
+        with pytest.raises(FileExistsError, match=r'notes\.txt is a file'):
+            model.save(tmp_path / 'notes.txt', replace=replace)
+
+
+def test_another_model_is_replaced_only_if_the_caller_says_so(corpus, model, saved):
+    before = (saved / 'model.json').read_bytes()
+    other = replace(model, info=replace(model.info, name='bclstm'))
+    elsewhere = replace(model, info=replace(model.info, corpus={'name': 'own', 'splits': {}}))
+    classes = replace(model, info=replace(model.info, classes=model.classes[::-1]))
+    for another in (other, elsewhere, classes):
+        with pytest.raises(FileExistsError, match=r'holds another model \(context_gru on demo, \d'):
+            replace(another, corpus=None).save(saved)
+    assert (saved / 'model.json').read_bytes() == before
+    replace(other, corpus=None).save(saved, replace=True)
+    assert erc.load(saved).name == 'bclstm'
+
+
+def test_the_same_model_trained_again_is_replaced(corpus, model, saved):
+    options = {**QUICK, 'seeds': 1}
+    erc.train('context_gru', corpus, ['words'], **options).save(saved)
+    assert erc.load(saved).seeds == 1
+
+
+def test_what_lies_beside_a_model_is_kept(model, saved):
+    (saved / 'notes.txt').write_text('mine')
+    with pytest.raises(FileExistsError, match=r'holds other files \(notes.txt\).*replace=True'):
+        model.save(saved)
+    assert (saved / 'notes.txt').read_text() == 'mine'
 
 
 def test_a_save_that_fails_leaves_nothing(model, tmp_path, monkeypatch):

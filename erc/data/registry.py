@@ -91,7 +91,7 @@ def _register(
     taken = (folder / _ABOUT).exists() and load_corpus(folder).digest() != corpus.digest()
     if taken and not replace:
         raise ValueError(f'{folder} has another corpus of that name; choose another, or replace it')
-    return corpus.save(folder)
+    return corpus.save(folder, replace=replace)
 
 # %% ../../nbs/040_registry.ipynb #8dbeb247
 @contextmanager
