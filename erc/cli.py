@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from .compare_command import _compare
+from .compare_command import _compare, _train
 from .data_commands import _data
 from .predict_commands import _predict, _ship
 from erc.terminal import (
@@ -38,6 +38,7 @@ app = typer.Typer(
 )
 app.add_typer(_data, name='data')
 app.command('compare')(_compare)
+app.command('train')(_train)
 app.command('predict')(_predict)
 app.command('ship')(_ship)
 

@@ -19,53 +19,10 @@ import torch
 from safetensors.torch import load_file, save
 
 from .core import choose, resolve, sha256_of
-from .data.files import _restored, _whole_folder
+from .data.files import _restored
 from .data.plain_data import _named_errors
+from .model_folders import _CARD, _FACTS, _WEIGHTS, _model_place
 from .model_info import _find_model, _ModelInfo
-
-# %% ../nbs/975_model_files.ipynb #324cbf80
-_FACTS, _WEIGHTS, _CARD = 'model.json', 'model.safetensors', 'README.md'
-
-
-def _check_destination(folder: Path):
-    "Raise FileExistsError for a path that must not be replaced."
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / _FACTS).is_file():
-        raise FileExistsError(f'{folder} is a folder that holds no model: choose another name')
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f'{folder} is a file: choose another name')
-
-
-def _identity(folder: Path) -> tuple | None:
-    "Return name, corpus and classes of the model in a folder; None if there is none that can be read."
-    try:
-        facts = json.loads((folder / _FACTS).read_text(encoding='utf-8'))
-        return facts['name'], facts['corpus']['name'], facts['classes']
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
-
-
-def _check_other(folder: Path, info: _ModelInfo):
-    "Raise FileExistsError for a folder that holds another model, or files that are no part of one."
-    present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    others, found = sorted(present - {_FACTS, _WEIGHTS, _CARD}), _identity(folder)
-    held = f'other files ({", ".join(others[:3])})' if others else ''
-    if found not in (None, (info.name, info.corpus['name'], list(info.classes))):
-        held = f'another model ({found[0]} on {found[1]}, {len(found[2])} classes)'
-    if held:
-        raise FileExistsError(f'{folder} holds {held}: choose another name, or say replace=True')
-
-# %% ../nbs/975_model_files.ipynb #7b826b32
-def _model_place(
-    folder,
-    info: _ModelInfo,  # of the model that is to be there
-    replace=False,  # another model, and whatever is beside it
-):
-    "Yield a new folder that becomes a model's; FileExistsError for a path that must not be replaced."
-    folder = Path(folder).expanduser().absolute()
-    _check_destination(folder)
-    if not replace:
-        _check_other(folder, info)
-    return _whole_folder(folder)
 
 # %% ../nbs/975_model_files.ipynb #8836e851
 _PRECISIONS = ('float32', 'float16')
@@ -210,6 +167,7 @@ _CHECKS = {  # field -> what is expected, whether a value is that
         lambda x: isinstance(x, dict) and all(_numbers(e, ['before', 'after']) for e in x.values()),
     ),
     'scores': ('intervals by split, kind and metric', _is_scores),
+    'licence': ("a licence's name", lambda x: isinstance(x, str) and len(x) <= 200),
     'versions': ('names and values', lambda x: isinstance(x, dict) and _plain_value(x)),
 }
 
@@ -235,7 +193,7 @@ def _checked_facts(facts, path: Path) -> _ModelInfo:
     "Return facts that were read; raise ValueError naming the file and the field that is wrong."
     if not isinstance(facts, dict) or facts.get('format') != 1:
         raise ValueError(f'{path}: it does not describe a model in the format that is known here')
-    facts = {k: v for k, v in facts.items() if k not in ('format', 'sha256')}
+    facts = {'licence': ''} | {k: v for k, v in facts.items() if k not in ('format', 'sha256')}
     _check_fields(facts, path)
     for name, (expected, holds) in _CHECKS.items():
         if not _holds(holds, facts[name]):
@@ -279,8 +237,9 @@ def _class_of(info: _ModelInfo, model, path: Path):
     if not _OWN.fullmatch(info.model):
         shown = info.model.partition(':')[2]
         raise ValueError(
-            f'{path}: the model is {info.model!r}, which is no model of erc: '
-            f'from Python, give its class, erc.load(..., model={shown})'
+            f'{path}: the model is {info.model!r}, which is no model of erc, and no file decides what '
+            f'is imported: give its class, erc.load(..., model={shown}), or --class '
+            f'{info.model.replace("__main__", "module")} on the command line'
         )
     with _named_errors(path, 'give its class'):
         found = resolve(info.model)

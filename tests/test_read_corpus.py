@@ -562,6 +562,37 @@ def test_data_add_registers_a_file_that_every_command_knows(home, tmp_path):
     assert load_corpus('my').table['dialogue'].nunique() == 4
 
 
+def test_data_remove_takes_back_what_add_did_and_keeps_the_source(home, tmp_path):
+    turns().to_csv(tmp_path / 'my.csv', index=False)
+    source = (tmp_path / 'my.csv').read_bytes()
+    command('add', tmp_path / 'my.csv')
+    for name, says in (('mi', 'Known: my'), ('meld', 'is a corpus of the package')):
+        refused = command('remove', name)
+        assert refused.exit_code == 2 and says in refused.output, refused.output
+        assert refused.output.count('\n') == 1 and converted() == ['my']
+    removed = command('remove', 'my')
+    assert removed.exit_code == 0 and 'removed my' in removed.output
+    assert converted() == [] and (tmp_path / 'my.csv').read_bytes() == source
+    assert not any(home.glob('*/*')) and command('remove', 'my').exit_code == 2
+    assert command('add', tmp_path / 'my.csv').exit_code == 0
+
+
+def test_data_remove_leaves_what_is_not_its_own(home):
+    folder = _register(read(turns(), name='mine')[0])
+    (folder / 'thesis.tex').write_text('')
+    refused = command('remove', 'mine')
+    assert refused.exit_code == 2 and 'holds other files (thesis.tex)' in refused.output
+    assert load_corpus('mine') and (folder / 'thesis.tex').exists()
+
+
+def test_data_remove_takes_a_link_away_and_not_what_it_points_to(home, tmp_path):
+    folder = read(turns(), name='mine')[0].save(tmp_path / 'elsewhere')
+    home.mkdir()
+    (home / 'mine').symlink_to(folder)
+    assert command('remove', 'mine').exit_code == 0 and not (home / 'mine').exists()
+    assert len(load_corpus(folder)) == 18
+
+
 def test_data_add_with_every_option(home, tmp_path):
     table = (
         turns()

@@ -302,6 +302,7 @@ class Source:
     optional: tuple = ()  # feature files that it can do without, each a tuple of alternatives
     lacks: dict = field(default_factory=dict)  # modality -> how to get it
     licence: str = ''
+    by_hand: str = ''  # where to get files of which none is pinned, and their layout
     notes: tuple = ()
     own_dev: bool = False  # whether the dev split is the corpus's own, not cut from train
 

@@ -126,13 +126,15 @@ def _check_header(names: list, path):
             raise ValueError(f'{path}: {what}; each column needs a name of its own')
 
 
-def _check_width(row: list, width: int, where: str, separator: str):
+def _check_widths(rows: list, separator: str, path):  # of (line, cells), the header first
     "Raise ValueError for a row that has more or fewer cells than the header."
-    if len(row) != width:
-        raise ValueError(
-            f'{where} has {len(row)} columns, the header {width}; '
-            f'a text with {separator!r} in it needs quotes ({row[0]!r:.40} ...)'
-        )
+    width = len(rows[0][1])
+    for number, (line, row) in enumerate(rows[1:]):
+        if len(row) != width:
+            raise ValueError(
+                f'{path}: line {line}: row {number} has {len(row)} columns, the header {width}; '
+                f'a text with {separator!r} in it needs quotes ({row[0]!r:.40} ...)'
+            )
 
 
 def _is_idle(column: list) -> bool:
@@ -149,12 +151,11 @@ def _without_idle(header: list, rows: list) -> tuple:
 def _read_delimited(text: str, path) -> pd.DataFrame:  # of text
     "Read a csv or tsv as text; ValueError for a row that has more or fewer columns than the header."
     separator = _separator(text, path)
-    (_, header), *rows = list(_csv_rows(text, path, separator)) or [(1, [])]
-    if not header:
+    rows = list(_csv_rows(text, path, separator))
+    if not rows:
         raise ValueError(f'{path}: an empty file; expected a header and one row a turn')
-    for number, (line, row) in enumerate(rows):
-        _check_width(row, len(header), f'{path}: line {line}: row {number}', separator)
-    header, *cells = _without_idle(header, [row for _, row in rows])
+    _check_widths(rows, separator, path)
+    header, *cells = _without_idle(rows[0][1], [row for _, row in rows[1:]])
     _check_header(header, path)
     return pd.DataFrame(cells, columns=header, dtype=object)
 
