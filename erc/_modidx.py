@@ -3075,6 +3075,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/erc', 'doc_host': '', 'git
                                                                                    'erc/runs/submissions.py'),
                                       'erc.runs.submissions._test_faults': ('submissions.html#_test_faults', 'erc/runs/submissions.py')},
             'erc.shipped': { 'erc.shipped._Making': ('shipped.html#_making', 'erc/shipped.py'),
+                             'erc.shipped._Making.train': ('shipped.html#_making.train', 'erc/shipped.py'),
                              'erc.shipped._candidate': ('shipped.html#_candidate', 'erc/shipped.py'),
                              'erc.shipped._candidate_lines': ('shipped.html#_candidate_lines', 'erc/shipped.py'),
                              'erc.shipped._find_model': ('shipped.html#_find_model', 'erc/shipped.py'),

@@ -64,6 +64,11 @@ class _Making:
     encoder: str = 'minilm'
     seeds: int = 5
 
+    def train(self, name: str, corpus, lr: float) -> TrainedModel:
+        "Train a model with all seeds."
+        settings = {**self.hyperparameters, 'lr': lr}
+        return train(name, corpus, ['text'], seeds=self.seeds, hyperparameters=settings)
+
 
 _MAKING = {
     'meld': _Making(
@@ -145,8 +150,7 @@ def _make_shipped(
     corpus = _texts_of(making)
     candidates = candidates or [_candidate(c, corpus, making) for c in making.candidates]
     best = _smallest_of_the_best(candidates)
-    settings = making.hyperparameters | {'lr': best['lr']}
-    model = train(best['name'], corpus, ['text'], seeds=making.seeds, hyperparameters=settings)
+    model = making.train(best['name'], corpus, best['lr'])
     licence = _licence_text(name)  # before its folder is replaced
     saved = model.save(folder, 'float16', replace=True, licence=making.licence)
     _finish(saved, making, candidates, best['name'], licence)

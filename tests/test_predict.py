@@ -296,5 +296,5 @@ def test_what_a_chat_joins_or_cannot_close_is_said(model, tmp_path):
         assert model.predict(chat).text.tolist() == ['hello\nand more', 'hi']
     broken = tmp_path / 'chat.csv'
     broken.write_text('speaker,text\nAnn,"unfinished\nBen,hello\n')
-    with pytest.raises(ValueError, match='not a csv'):
+    with pytest.raises(ValueError, match='line 2: a quotation mark is opened and never closed'):
         model.predict(broken)
