@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from .compare_command import _compare
+from .compare_command import _compare, _train
 from .data_commands import _data
 from .predict_commands import _predict, _ship
 from erc.terminal import (
@@ -37,9 +37,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(_data, name='data')
-app.command('compare')(_compare)
-app.command('predict')(_predict)
-app.command('ship')(_ship)
+for _command in (_compare, _train, _predict, _ship):
+    app.command(_command.__name__.strip('_'))(_command)
 
 # %% ../nbs/999_cli.ipynb #044f3cb7
 def _version(show: bool):

@@ -6,9 +6,6 @@
 __all__ = ['conversation_table']
 
 # %% ../nbs/960_conversations.ipynb #55594566
-import csv
-import io
-import json
 import re
 import warnings
 from collections.abc import Mapping
@@ -18,6 +15,7 @@ import pandas as pd
 
 from .core import choose
 from .data.corpus import Corpus
+from .data.tables import _TABLE_SUFFIXES, _parsed, _read_frame, _text_of
 
 # %% ../nbs/960_conversations.ipynb #1f27eec4
 _COLUMNS = {  # name of ours -> names that are taken for it, the first one first
@@ -107,16 +105,17 @@ def _is_turn(item) -> bool:
     return isinstance(item, str) or pair and not isinstance(item[0], (list, tuple, Mapping))
 
 # %% ../nbs/960_conversations.ipynb #6cdba21e
-def _of_objects(source, name='conversation') -> pd.DataFrame:
+def _of_objects(source, name='') -> pd.DataFrame:
     "Return conversations in Python objects as a table: dialogue, speaker, text."
     if isinstance(source, Mapping):
-        parts = [_of_objects(part, str(key)) for key, part in source.items()]
-    elif isinstance(source, pd.DataFrame):
+        names = [f'{name}/{key}' if name else str(key) for key in source]
+        return pd.concat(map(_of_objects, source.values(), names), ignore_index=True)
+    name = name or 'conversation'
+    if isinstance(source, pd.DataFrame):
         return _of_frame(source, {}, name)
-    elif all(map(_is_turn, source)):
+    if all(map(_is_turn, source)):
         return _of_pairs(source, name)
-    else:
-        parts = [_of_objects(part, f'{name} {i}') for i, part in enumerate(source)]
+    parts = [_of_objects(part, f'{name} {i}') for i, part in enumerate(source)]
     return pd.concat(parts, ignore_index=True)
 
 
@@ -128,71 +127,7 @@ def _of_frame(frame: pd.DataFrame, given: dict, name: str) -> pd.DataFrame:
     return table.assign(dialogue=name if column is None else frame[column].to_numpy(object))
 
 # %% ../nbs/960_conversations.ipynb #2c23d1b3
-_FORMATS = ('.csv', '.tsv', '.json', '.jsonl', '.ndjson', '.txt')
-
-
-def _read_text(path: Path) -> str:
-    "Return a file's text; raise ValueError that names the place of a byte that is not UTF-8."
-    data = path.read_bytes()
-    if data[:2] in (b'\xff\xfe', b'\xfe\xff'):
-        raise ValueError(f'{path} is UTF-16; save it as UTF-8')
-    try:
-        return data.decode('utf-8-sig')
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b'\n') + 1
-        raise ValueError(
-            f'{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8'
-        ) from None
-
-
-def _check_widths(rows: list, path: Path):
-    "Raise ValueError for a row that has more or fewer cells than the header."
-    for i, row in enumerate(rows):
-        if len(row) != len(rows[0]):
-            raise ValueError(
-                f'{path}, row {i}: {len(row)} cells under a header of {len(rows[0])}; '
-                'put texts that contain the separator in quotation marks'
-            )
-
-
-def _read_csv(path: Path) -> pd.DataFrame:
-    "Read a csv as text; the separator is the one that the header has most of."
-    text = _read_text(path)
-    header = text.partition('\n')[0]
-    separator = max(',;\t|', key=header.count)
-    try:
-        rows = list(
-            filter(
-                None, csv.reader(io.StringIO(text, newline=''), delimiter=separator, strict=True)
-            )
-        )
-    except csv.Error as error:
-        raise ValueError(f'{path}: not a csv ({error})') from None
-    if not rows:
-        raise ValueError(f'{path} is empty; expected a header and a row for each turn')
-    _check_widths(rows, path)
-    return pd.DataFrame(rows[1:], columns=rows[0], dtype=object)
-
-# %% ../nbs/960_conversations.ipynb #9def13ae
-def _json_error(path, line: int, error) -> ValueError:
-    return ValueError(f'{path}, line {line}: not JSON ({error}); each line is one turn')
-
-
-def _read_jsonl(path: Path) -> pd.DataFrame:
-    "Read a turn a line; blank lines are skipped."
-    rows = []
-    for number, line in enumerate(_read_text(path).split('\n'), 1):
-        if not line.strip():
-            continue
-        try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            raise _json_error(path, number, error) from None
-        if not isinstance(rows[-1], dict):
-            raise ValueError(f'{path}, line {number}: {rows[-1]!r:.80} is not a turn, {{...}}')
-    return pd.DataFrame(rows, dtype=object)
-
-
+_FORMATS = (*_TABLE_SUFFIXES, '.txt')
 _STAMP = (
     r'(?:\[[\d./\-,:\sAPMapm\u202f]+\]\s*|[\d./\-]{6,10},?\s[\d:]{4,8}(?:\s?[APap][Mm])?\s-\s)?'
 )
@@ -210,7 +145,7 @@ def _warn_of_joined(numbers: list, path: Path):
 def _read_lines(path: Path) -> list:
     "Read 'Speaker: text' lines as pairs; a line without a name continues the one before it."
     pairs, joined = [], []
-    for number, line in enumerate(_read_text(path).replace('\r\n', '\n').split('\n'), 1):
+    for number, line in enumerate(_text_of(path).replace('\r\n', '\n').split('\n'), 1):
         if found := _LINE.match(line):
             pairs.append([found[1], found[2]])
         elif pairs and line.strip():
@@ -221,13 +156,10 @@ def _read_lines(path: Path) -> list:
     _warn_of_joined(joined, path)
     return pairs
 
-# %% ../nbs/960_conversations.ipynb #d8d08cec
+# %% ../nbs/960_conversations.ipynb #32cc5faf
 def _of_json(path: Path, given: dict) -> pd.DataFrame:
     "Read a list of turns, or conversations as Python objects have them."
-    try:
-        objects = json.loads(_read_text(path))
-    except json.JSONDecodeError as error:
-        raise ValueError(f'{path}: not JSON ({error})') from None
+    objects = _parsed(_text_of(path), path)
     flat = isinstance(objects, list) and all(isinstance(x, dict) for x in objects)
     return _of_frame(pd.DataFrame(objects), given, path.name) if flat else _of_objects(objects)
 
@@ -241,8 +173,7 @@ def _of_file(path: Path, given: dict) -> pd.DataFrame:
         return _of_pairs(_read_lines(path), path.stem)
     if kind == '.json':
         return _of_json(path, given)
-    frame = _read_csv(path) if kind in ('.csv', '.tsv') else _read_jsonl(path)
-    return _of_frame(frame, given, path.name)
+    return _of_frame(_read_frame(path), given, path.name)
 
 # %% ../nbs/960_conversations.ipynb #f8981258
 def _rows_where(flags) -> str:

@@ -62,7 +62,9 @@ def _metadata(info: _ModelInfo) -> str:
     "Return the YAML block of a card, without its fences."
     from huggingface_hub import ModelCardData
 
+    stated = {'license': info.licence or 'other'}
     data = ModelCardData(
+        **stated if info.licence else {**stated, 'license_name': 'not-stated'},
         library_name='erc',
         pipeline_tag='text-classification',
         tags=['emotion-recognition-in-conversation', info.name],

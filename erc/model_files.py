@@ -19,27 +19,10 @@ import torch
 from safetensors.torch import load_file, save
 
 from .core import choose, resolve, sha256_of
-from .data.files import _restored, _whole_folder
+from .data.files import _restored
 from .data.plain_data import _named_errors
+from .model_folders import _CARD, _FACTS, _WEIGHTS, _model_place
 from .model_info import _find_model, _ModelInfo
-
-# %% ../nbs/975_model_files.ipynb #324cbf80
-_FACTS, _WEIGHTS, _CARD = 'model.json', 'model.safetensors', 'README.md'
-
-
-def _check_destination(folder: Path):
-    "Raise ValueError for a path that must not be replaced."
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / _FACTS).is_file():
-        raise ValueError(f'{folder} is a folder that holds no model: choose another name')
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f'{folder} is a file: choose another name')
-
-# %% ../nbs/975_model_files.ipynb #7b826b32
-def _model_place(folder):
-    "Yield a new folder that becomes a model's; ValueError for a path that must not be replaced."
-    folder = Path(folder).expanduser().absolute()
-    _check_destination(folder)
-    return _whole_folder(folder)
 
 # %% ../nbs/975_model_files.ipynb #8836e851
 _PRECISIONS = ('float32', 'float16')
@@ -90,10 +73,11 @@ def _write_model(
     scaling: dict,  # feature -> mean (D,), scale (D,)
     card: str,  # Markdown
     dtype='float32',  # of the weights, or 'float16'
+    replace=False,  # another model that is there
 ) -> Path:  # the folder
     "Write a trained model, whole or not at all; raise ValueError for what cannot be stored."
     tensors = _tensors_of(modules, scaling, dtype)
-    with _model_place(folder) as new:
+    with _model_place(folder, info, replace) as new:
         (new / _WEIGHTS).write_bytes(save(tensors))
         facts = _facts_text(info, sha256_of(new / _WEIGHTS))
         (new / _CARD).write_text(card, encoding='utf-8')
@@ -183,6 +167,7 @@ _CHECKS = {  # field -> what is expected, whether a value is that
         lambda x: isinstance(x, dict) and all(_numbers(e, ['before', 'after']) for e in x.values()),
     ),
     'scores': ('intervals by split, kind and metric', _is_scores),
+    'licence': ("a licence's name", lambda x: isinstance(x, str) and len(x) <= 200),
     'versions': ('names and values', lambda x: isinstance(x, dict) and _plain_value(x)),
 }
 
@@ -208,7 +193,7 @@ def _checked_facts(facts, path: Path) -> _ModelInfo:
     "Return facts that were read; raise ValueError naming the file and the field that is wrong."
     if not isinstance(facts, dict) or facts.get('format') != 1:
         raise ValueError(f'{path}: it does not describe a model in the format that is known here')
-    facts = {k: v for k, v in facts.items() if k not in ('format', 'sha256')}
+    facts = {'licence': ''} | {k: v for k, v in facts.items() if k not in ('format', 'sha256')}
     _check_fields(facts, path)
     for name, (expected, holds) in _CHECKS.items():
         if not _holds(holds, facts[name]):
@@ -252,8 +237,9 @@ def _class_of(info: _ModelInfo, model, path: Path):
     if not _OWN.fullmatch(info.model):
         shown = info.model.partition(':')[2]
         raise ValueError(
-            f'{path}: the model is {info.model!r}, which is no model of erc: '
-            f'from Python, give its class, erc.load(..., model={shown})'
+            f'{path}: the model is {info.model!r}, which is no model of erc, and no file decides what '
+            f'is imported: give its class, erc.load(..., model={shown}), or --class '
+            f'{info.model.replace("__main__", "module")} on the command line'
         )
     with _named_errors(path, 'give its class'):
         found = resolve(info.model)

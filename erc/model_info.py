@@ -6,7 +6,8 @@
 __all__ = []
 
 # %% ../nbs/970_model_info.ipynb #69dc5ea1
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 
 from .core import choose, resolve
 from .data.corpus import Corpus
@@ -115,7 +116,7 @@ def _check_features(
         found = _feature_facts(corpus, [name])[name]
         _check_feature(found, wanted, f'feature {name!r} of corpus {corpus.name}')
 
-# %% ../nbs/970_model_info.ipynb #e5226619
+# %% ../nbs/970_model_info.ipynb #4c7be877
 @dataclass(frozen=True)
 class _ModelInfo:
     "What is known of a trained model, beside its weights."
@@ -137,6 +138,7 @@ class _ModelInfo:
         default_factory=dict
     )  # split -> of a seed or the average -> metric -> interval
     versions: dict = field(default_factory=dict)  # of packages, machine and arithmetic
+    licence: str = ''  # of the weights, as the hub writes it: 'gpl-3.0'; '' where nobody has said
 
     @property
     def sizes(self) -> dict:  # feature -> D
@@ -148,3 +150,12 @@ class _ModelInfo:
         "The encoder of each feature that `erc.encode` made, by the name that it takes."
         made = {name: facts['encoder'] for name, facts in self.features.items()}
         return {name: _called(encoder) for name, encoder in made.items() if encoder}
+
+# %% ../nbs/970_model_info.ipynb #e5226619
+def _with_licence(info: _ModelInfo, licence: str) -> _ModelInfo:
+    "Return facts with a licence, or those they have; raise ValueError for what the hub would not take."
+    if not re.fullmatch(r'[a-z0-9][a-z0-9.+-]*|', licence):
+        raise ValueError(
+            f"licence {licence!r}: write it as the hub does, such as 'cc-by-4.0' or 'mit'"
+        )
+    return replace(info, licence=licence or info.licence)

@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from .compare_command import _own_class
 from .terminal import _Json, _Quiet, _shorten, _show
 
 # %% ../nbs/997_predict_commands.ipynb #deed95af
@@ -33,6 +34,10 @@ _Chat = Annotated[
     Path, typer.Argument(help='.csv, .tsv, .json, .jsonl, or .txt with lines "Speaker: text".')
 ]
 _Model = Annotated[str, typer.Option(help='A model that is shipped (meld), or a folder.')]
+_Class = Annotated[
+    str | None,
+    typer.Option('--class', help="'module:Class' of a model that is not part of erc."),
+]
 _To = Annotated[
     Path | None, typer.Option(help='.csv, .jsonl or .html; default: a table on the screen.')
 ]
@@ -99,6 +104,7 @@ def _predict(
     dialogue: _Dialogue = None,
     quiet: _Quiet = False,
     json: _Json = False,
+    of: _Class = None,
 ):
     "Predict the emotion of each turn of conversations."
     from erc.shipped import _find_model
@@ -107,7 +113,7 @@ def _predict(
     options = dict(speaker=speaker, text=text, dialogue=dialogue, progress=not quiet)
     _check_other(chat, out)
     with _plain_warnings():
-        loaded = _find_model(model)
+        loaded = _find_model(model, _own_class(of))
         if _is_stream(chat, out):
             return typer.echo(str(predict_stream(loaded, chat, out, **options)), err=True)
         _predict_file(chat, loaded, out, f'{chat.name}, model {model}', json, options)

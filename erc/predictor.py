@@ -16,9 +16,10 @@ import numpy as np
 import pandas as pd
 
 from .arcs import _arc_html, arc_page
-from .conversations import conversation_table
+from .conversations import _rows_where, conversation_table
 from .core import write_atomic
 from .data.corpus import Corpus
+from .data.features import _CUT, _cut_sentences
 from .data.files import _csv_text
 
 # %% ../nbs/964_predictor.ipynb #325aca3c
@@ -71,16 +72,26 @@ def _words(texts) -> list[str]:
     return re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)?", ' '.join(texts).casefold().replace('’', "'"))
 
 
+def _in_other_letters(text: str) -> bool:
+    "Return whether most letters of a text are not Latin."
+    letters = [] if text.isascii() else re.findall(r'[^\W\d_]', text)
+    latin = sum(letter < '\u0250' or '\u1e00' <= letter <= '\u1eff' for letter in letters)
+    return latin < len(letters) / 2
+
+
+_JUDGED = {16: 0.25, 8: 0.1}  # words -> share of function words up to which they are not English
+
+
 def _language_problem(texts) -> str:
     "Return why texts do not look English, or ''; a few words in Latin letters are not judged."
+    foreign = [_in_other_letters(text) for text in texts]
+    if any(foreign):
+        return f'{_rows_where(foreign)} are mostly in letters that are not Latin'
     words = _words(texts)
-    letters = ''.join(words)
-    latin = sum(letter < '\u0250' or '\u1e00' <= letter <= '\u1eff' for letter in letters)
-    if letters and latin < len(letters) / 2:
-        return 'most letters are not Latin'
     share = sum(word in _FUNCTION_WORDS for word in words) / max(len(words), 1)
-    if len(words) >= 30 and share < 0.25:
-        return f'{share:.0%} of the words are among the most common English ones'
+    most = next((most for least, most in _JUDGED.items() if len(words) >= least), -1)
+    if share <= most:
+        return f'{share:.0%} of {len(words)} words are among the most common English ones'
     return ''
 
 # %% ../nbs/964_predictor.ipynb #09a8e027
@@ -90,7 +101,27 @@ def _warn_of_language(encoders: dict, texts):
     if problem:
         warnings.warn(
             f'the text does not look English ({problem}), and the encoder was trained on English: '
-            'the emotions mean little; train a model with an encoder of that language',
+            'emotions in another language mean little; train a model with an encoder of it',
+            stacklevel=4,
+        )
+
+
+def _cut_turns(encoders: dict, texts) -> tuple:  # flags (N,), tokens
+    "Return which texts are longer than an encoder reads, and how many tokens it reads of them."
+    found = [_cut_sentences(texts, name) for name in sorted(set(encoders.values()))]
+    found = [(flags, most) for flags, most in found if flags.any()]
+    if not found:
+        return np.zeros(len(texts), bool), 0
+    return np.any([flags for flags, _ in found], axis=0), min(most for _, most in found)
+
+
+def _warn_of_cut(encoders: dict, texts):
+    "Say which turns are longer than an encoder reads."
+    cut, most = _cut_turns(encoders, texts)
+    if cut.any():
+        warnings.warn(
+            f'{_rows_where(cut)} are longer than the encoder reads: only the first {most} tokens of '
+            'each count',
             stacklevel=4,
         )
 
@@ -179,7 +210,10 @@ def _probabilities(
     corpus = _as_corpus(model, turns, [len(piece.items) for piece in pieces])
     if given:
         corpus = _given_features(corpus, *given)
-    corpus = _with_missing(model, model.encode(corpus, progress=progress))
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', _CUT)  # context is encoded more than once
+        corpus = model.encode(corpus, progress=progress)
+    corpus = _with_missing(model, corpus)
     p, own = model.probabilities(corpus), _own_rows(pieces)
     return p[own], model.shift_probabilities(corpus, p)[own]
 
@@ -279,11 +313,12 @@ def predict_turns(
 ) -> Predictions:
     """Predict the emotion of each turn, in the order of the source.
 
-    Raises ValueError for what is no conversation; warns of missing text or speakers and of text
-    that is not in the encoder's language."""
+    Raises ValueError for what is no conversation; warns of missing text or speakers, of text that
+    is not in the encoder's language, and of turns that are longer than it reads."""
     _check_classes(model)
     table = conversation_table(conversation, **columns)
     _warn_of_language(model.encoders, table.text)
+    _warn_of_cut(model.encoders, table.text)
     has_features = isinstance(conversation, Corpus) and conversation.features
     given = conversation if has_features else None
     p, shift = _predict_table(model, table, given, progress)

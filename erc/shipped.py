@@ -31,14 +31,15 @@ def _shipped(name: str) -> TrainedModel:
 
 def _find_model(
     model,  # a name of `_shipped_models`, a folder, 'user/name' on the hub, or a model itself
+    of=None,  # class of a model that is not part of this package, or 'module:name'
 ) -> TrainedModel:
     "Return a model that is ready to predict; raise ValueError, with what is known, for an unknown name."
     if not isinstance(model, (str, Path)):
         return model
-    if str(model) in _shipped_models():
+    if str(model) in _shipped_models() and of is None:
         return _shipped(str(model))
     if Path(model).is_dir() or '/' in str(model):
-        return load(model)
+        return load(model, model=of)
     choose(str(model), _shipped_models(), 'model (or folder of one)')
 
 # %% ../nbs/994_shipped.ipynb #6236fc32
@@ -58,9 +59,15 @@ class _Making:
     corpus: str
     candidates: tuple  # names of models
     hyperparameters: dict  # beside the protocol's
-    licence: str  # of the weights, for the card
+    licence: str  # of the weights, as the hub writes it
+    notice: str  # why it is that one, for the card
     encoder: str = 'minilm'
     seeds: int = 5
+
+    def train(self, name: str, corpus, lr: float) -> TrainedModel:
+        "Train a model with all seeds."
+        settings = {**self.hyperparameters, 'lr': lr}
+        return train(name, corpus, ['text'], seeds=self.seeds, hyperparameters=settings)
 
 
 _MAKING = {
@@ -68,6 +75,7 @@ _MAKING = {
         'meld',
         ('context_gru', 'bclstm', 'multiemo'),
         {'batch': 32},
+        'gpl-3.0',
         'MELD, its annotations included, is distributed under GPL-3.0. These weights were trained on '
         'them and stand under GPL-3.0 (`LICENSE` in this folder), unlike the package around them, '
         'which is under Apache-2.0. They hold no text of MELD.',
@@ -116,10 +124,14 @@ def _finish(folder: Path, making: _Making, candidates: list[dict], chosen: str, 
         'Weighted F1 on dev in percent. Of the candidates within a point of the best one the '
         f'smallest was taken.\n\n{_candidate_lines(candidates, chosen)}'
     )
-    parts = [card, f'## Choice\n\n{chose}', f'## Licence\n\n{making.licence}']
+    parts = [card, f'## Choice\n\n{chose}', f'## Notice\n\n{making.notice}']
     write_atomic(folder / 'README.md', '\n\n'.join(parts) + '\n')
     write_atomic(folder / 'candidates.json', json.dumps(candidates, indent=1) + '\n')
     write_atomic(folder / 'LICENSE', licence)
+
+
+def _licence_text(name: str) -> str:
+    return package_file(f'weights/{name}/LICENSE').read_text(encoding='utf-8')
 
 
 def _texts_of(making: _Making):
@@ -138,8 +150,8 @@ def _make_shipped(
     corpus = _texts_of(making)
     candidates = candidates or [_candidate(c, corpus, making) for c in making.candidates]
     best = _smallest_of_the_best(candidates)
-    settings = {**making.hyperparameters, 'lr': best['lr']}
-    model = train(best['name'], corpus, ['text'], seeds=making.seeds, hyperparameters=settings)
-    licence = package_file(f'weights/{name}/LICENSE').read_text(encoding='utf-8')
-    _finish(model.save(folder, 'float16'), making, candidates, best['name'], licence)
+    model = making.train(best['name'], corpus, best['lr'])
+    licence = _licence_text(name)  # before its folder is replaced
+    saved = model.save(folder, 'float16', replace=True, licence=making.licence)
+    _finish(saved, making, candidates, best['name'], licence)
     return model

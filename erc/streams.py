@@ -28,6 +28,7 @@ from erc.predictor import (
     _as_predictions,
     _blocks,
     _check_classes,
+    _cut_turns,
     _own_rows,
     _Piece,
     _pieces,
@@ -102,9 +103,10 @@ class _Place:
     turns: int = 0  # that are written
     written: int = 0  # bytes of the output
     blank: int = 0  # turns of them without text
+    cut: int = 0  # turns of them that are longer than the encoder reads
     nobody: int = 0  # turns of them without speaker
 
-    def plus(self, frame: pd.DataFrame, written: int, after: dict) -> '_Place':
+    def plus(self, frame: pd.DataFrame, cut: int, written: int, after: dict) -> '_Place':
         "Return the place after predictions of so many bytes."
         return replace(
             self,
@@ -112,6 +114,7 @@ class _Place:
             turns=self.turns + len(frame),
             written=self.written + written,
             blank=self.blank + int((frame.text.str.strip() == '').sum()),
+            cut=self.cut + cut,
             nobody=self.nobody + int((frame.speaker == _NOBODY).sum()),
         )
 
@@ -210,6 +213,7 @@ class _StreamResult:
     seconds: float
     blank: int = 0  # turns without text
     nobody: int = 0  # turns without speaker
+    cut: int = 0  # turns that are longer than the encoder reads
 
     def __str__(self):
         new = self.turns - self.before
@@ -217,6 +221,7 @@ class _StreamResult:
         rate = f'{new / max(self.seconds, 1e-9):,.0f} turns a second'
         gaps = {'text': self.blank, 'speaker': self.nobody}
         gaps = ''.join(f'; {n} turns have no {what}' for what, n in gaps.items() if n)
+        gaps += f'; {self.cut} turns are longer than the encoder reads' if self.cut else ''
         return f'{self.out}: {self.turns} turns{earlier}, {self.seconds:.1f} s, {rate}{gaps}'
 
 # %% ../nbs/992_streams.ipynb #8a2a8021
@@ -254,14 +259,17 @@ class _Run:
             _warn_of_language(self.model.encoders, frame.text)
         data = _as_bytes(frame, self.out.suffix, header=not self.place.written)
         _write_through(file, data)
-        self.place = self.place.plus(frame, len(data), _after(block[-1]))
+        self.place = self.place.plus(frame, self._cut(frame), len(data), _after(block[-1]))
         write_atomic(self.saved, json.dumps(asdict(self.place)))
         return len(frame)
+
+    def _cut(self, frame) -> int:
+        return int(_cut_turns(self.model.encoders, frame.text)[0].sum())
 
     def result(self, before: int, seconds: float) -> _StreamResult:
         "Return what was written, of which an earlier run wrote `before` turns."
         end = self.place
-        return _StreamResult(self.out, end.turns, before, seconds, end.blank, end.nobody)
+        return _StreamResult(self.out, end.turns, before, seconds, end.blank, end.nobody, end.cut)
 
     def finish(self):
         "Give the output its name; raise ValueError if there was no turn."

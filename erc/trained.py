@@ -24,7 +24,7 @@ from .evidence.intervals import Interval, interval
 from .evidence.metrics import ece
 from .model_cards import _model_card
 from .model_files import _model_folder, _read_model, _upload, _write_model
-from .model_info import _check_features, _ModelInfo
+from .model_info import _check_features, _ModelInfo, _with_licence
 from .predictor import Predictions, predict_turns
 from .runs.prepare import count_confusions
 from .runs.records import VALUE_METRICS, _facts_table, score_of
@@ -167,17 +167,25 @@ class TrainedModel:
 
     def save(
         self,
-        folder,  # to be made, or a saved model's to be replaced
+        folder,  # to be made, or that of the same model (name, corpus, classes), which is replaced
         dtype='float32',  # of the weights, or 'float16'
+        *,
+        replace=False,  # also another model, and what lies beside it
+        licence='',  # of the weights, as the hub writes it: 'cc-by-4.0'; the card says so if none is
     ) -> Path:
-        "Write weights, facts and a model card; raise ValueError for what cannot be kept."
-        info = _with_scores(self).info
-        return _write_model(folder, info, self.modules, self.scaling, _model_card(info), dtype)
+        """Write weights, facts and a model card.
 
-    def push_to_hub(self, name: str, dtype='float32', **options) -> str:
+        Raises ValueError for what cannot be kept, FileExistsError for a folder that holds another
+        model or anything else."""
+        info = _with_licence(_with_scores(self).info, licence)
+        parts = info, self.modules, self.scaling, _model_card(info)
+        return _write_model(folder, *parts, dtype, replace)
+
+    def push_to_hub(self, name: str, dtype='float32', *, licence='', **options) -> str:
         "Save it on the Hugging Face hub as 'user/name' and return its address; `options` such as private."
         with tempfile.TemporaryDirectory() as folder:
-            return _upload(self.save(Path(folder, 'model'), dtype), name, **options)
+            saved = self.save(Path(folder, 'model'), dtype, licence=licence)
+            return _upload(saved, name, **options)
 
     def __repr__(self):
         epochs = ', '.join(str(e + 1) for e in self.info.training['selected'])

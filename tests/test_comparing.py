@@ -1,6 +1,10 @@
 "Several models on a corpus of one's own: run once, kept by key, judged in pairs, written in every format."
 
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -88,6 +92,50 @@ def test_unknown_names_are_one_line(here):
         app, ['compare', 'chats.csv', '--models', 'my_module:Nobody', '-q', '--encoder', 'hashing']
     )
     assert done.exit_code == 2 and "cannot find 'my_module:Nobody'" in done.output
+
+
+@pytest.fixture
+def outside(tmp_path):
+    "A function that runs `erc` in another process, in a folder of its own."
+    chats().to_csv(tmp_path / 'chats.csv', index=False)
+    (tmp_path / 'my_module.py').write_text(MODEL)
+    (tmp_path / 'talk.csv').write_text('speaker,text\nA,it was great\nB,it was lost\n')
+    (tmp_path / 'elsewhere').mkdir()
+    package = str(Path(erc.__file__).parents[1])
+    env = {**os.environ, 'PYTHONPATH': package, 'ERC_CACHE': str(tmp_path / 'cache')}
+    start = 'import sys; sys.path.remove(""); from erc.cli import app; app()'
+
+    def run(*args, where='.'):
+        command = [sys.executable, '-c', start, *map(str, args)]
+        options = dict(cwd=tmp_path / where, env=env, capture_output=True, text=True)
+        return subprocess.run(command, **options)
+
+    return run
+
+
+TRAIN = ('train', 'chats.csv', '--encoder', 'hashing', '--seeds', 1, '-q', '--out', 'mine')
+
+
+@pytest.mark.slow
+def test_a_class_of_ones_own_is_trained_kept_and_predicts(outside, tmp_path):
+    done = outside(*TRAIN, '--model', 'my_module:Mine', '--licence', 'mit')
+    assert done.returncode == 0 and 'weighted_f1' in done.stdout, done.stderr
+    predict = ('predict', 'talk.csv', '--model', 'mine', '--json')
+    own = ('--class', 'my_module:Mine')
+    refused = outside(*predict)
+    assert refused.returncode == 2 and refused.stderr.count('\n') == 1
+    assert '--class my_module:Mine on the command line' in refused.stderr
+    for args in ((*predict, *own), (*predict[:-1], *own, '--out', 'x.csv')):
+        found = outside(*args)
+        assert found.returncode == 0, found.stderr
+    assert len(pd.read_csv(tmp_path / 'x.csv')) == 2
+    lost = outside('predict', '../talk.csv', '--model', '../mine', *own, where='elsewhere')
+    assert lost.returncode == 2 and "cannot find 'my_module:Mine'" in lost.stderr
+    assert 'run it in the folder of that module' in lost.stderr
+    other = outside(*TRAIN, '--model', 'context_gru')
+    assert other.returncode == 2 and 'holds another model (Mine on chats' in other.stderr
+    wrong = outside(*predict, '--class', 'my_module:Nobody')
+    assert wrong.returncode == 2 and 'Nobody' in wrong.stderr and wrong.stderr.count('\n') == 1
 
 
 def test_a_class_that_cannot_be_found_again_is_refused(here):

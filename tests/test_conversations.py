@@ -26,8 +26,10 @@ def test_every_form_gives_the_same_turns(tmp_path):
     (tmp_path / 'e.jsonl').write_text('\n\n'.join(map(json.dumps, dicts)))
     (tmp_path / 'bom.jsonl').write_bytes('\n'.join(map(json.dumps, dicts)).encode('utf-8-sig'))
     (tmp_path / 'f.txt').write_text('\n'.join(f'{who}: {text}' for who, text in TALK))
+    (tmp_path / 'g.csv').write_bytes(frame.to_csv(index=True, sep='|').encode('utf-16'))
+    (tmp_path / 'h.jsonl').write_text(json.dumps(dicts))
     files = sorted(tmp_path.iterdir())
-    assert len(files) == 8
+    assert len(files) == 10
     for source in [TALK, tuple(TALK), iter(TALK), dicts, frame, {'monday': TALK}, *files]:
         assert turns(conversation_table(source)) == TALK, source
 
@@ -42,6 +44,8 @@ def test_several_conversations_keep_their_order_and_their_turns():
     lists = conversation_table([TALK, TALK[:1]])
     assert list(lists.turn) == [0, 1, 2, 0] and lists.dialogue.nunique() == 2
     assert conversation_table([frame, frame]).dialogue.nunique() == 2
+    splits = {'train': {'monday': TALK}, 'test': {'monday': TALK}}
+    assert list(conversation_table(splits).dialogue.unique()) == ['train/monday', 'test/monday']
 
 
 def test_quotes_separators_and_odd_line_ends_stay_in_the_text(tmp_path):
@@ -95,14 +99,22 @@ def test_a_wrong_column_is_answered_with_the_nearest():
 @pytest.mark.parametrize(
     'name, data, message',
     [
-        ('a.csv', b'', 'is empty'),
-        ('a.csv', b'speaker,text\n', 'no turn to predict'),
-        ('a.csv', b'speaker,text\nA,x,y\n', 'row 1: 3 cells under a header of 2'),
-        ('a.csv', 'speaker,text\nA,é'.encode('latin1'), 'line 2: byte 0xe9 is not UTF-8'),
-        ('a.csv', 'speaker,text\nA,x'.encode('utf-16'), 'is UTF-16'),
-        ('a.jsonl', b'{"speaker": "A", "text": "x"}\n{"speaker"', 'line 2: not JSON'),
-        ('a.jsonl', b'[1]', r'line 1: \[1\] is not a turn'),
+        ('a.csv', b'', 'an empty file'),
+        ('a.csv', b'speaker,text\n', 'no rows'),
+        ('a.csv', b'speaker,text\nA,x,y\n', 'line 2: row 0 has 3 columns, the header 2'),
+        ('a.csv', 'speaker,text\nA,é'.encode('latin1'), r'line 2 is not utf-8 \(byte 0xe9\)'),
+        ('a.csv', 'speaker,text\nA,x'.encode('utf-16-le'), 'not a text file'),
+        (
+            'a.csv',
+            b'speaker,text\nA,"x\nB,y\n',
+            'line 2: a quotation mark is opened and never closed',
+        ),
+        ('a.csv', b'speaker,text,text\nA,x,y\n', "two columns 'text'"),
+        ('a.jsonl', b'{"speaker": "A", "text": "x"}\n{"speaker"', 'line 2 is not JSON'),
+        ('a.jsonl', b'{"speaker": "A", "text": "x"}\n[]', r'line 2: \[\] is not a turn'),
+        ('a.jsonl', b'[1]', r'line 1: \[1\] is not a list of turns'),
         ('a.json', b'{', 'not JSON'),
+        ('a.json', b'[' * 100_000, 'not JSON'),
         ('a.txt', b'hello there', "line 1: 'hello there' has no 'Speaker: '"),
     ],
 )

@@ -129,7 +129,7 @@ def test_the_number_of_threads_does_not_matter(toy, tmp_path):
 
 
 def test_a_long_sentence_is_cut_with_a_warning(toy, tmp_path):
-    with pytest.warns(UserWarning, match='1 of 2 sentences exceed the limit of 64 tokens'):
+    with pytest.warns(UserWarning, match='1 of 2 sentences have more than 64 tokens'):
         x = vectors(['my keys', 'keys ' * 200], toy, tmp_path)
     np.testing.assert_allclose(x[1], vectors(['keys ' * 62], toy, tmp_path)[0], atol=1e-6)
 
@@ -447,3 +447,9 @@ def test_sentences_of_meld_in_time(data, minilm):
     start = time.perf_counter()
     np.testing.assert_array_equal(_encode_text(texts, progress=False), x)
     assert time.perf_counter() - start < 1
+
+
+def test_sentences_that_are_cut_are_said_each_time(toy, tmp_path):
+    for _ in range(2):
+        with pytest.warns(UserWarning, match='1 of 2 sentences have more than 64 tokens'):
+            _encode_text(['my keys', 'keys ' * 100], toy, cache=tmp_path, progress=False)

@@ -1,5 +1,6 @@
 "A trained model on conversations: whole, one or many, long or odd; the answer is the same however it is asked."
 
+import json
 import warnings
 
 import numpy as np
@@ -11,7 +12,9 @@ from typer.testing import CliRunner
 import erc
 from erc.cli import app
 from erc.conversations import _NOBODY
+from erc.data.sentence_encoders import toy_encoder
 from erc.predictor import _language_problem, _pieces, predict_turns
+from erc.streams import predict_stream
 
 TALK = [
     ('Ann', 'well it was great'),
@@ -161,6 +164,13 @@ def test_an_unknown_kind_of_file_is_refused(model, tmp_path):
         ('Ich wollte es dir sagen, aber du warst nicht da und ich musste gehen. ' * 3, 'words'),
         ('Quería decírtelo, pero no estabas y tuve que irme a casa de mi madre. ' * 3, 'words'),
         ('Je voulais te le dire mais tu étais absente et je devais partir. ' * 3, 'words'),
+        ('Wo warst du denn die ganze Nacht? Ich habe auf dich gewartet.', '0% of 12 words'),
+        ('Neden beni aramadın? Hastaydım, özür dilerim. Tamam, yarın görüşürüz.', '0% of 9 words'),
+        (
+            '¿Por qué no me llamaste? Estaba muy cansado y me fui a dormir, lo siento mucho, de verdad.',
+            'words',
+        ),
+        ('Thanks! See you tomorrow, Mr. Geller, Monica, Ross.', ''),
         ('Я хотел тебе сказать', 'Latin'),
         ('你好吗', 'Latin'),
         ('lol ok', ''),
@@ -169,6 +179,43 @@ def test_an_unknown_kind_of_file_is_refused(model, tmp_path):
 )
 def test_languages(text, said):
     assert said in _language_problem([text]) and bool(said) == bool(_language_problem([text]))
+
+
+def test_letters_are_judged_turn_by_turn():
+    texts = ['I was going to tell you'] * 9 + ['Я хотел тебе сказать', 'ok 🙂', 'Ça va, café', '12']
+    assert _language_problem(texts).startswith('1 of 13 turns (row 9) are mostly in letters')
+    assert _language_problem(texts[:9]) == ''
+
+
+@pytest.fixture
+def short_sighted(model, tmp_path, monkeypatch):
+    "A model whose encoder reads 16 tokens."
+    toy_encoder(tmp_path / 'toy', ['so it goes'], length=16)
+    monkeypatch.chdir(tmp_path)
+    corpus = erc.encode(chats(), 'toy', progress=False, cache=tmp_path / 'cache')
+    settings = {'epochs': 1, 'lr': 1e-2}
+    return erc.train('context_gru', corpus, seeds=1, hyperparameters=settings, progress=False)
+
+
+LONG = ' '.join(['so it goes'] * 6)
+
+
+def test_turns_that_are_longer_than_the_encoder_reads_are_said(short_sighted):
+    for _ in range(2):  # also where the sentence is known already
+        with pytest.warns(UserWarning) as caught:
+            short_sighted.predict([('A', 'so'), ('B', LONG), ('A', 'so ' * 14), ('B', LONG)])
+        said = [str(w.message) for w in caught]
+        assert len(said) == 1 and said[0].startswith('2 of 4 turns (row 1, 3) are longer')
+        assert 'first 16 tokens' in said[0]
+
+
+def test_a_stream_counts_turns_that_are_longer_than_the_encoder_reads(short_sighted, tmp_path):
+    lines = [json.dumps({'speaker': 'A', 'text': text}) for text in ('so', LONG, LONG)]
+    (tmp_path / 'chat.jsonl').write_text('\n'.join(lines))
+    found = predict_stream(
+        short_sighted, tmp_path / 'chat.jsonl', tmp_path / 'out.csv', progress=False
+    )
+    assert found.cut == 2 and '2 turns are longer than the encoder reads' in str(found)
 
 
 def test_only_an_english_encoder_warns_of_other_languages(model, monkeypatch):
@@ -249,5 +296,5 @@ def test_what_a_chat_joins_or_cannot_close_is_said(model, tmp_path):
         assert model.predict(chat).text.tolist() == ['hello\nand more', 'hi']
     broken = tmp_path / 'chat.csv'
     broken.write_text('speaker,text\nAnn,"unfinished\nBen,hello\n')
-    with pytest.raises(ValueError, match='not a csv'):
+    with pytest.raises(ValueError, match='line 2: a quotation mark is opened and never closed'):
         model.predict(broken)

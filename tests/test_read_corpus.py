@@ -199,7 +199,8 @@ def test_one_speaker_or_one_dialogue_is_said_by_the_caller():
         (b'dialogue,speaker,text,label\n', 'no rows'),
         (b'\x89PNG\r\n\x1a\n\0\0\0\rIHDR', 'not a text file'),
         ('dialogue,speaker,text,label\nd,A,caf\xe9,x\n'.encode('latin1'), 'line 2 is not utf-8'),
-        (b'dialogue;speaker;text;label\nd;A;Hm.;x\n', 'another separator'),
+        (b'dialogue;speaker,text;label\nd;A,Hm.;x\n', "may be separated by ',' or ';'"),
+        (b'\0d\0,', 'not a text file'),
         (b'dialogue,speaker,text,label\nd,A,Well, no,x\n', 'row 0 has 5 columns, the header 4'),
         (b'dialogue,speaker,text,label\nd,A,Hm.\n', 'row 0 has 3 columns, the header 4'),
         (b'dialogue,speaker,text,text\nd,A,Hm.,x\n', "two columns 'text'"),
@@ -223,6 +224,17 @@ def test_bad_csv_is_refused_with_place_and_remedy(tmp_path, raw, message):
     with pytest.raises(ValueError, match=message) as e:
         read(tmp_path / 'chats.csv')
     assert str(e.value).startswith(str(tmp_path / 'chats.csv'))
+
+
+@pytest.mark.parametrize('separator', [';', '\t', '|'])
+@pytest.mark.parametrize('kind', ['csv', 'tsv'])
+def test_the_header_says_what_separates_cells(tmp_path, separator, kind):
+    table = turns().assign(text=lambda t: t['text'] + [', well', ', well, well'] * 9)
+    table = table.rename(columns={'label': 'label, as given'})
+    table.to_csv(tmp_path / f'chats.{kind}', sep=separator, quoting=csv.QUOTE_NONE)
+    corpus, _ = read(tmp_path / f'chats.{kind}', label='label, as given')
+    assert list(corpus.table['text']) == list(table['text'])
+    assert list(corpus.table) == list(read(turns())[0].table)
 
 
 @pytest.mark.parametrize(
@@ -487,19 +499,25 @@ def test_saving_is_complete_or_not_at_all(tmp_path, monkeypatch):
     monkeypatch.setattr(saved, 'write_atomic', broken)
     for folder in ('mine', 'new'):
         with pytest.raises(OSError, match='disk full'):
-            corpus.replace(name='other').save(tmp_path / folder)
+            corpus.replace(name='other').save(tmp_path / folder, replace=True)
     assert {p.name: p.read_bytes() for p in (tmp_path / 'mine').iterdir()} == before
     assert os.listdir(tmp_path) == ['mine']
 
 
 def test_saving_replaces_a_corpus_and_nothing_else(tmp_path):
     corpus, _ = read(turns())
-    corpus.save(tmp_path / 'mine')
-    corpus.replace(name='other').save(tmp_path / 'mine')
-    assert load_corpus(tmp_path / 'mine').name == 'other'
+    folder = corpus.save(tmp_path / 'mine')
+    more, _ = read(turns(8))
+    assert len(load_corpus(more.save(folder))) == len(more) > len(corpus), 'the same, grown'
+    for change in ({'name': 'other'}, {'classes': corpus.classes[::-1]}):
+        with pytest.raises(FileExistsError, match='another corpus .table: emotion, 3 classes.'):
+            corpus.replace(**change).save(folder)
+        assert len(load_corpus(folder)) == len(more)
+    corpus.replace(name='other').save(folder, replace=True)
+    assert load_corpus(folder).name == 'other'
     (tmp_path / 'mine' / 'thesis.tex').write_text('')
     with pytest.raises(FileExistsError, match='holds other files .thesis.tex'):
-        corpus.save(tmp_path / 'mine')
+        corpus.save(tmp_path / 'mine', replace=True)
     with pytest.raises(FileExistsError, match='is a file'):
         corpus.save(tmp_path / 'mine' / 'thesis.tex')
 
@@ -542,6 +560,37 @@ def test_data_add_registers_a_file_that_every_command_knows(home, tmp_path):
     assert refused.exit_code == 2 and 'another corpus of that name' in refused.output
     assert command('add', tmp_path / 'my.csv', '--replace').exit_code == 0
     assert load_corpus('my').table['dialogue'].nunique() == 4
+
+
+def test_data_remove_takes_back_what_add_did_and_keeps_the_source(home, tmp_path):
+    turns().to_csv(tmp_path / 'my.csv', index=False)
+    source = (tmp_path / 'my.csv').read_bytes()
+    command('add', tmp_path / 'my.csv')
+    for name, says in (('mi', 'Known: my'), ('meld', 'is a corpus of the package')):
+        refused = command('remove', name)
+        assert refused.exit_code == 2 and says in refused.output, refused.output
+        assert refused.output.count('\n') == 1 and converted() == ['my']
+    removed = command('remove', 'my')
+    assert removed.exit_code == 0 and 'removed my' in removed.output
+    assert converted() == [] and (tmp_path / 'my.csv').read_bytes() == source
+    assert not any(home.glob('*/*')) and command('remove', 'my').exit_code == 2
+    assert command('add', tmp_path / 'my.csv').exit_code == 0
+
+
+def test_data_remove_leaves_what_is_not_its_own(home):
+    folder = _register(read(turns(), name='mine')[0])
+    (folder / 'thesis.tex').write_text('')
+    refused = command('remove', 'mine')
+    assert refused.exit_code == 2 and 'holds other files (thesis.tex)' in refused.output
+    assert load_corpus('mine') and (folder / 'thesis.tex').exists()
+
+
+def test_data_remove_takes_a_link_away_and_not_what_it_points_to(home, tmp_path):
+    folder = read(turns(), name='mine')[0].save(tmp_path / 'elsewhere')
+    home.mkdir()
+    (home / 'mine').symlink_to(folder)
+    assert command('remove', 'mine').exit_code == 0 and not (home / 'mine').exists()
+    assert len(load_corpus(folder)) == 18
 
 
 def test_data_add_with_every_option(home, tmp_path):

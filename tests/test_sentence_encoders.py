@@ -15,6 +15,7 @@ from erc.data.sentence_encoders import (
     _load_encoder,
     _pool,
     _tokenise,
+    _too_long,
     encoder_identity,
     encoder_path,
     length_batches,
@@ -134,12 +135,18 @@ def test_batches_hold_each_row_once_and_keep_the_budget():
     assert length_batches([], 10) == []
 
 
-def test_long_sentences_are_cut_with_a_warning(toy):
+def test_long_sentences_are_cut(toy):
     tokenizer, model = _load_encoder(toy)
-    texts = ['my keys', 'keys ' * 200]
-    with pytest.warns(UserWarning, match='1 of 2 sentences exceed the limit of 64 tokens'):
-        ids = _tokenise(tokenizer, model, texts)
+    ids = _tokenise(tokenizer, model, ['my keys', 'keys ' * 200])
     assert ids == _tokenise(tokenizer, model, ['my keys', 'keys ' * 62])
+
+
+def test_the_sentences_that_are_cut_are_known_before_they_are(toy):
+    texts = ['my keys', 'keys ' * 62, 'keys ' * 63, 'k' * 200, '🙂' * 40, '']
+    cut, most = _too_long(texts, toy)
+    assert list(cut) == [False, False, True, False, False, False] and most == 64
+    tokenizer = _load_encoder(toy)[0]
+    assert list(cut) == [len(ids) > most for ids in tokenizer(texts)['input_ids']]
 
 
 def test_a_sentence_without_tokens_is_named(toy):

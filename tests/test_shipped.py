@@ -181,3 +181,16 @@ def test_errors_are_one_line(tmp_path, monkeypatch, args, message):
 def test_the_front_door_stays_light():
     code = 'import erc, sys; erc.predict; assert "transformers" not in sys.modules'
     subprocess.run([sys.executable, '-c', code], check=True)
+
+
+def test_the_card_of_what_is_shipped_states_its_licence():
+    from huggingface_hub import ModelCard
+
+    from erc.core import package_file
+
+    card = ModelCard.load(package_file('weights/meld/README.md'), ignore_metadata_errors=False)
+    assert card.data.license == 'gpl-3.0' == _find_model('meld').info.licence
+    found = {r.metric_name: r.metric_value for r in card.data.eval_results}
+    scores = _find_model('meld').info.scores['test']['average']
+    assert found['weighted F1'] == scores['weighted_f1']['mean']
+    assert '## Notice' in card.content and 'GPL-3.0' in card.content

@@ -6,7 +6,7 @@ import pytest
 
 from erc.data.checks import check
 from erc.data.m3ed import _ANNOTATION, _LISTS
-from erc.data.registry import load_corpus
+from erc.data.registry import CORPORA, load_corpus
 
 
 @pytest.mark.parametrize('name', ['emorynlp', 'dailydialog'])
@@ -95,3 +95,25 @@ def test_emowoz(tmp_path):
 def test_missing_files_name_the_command(tmp_path, name):
     with pytest.raises(FileNotFoundError, match=f'erc data get {name}'):
         load_corpus(name, root=tmp_path)
+
+
+@pytest.mark.parametrize(
+    'name, where',
+    [('m3ed', 'RUCM3ED'), ('emowoz', 'zenodo.6506504'), ('dailydialog', 'XDailyDialog')],
+)
+def test_what_is_not_pinned_says_where_it_is_and_what_it_must_look_like(tmp_path, name, where):
+    from typer.testing import CliRunner
+
+    from erc.cli import app
+
+    asked = CliRunner().invoke(app, ['data', 'get', name, '--root', str(tmp_path)])
+    assert asked.exit_code == 1 and f'{name} must be fetched by hand, from ' in asked.output
+    missing = CORPORA[name].missing(tmp_path)
+    assert where in asked.output and missing and all(file in asked.output for file in missing)
+    assert asked.output.count('\n') == 1
+    for file in missing:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    assert (
+        'all here' in CliRunner().invoke(app, ['data', 'get', name, '--root', str(tmp_path)]).output
+    )

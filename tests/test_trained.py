@@ -215,10 +215,37 @@ def test_saving_again_replaces(model, saved):
 
 def test_what_is_no_model_is_not_replaced(model, tmp_path):
     (tmp_path / 'notes.txt').write_text('mine')
-    with pytest.raises(ValueError, match='holds no model'):
-        model.save(tmp_path)
-    with pytest.raises(ValueError, match=r'notes\.txt is a file'):
-        model.save(tmp_path / 'notes.txt')
+    for anyway in (False, True):
+        with pytest.raises(FileExistsError, match='holds no model'):
+            model.save(tmp_path, replace=anyway)
+        with pytest.raises(FileExistsError, match=r'notes\.txt is a file'):
+            model.save(tmp_path / 'notes.txt', replace=anyway)
+
+
+def test_another_model_is_replaced_only_if_the_caller_says_so(corpus, model, saved):
+    before = (saved / 'model.json').read_bytes()
+    other = replace(model, info=replace(model.info, name='bclstm'))
+    elsewhere = replace(model, info=replace(model.info, corpus={'name': 'own', 'splits': {}}))
+    classes = replace(model, info=replace(model.info, classes=model.classes[::-1]))
+    for another in (other, elsewhere, classes):
+        with pytest.raises(FileExistsError, match=r'holds another model \(context_gru on demo, \d'):
+            replace(another, corpus=None).save(saved)
+    assert (saved / 'model.json').read_bytes() == before
+    replace(other, corpus=None).save(saved, replace=True)
+    assert erc.load(saved).name == 'bclstm'
+
+
+def test_the_same_model_trained_again_is_replaced(corpus, model, saved):
+    options = {**QUICK, 'seeds': 1}
+    erc.train('context_gru', corpus, ['words'], **options).save(saved)
+    assert erc.load(saved).seeds == 1
+
+
+def test_what_lies_beside_a_model_is_kept(model, saved):
+    (saved / 'notes.txt').write_text('mine')
+    with pytest.raises(FileExistsError, match=r'holds other files \(notes.txt\).*replace=True'):
+        model.save(saved)
+    assert (saved / 'notes.txt').read_text() == 'mine'
 
 
 def test_a_save_that_fails_leaves_nothing(model, tmp_path, monkeypatch):
@@ -389,6 +416,32 @@ def test_card_has_metadata_and_numbers(model, saved):
     before, after = (f'{100 * info.calibration["dev"][k]:.1f}' for k in ('before', 'after'))
     assert f'| dev | {before} | {after} |' in card.content
     assert '256 hashed words' in card.content and str(model.score('test')) in card.content
+
+
+def test_card_states_a_licence_or_that_there_is_none(model, tmp_path):
+    from huggingface_hub import ModelCard, metadata_load
+
+    plain = model.save(tmp_path / 'plain')
+    card = ModelCard.load(plain / 'README.md', ignore_metadata_errors=False)
+    assert (card.data.license, card.data.license_name) == ('other', 'not-stated')
+    assert 'has not said under which licence' in card.content
+    given = model.save(tmp_path / 'given', licence='cc-by-4.0')
+    again = erc.load(given).save(tmp_path / 'again')
+    for folder in (given, again):
+        assert metadata_load(folder / 'README.md')['license'] == 'cc-by-4.0'
+        text = (folder / 'README.md').read_text()
+        assert 'given out under cc-by-4.0' in text and 'license_name' not in text
+        assert ModelCard(text).data.to_dict() == ModelCard.load(folder / 'README.md').data.to_dict()
+    for wrong in ('CC BY 4.0', 'a: b', 'x\n---'):
+        with pytest.raises(ValueError, match='write it as the hub does'):
+            model.save(tmp_path / 'wrong', licence=wrong)
+
+
+def test_models_without_a_stated_licence_are_still_loaded(saved):
+    facts = json.loads((saved / 'model.json').read_text())
+    del facts['licence']
+    (saved / 'model.json').write_text(json.dumps(facts))
+    assert erc.load(saved).info.licence == ''
 
 
 def test_loaded_without_corpus_keeps_its_scores(saved, tmp_path):

@@ -69,10 +69,11 @@ class Corpus:
         has = {k: np.asarray(flags, bool) for k, (_, flags) in pairs.items()}
         return validate(self.replace(features=self.features | features, has=self.has | has))
 
-    def save(self, folder) -> Path:
+    def save(self, folder, *, replace=False) -> Path:
         """Save table, features and description in a folder of their own, completely or not at all;
-        `load_corpus(folder)` gives an equal corpus. An earlier corpus in it is replaced."""
-        return _save(validate(self), folder)
+        `load_corpus(folder)` gives an equal corpus. A corpus of the same name, task and classes is
+        replaced; FileExistsError for another one without `replace`, and for any other file."""
+        return _save(validate(self), folder, replace)
 
     def digest(self) -> str:
         "Return the SHA-256 of task, classes, table, features and flags, which records store."
@@ -301,6 +302,7 @@ class Source:
     optional: tuple = ()  # feature files that it can do without, each a tuple of alternatives
     lacks: dict = field(default_factory=dict)  # modality -> how to get it
     licence: str = ''
+    by_hand: str = ''  # where to get files of which none is pinned, and their layout
     notes: tuple = ()
     own_dev: bool = False  # whether the dev split is the corpus's own, not cut from train
 

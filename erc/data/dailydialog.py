@@ -56,6 +56,8 @@ _DAILYDIALOG = Source(
     _load_dailydialog,
     own_dev=True,
     public=(_FILE,),
+    by_hand='https://github.com/liuzeming01/XDailyDialog, as a csv with the columns '
+    f'{", ".join(_COLUMNS)}',
     licence='CC BY-NC-SA 4.0 (DailyDialog); Apache-2.0 (XDailyDialog, its source here)',
     notes=(
         'text only',

@@ -85,6 +85,8 @@ _EMOWOZ = Source(
     _load_emowoz,
     own_dev=True,
     public=(*_SOURCES.values(), _SPLIT_FILE),
+    by_hand='https://doi.org/10.5281/zenodo.6506504, as {dialogue: {"log": [{"text", "emotion": '
+    '[{"emotion": -1 to 6}]}]}} and {split: {"multiwoz": [dialogue], "dialmage": [dialogue]}}',
     licence='CC BY-NC 4.0 (Zenodo 6506504)',
     notes=(
         'text only',

@@ -22,6 +22,7 @@ from erc.data.sentence_encoders import (
     _encode_batches,
     _load_encoder,
     _tokenise,
+    _too_long,
     encoder_identity,
     encoder_path,
 )
@@ -119,9 +120,38 @@ def _look_up(texts, encoding: _Encoding, folder, progress: bool) -> np.ndarray:
     return np.stack([store[key] for key in keys])
 
 # %% ../../nbs/051_features.ipynb #d7f7c1ce
+_CUT = r'\d+ of \d+ sentences have more than \d+ tokens'  # what a warning of long ones says
+
+
+def _cut_sentences(texts, encoder) -> tuple:  # flags (N,), tokens
+    "Return which sentences an encoder reads in part only, and how many tokens it reads of them."
+    texts = list(texts)
+    if encoder == 'hashing':
+        return np.zeros(len(texts), bool), 0
+    return _too_long(texts, encoder_path(encoder))
+
+
+def _warn_of_cut(texts, encoder):
+    "Say how many sentences an encoder reads in part only."
+    cut, most = _cut_sentences(texts, encoder)
+    if cut.any():
+        warnings.warn(
+            f'{cut.sum()} of {len(cut)} sentences have more than {most} tokens, and the rest of them '
+            f'is not read by {_encoder_name(encoder)}',
+            stacklevel=4,
+        )
+
+# %% ../../nbs/051_features.ipynb #02bbb9d3
 def _unit_length(x: np.ndarray) -> np.ndarray:
     "Scale rows to Euclidean length 1; zeros stay zeros."
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+
+
+def _check_texts(texts: list):
+    "Raise ValueError for what cannot be encoded, before anything is loaded."
+    _text_keys(texts)
+    if not texts:
+        raise ValueError('no texts to encode')
 
 
 _DTYPES = ('float32', 'float16', 'bfloat16')
@@ -143,12 +173,11 @@ def _encode_text(
     texts = list(texts)
     choose(pooling, _SENTENCE_POOLINGS, 'pooling')
     choose(dtype, _DTYPES, 'dtype')
-    _text_keys(texts)  # refuses non-strings before anything is loaded
-    if not texts:
-        raise ValueError('no texts to encode')
+    _check_texts(texts)
     if encoder == 'hashing':
         return _hashed_words(texts)
     encoding = _Encoding(encoder_path(encoder), pooling, device, dtype, batch_tokens)
+    _warn_of_cut(texts, encoder)
     vectors = _look_up(texts, encoding, encoding.store(cache), progress)
     return _unit_length(vectors) if normalise else vectors
 

@@ -81,6 +81,9 @@ _M3ED = Source(
     _load_m3ed,
     own_dev=True,
     public=(_ANNOTATION, *_LISTS.values()),
+    by_hand='its makers, who give the annotation out on request (https://github.com/AIM3-RUC/RUCM3ED '
+    'has the lists of series), as {series: {scene: {"Dialog": {utterance: {"Speaker", "Text", '
+    '"EmoAnnotation": {"final_main_emo"}}}}}}',
     licence='given out on request by its makers (AIM3-RUC/RUCM3ED), for research',
     notes=('text only here; speakers are A and B in each dialogue', 'splits are by series'),
 )

@@ -384,11 +384,12 @@ def read_corpus(
 def convert(
     source,  # as for `read_corpus`
     folder,  # for the three files
+    replace=False,  # another corpus in it
     **options,  # of `read_corpus`
 ) -> Corpus:
     "Read a corpus and save it; nothing is written if the source is wrong."
     corpus = read_corpus(source, **options)
-    corpus.save(folder)
+    corpus.save(folder, replace=replace)
     return corpus
 
 # %% ../../nbs/049_read_corpus.ipynb #04d27ebd

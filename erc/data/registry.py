@@ -22,7 +22,7 @@ from .meld import _MELD
 from .mosei import _MOSEI
 from .mosi import _MOSI
 from .plain_data import _named_errors
-from .saved import _ABOUT, _read_saved
+from .saved import _ABOUT, _check_destination, _read_saved
 
 # %% ../../nbs/040_registry.ipynb #b7c47226
 def _load_demo(root=None, name='demo', keep_unlabelled=False) -> Corpus:
@@ -91,7 +91,25 @@ def _register(
     taken = (folder / _ABOUT).exists() and load_corpus(folder).digest() != corpus.digest()
     if taken and not replace:
         raise ValueError(f'{folder} has another corpus of that name; choose another, or replace it')
-    return corpus.save(folder)
+    return corpus.save(folder, replace=replace)
+
+# %% ../../nbs/040_registry.ipynb #dccd7056
+def _unregister(
+    name: str,
+    root=None,  # folder of corpora; default: `data_home()` and the user's data folder
+) -> Path:  # the folder that was removed
+    "Remove what `_register` saved; ValueError for another name, FileExistsError if more is in its folder."
+    if name in CORPORA:
+        raise ValueError(f'{name!r} is a corpus of the package, which cannot be removed')
+    folder = _saved_folders(root)[choose(name, converted(root), 'registered corpus')]
+    if folder.is_symlink():
+        folder.unlink()
+        return folder
+    _check_destination(folder)
+    for file in (_ABOUT, *(path.name for path in folder.iterdir() if path.name != _ABOUT)):
+        (folder / file).unlink()
+    folder.rmdir()
+    return folder
 
 # %% ../../nbs/040_registry.ipynb #8dbeb247
 @contextmanager

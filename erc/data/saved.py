@@ -105,6 +105,24 @@ def _saved_arrays(corpus) -> bytes:
     flags = {f'has/{name}': np.ascontiguousarray(has) for name, has in corpus.has.items()}
     return save(arrays | flags)
 
+# %% ../../nbs/029_saved.ipynb #86b4b114
+def _identity(folder: Path) -> tuple | None:
+    "Return name, task and classes of the corpus in a folder; None if there is none that can be read."
+    try:
+        about = json.loads((folder / _ABOUT).read_text(encoding='utf-8'))
+        return about['name'], about['task'], tuple(about['classes'])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def _check_other(folder: Path, corpus):
+    "Raise FileExistsError for a folder that holds another corpus."
+    found = _identity(folder)
+    if found not in (None, (corpus.name, corpus.task, tuple(corpus.classes))):
+        name, task, classes = found
+        held = f'another corpus ({name}: {task}, {len(classes)} classes)'
+        raise FileExistsError(f'{folder} holds {held}; name another folder, or say replace=True')
+
 # %% ../../nbs/029_saved.ipynb #71f6db15
 def _saved_files(corpus) -> dict:  # name -> bytes
     files = {_TABLE: _table_lines(corpus.table), _FEATURES: _saved_arrays(corpus)}
@@ -119,7 +137,10 @@ def _saved_files(corpus) -> dict:  # name -> bytes
 def _save(
     corpus,  # an `erc.data.corpus.Corpus`, validated
     folder,  # a new one, or one that holds a saved corpus, which is replaced
+    replace=False,  # also another corpus
 ) -> Path:  # the folder
+    if not replace:
+        _check_other(Path(folder).expanduser(), corpus)
     try:
         files = _saved_files(corpus)
     except UnicodeEncodeError as e:

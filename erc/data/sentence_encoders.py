@@ -10,6 +10,7 @@ import difflib
 import functools
 import hashlib
 import importlib.util
+import json
 import os
 import re
 import warnings
@@ -232,16 +233,14 @@ def _load_encoder(
     return tokenizer, model.eval().requires_grad_(False).to(device)
 
 # %% ../../nbs/050_sentence_encoders.ipynb #19f57c68
+def _limit(tokenizer, positions: int) -> int:  # tokens
+    "Return the length of the longest sentence that an encoder reads whole."
+    return min(tokenizer.model_max_length, positions)
+
+
 def _cut(tokenizer, texts, ids, longest: int):
     "Replace the ids of sentences of more than `longest` tokens by those of their beginnings."
-    too_long = [i for i, tokens in enumerate(ids) if len(tokens) > longest]
-    if not too_long:
-        return
-    warnings.warn(
-        f'{len(too_long)} of {len(ids)} sentences exceed the limit of {longest} tokens and are cut',
-        stacklevel=3,
-    )
-    for i in too_long:
+    for i in [i for i, tokens in enumerate(ids) if len(tokens) > longest]:
         ids[i] = tokenizer(texts[i], truncation=True, max_length=longest)['input_ids']
 
 # %% ../../nbs/050_sentence_encoders.ipynb #0cef5154
@@ -250,15 +249,51 @@ def _tokenise(
     model,
     texts,  # list of N strings
 ) -> list:  # N lists of token ids, special tokens included
-    "Turn sentences into token ids and cut those beyond the encoder's limit, with a warning."
+    "Turn sentences into token ids and cut those beyond the encoder's limit."
     positions = getattr(model.config, 'max_position_embeddings', None) or 512
     with quiet_transformers():
         ids = tokenizer(texts)['input_ids']
-        _cut(tokenizer, texts, ids, min(tokenizer.model_max_length, positions))
+        _cut(tokenizer, texts, ids, _limit(tokenizer, positions))
     if [] in ids:
         i = ids.index([])
         raise ValueError(f'the encoder makes no token of sentence {i} ({texts[i]!r})')
     return ids
+
+# %% ../../nbs/050_sentence_encoders.ipynb #0ead518b
+@functools.lru_cache(maxsize=2)
+def _kept_tokenizer(identity: str, path: Path):
+    with quiet_transformers():
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(path)
+
+
+def _stated(path: Path, file: str, key: str, default: int) -> int:
+    "Return a number that a file of an encoder states."
+    try:
+        found = json.loads((path / file).read_text(encoding='utf-8')).get(key)
+    except (OSError, ValueError, AttributeError):
+        return default
+    return found if isinstance(found, int) else default
+
+
+def _may_be_long(texts, most: int) -> np.ndarray:  # flags (N,)
+    "Return which texts may have more than so many tokens; a token is a byte or more, a few are added."
+    return np.array([len(text.encode('utf-8', 'replace')) > most - 8 for text in texts], bool)
+
+
+def _too_long(texts, path: Path) -> tuple:  # flags (N,), tokens
+    "Return which sentences an encoder reads in part only, and how many tokens it reads of them."
+    positions = _stated(path, 'config.json', 'max_position_embeddings', 512)
+    most = min(positions, _stated(path, 'tokenizer_config.json', 'model_max_length', 512))
+    cut = _may_be_long(texts, most)
+    if not cut.any():
+        return cut, most
+    tokenizer, rows = _kept_tokenizer(encoder_identity(path), path), np.flatnonzero(cut)
+    most = _limit(tokenizer, positions)
+    with quiet_transformers():
+        cut[rows] = [len(ids) > most for ids in tokenizer([texts[i] for i in rows])['input_ids']]
+    return cut, most
 
 # %% ../../nbs/050_sentence_encoders.ipynb #52753966
 _SENTENCE_POOLINGS = ('mean', 'cls')

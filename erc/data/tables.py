@@ -6,10 +6,12 @@
 __all__ = []
 
 # %% ../../nbs/044_tables.ipynb #387684ec
+import codecs
 import csv
 import io
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,7 +38,19 @@ class _Turns:
     remedy: str = 'correct it and read it again'
 
 # %% ../../nbs/044_tables.ipynb #9d08fc5e
-_MARKS = {b'\xef\xbb\xbf': 'utf-8-sig', b'\xff\xfe': 'utf-16', b'\xfe\xff': 'utf-16'}
+_MARKS = {  # the longer mark first
+    codecs.BOM_UTF8: 'utf-8-sig',
+    **dict.fromkeys((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE), 'utf-32'),
+    **dict.fromkeys((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE), 'utf-16'),
+}
+
+
+def _not_unicode(error: UnicodeDecodeError, path) -> ValueError:
+    line = error.object[: error.start].count(b'\n') + 1
+    return ValueError(
+        f'{path}: line {line} is not {error.encoding} (byte 0x{error.object[error.start]:02x}); save it '
+        "as UTF-8, or read it with `pandas.read_csv(path, encoding='...')` and give the DataFrame"
+    )
 
 
 def _decoded(
@@ -45,18 +59,65 @@ def _decoded(
 ) -> str:
     "Decode a text file; ValueError with line and remedy if it is not text in Unicode."
     coding = next((name for mark, name in _MARKS.items() if data.startswith(mark)), 'utf-8')
-    if coding != 'utf-16' and b'\0' in data:
-        raise ValueError(f'{path}: not a text file (it has zero bytes); expected csv or JSON')
+    binary = ValueError(f'{path}: not a text file (it has zero bytes); expected csv or JSON')
+    if b'\0' in data and coding.startswith('utf-8'):
+        raise binary
     try:
-        return data.decode(coding)
+        text = data.decode(coding)
     except UnicodeDecodeError as e:
-        line = data[: e.start].count(b'\n') + 1
-        raise ValueError(
-            f'{path}: line {line} is not {coding}; save it as UTF-8, or read it with '
-            "`pandas.read_csv(path, encoding='...')` and give the DataFrame"
-        ) from None
+        raise _not_unicode(e, path) from None
+    if '\0' in text:
+        raise binary
+    return text
 
 # %% ../../nbs/044_tables.ipynb #daf5d69f
+_UNCLOSED = {'unexpected end of data': 'a quotation mark is opened and never closed'}
+
+
+def _csv_rows(text: str, path, separator: str) -> Iterator[tuple]:  # line of its beginning, cells
+    "Read the rows of a csv that are not blank; ValueError that names the line of a broken one."
+    lines = csv.reader(io.StringIO(text, newline=''), delimiter=separator, strict=True)
+    begun = 1
+    try:
+        for row in lines:
+            if row:
+                yield begun, row
+            begun = lines.line_num + 1
+    except csv.Error as e:
+        raise ValueError(f'{path}: line {begun}: {_UNCLOSED.get(str(e), e)}; correct it') from None
+
+# %% ../../nbs/044_tables.ipynb #4dbd844c
+_SEPARATORS = (',', ';', '\t', '|')
+
+
+def _header_width(text: str, separator: str) -> int:
+    try:
+        return len(next(_csv_rows(text, '', separator), (1, []))[1])
+    except ValueError:
+        return 0
+
+
+def _fits(text: str, separator: str) -> bool:
+    "Return whether all rows have as many cells as the header."
+    try:
+        return len({len(row) for _, row in _csv_rows(text, '', separator)}) == 1
+    except ValueError:
+        return False
+
+
+def _separator(text: str, path) -> str:
+    "Return what separates the cells of a csv; ValueError where it can be read in two ways."
+    widths = {separator: _header_width(text, separator) for separator in _SEPARATORS}
+    present = [separator for separator, width in widths.items() if width > 1] or [',']
+    fitting = present if len(present) == 1 else [s for s in present if _fits(text, s)]
+    if len(fitting) > 1:
+        kinds = ' or '.join(map(repr, fitting))
+        raise ValueError(
+            f'{path}: the cells may be separated by {kinds}; write it with one of them'
+        )
+    return max(fitting or present, key=lambda separator: widths[separator])
+
+# %% ../../nbs/044_tables.ipynb #952a3514
 def _check_header(names: list, path):
     "Raise ValueError for two columns of one name, or one without."
     for name in names:
@@ -64,30 +125,39 @@ def _check_header(names: list, path):
             what = f'two columns {name!r}' if name.strip() else 'a column without a name'
             raise ValueError(f'{path}: {what}; each column needs a name of its own')
 
-# %% ../../nbs/044_tables.ipynb #8178e0b7
-def _delimited_rows(text: str, path, separator: str) -> list:  # of lists of text
-    lines = csv.reader(io.StringIO(text, newline=''), delimiter=separator, strict=True)
-    rows = []
-    try:
-        rows.extend(row for row in lines if row)
-    except csv.Error as e:
-        raise ValueError(f'{path}: line {lines.line_num}: {e}; correct it') from None
-    return rows
 
-# %% ../../nbs/044_tables.ipynb #4dbd844c
-def _read_delimited(text: str, path, separator=',') -> pd.DataFrame:  # of text
-    "Read a csv or tsv as text; ValueError for a row that has more or fewer columns than the header."
-    header, *rows = _delimited_rows(text, path, separator) or [[]]
-    if not header:
-        raise ValueError(f'{path}: an empty file; expected a header and one row a turn')
-    _check_header(header, path)
-    for number, row in enumerate(rows):
-        if len(row) != len(header):
+def _check_widths(rows: list, separator: str, path):  # of (line, cells), the header first
+    "Raise ValueError for a row that has more or fewer cells than the header."
+    width = len(rows[0][1])
+    for number, (line, row) in enumerate(rows[1:]):
+        if len(row) != width:
             raise ValueError(
-                f'{path}: row {number} has {len(row)} columns, the header {len(header)}; '
+                f'{path}: line {line}: row {number} has {len(row)} columns, the header {width}; '
                 f'a text with {separator!r} in it needs quotes ({row[0]!r:.40} ...)'
             )
-    return pd.DataFrame(rows, columns=header, dtype=object)
+
+
+def _is_idle(column: list) -> bool:
+    "Return whether a column without a name says nothing: it is blank, or counts the rows."
+    return not any(cell.strip() for cell in column) or column == list(map(str, range(len(column))))
+
+
+def _without_idle(header: list, rows: list) -> tuple:
+    "Leave out columns without a name that say nothing, as spreadsheets and pandas write them."
+    idle = [not name.strip() and _is_idle([r[i] for r in rows]) for i, name in enumerate(header)]
+    return tuple([x for x, out in zip(row, idle) if not out] for row in (header, *rows))
+
+# %% ../../nbs/044_tables.ipynb #4bcfc623
+def _read_delimited(text: str, path) -> pd.DataFrame:  # of text
+    "Read a csv or tsv as text; ValueError for a row that has more or fewer columns than the header."
+    separator = _separator(text, path)
+    rows = list(_csv_rows(text, path, separator))
+    if not rows:
+        raise ValueError(f'{path}: an empty file; expected a header and one row a turn')
+    _check_widths(rows, separator, path)
+    header, *cells = _without_idle(rows[0][1], [row for _, row in rows[1:]])
+    _check_header(header, path)
+    return pd.DataFrame(cells, columns=header, dtype=object)
 
 # %% ../../nbs/044_tables.ipynb #5f8a9995
 _SPLIT_NAMES = {
@@ -145,10 +215,20 @@ def _read_json(text: str, path) -> pd.DataFrame:
     return pd.DataFrame(_json_turns(_parsed(text, path), str(path), {}), dtype=object)
 
 # %% ../../nbs/044_tables.ipynb #db3dc8cc
+def _check_line(value, whole: bool, where: str):
+    "Raise ValueError for a line that holds no turn, or no dialogue if the first line is a `whole` one."
+    turns = value if whole and isinstance(value, list) else [value]
+    if whole != isinstance(value, list) or not all(isinstance(turn, dict) for turn in turns):
+        expected = 'a list of turns' if whole else 'a turn, {...}'
+        raise ValueError(f'{where}: {value!r:.80} is not {expected}')
+
+
 def _read_json_lines(text: str, path) -> pd.DataFrame:
     "Read one turn, or one dialogue, a line; blank lines are skipped."
-    lines = enumerate(text.split('\n'), 1)
-    found = [_parsed(line, path, f'line {n} is ') for n, line in lines if line.strip()]
+    lines = [(n, line) for n, line in enumerate(text.split('\n'), 1) if line.strip()]
+    found = [_parsed(line, path, f'line {n} is ') for n, line in lines]
+    for value, (n, _) in zip(found, lines):
+        _check_line(value, isinstance(found[0], list), f'{path}: line {n}')
     return pd.DataFrame(_json_turns(found, str(path), {}), dtype=object)
 
 # %% ../../nbs/044_tables.ipynb #98eccdcd
@@ -164,12 +244,17 @@ def _read_parquet(path) -> pd.DataFrame:
 # %% ../../nbs/044_tables.ipynb #1a2ce73b
 _TEXT_READERS = {
     '.csv': _read_delimited,
-    '.tsv': lambda text, path: _read_delimited(text, path, '\t'),
+    '.tsv': _read_delimited,
     '.json': _read_json,
     '.jsonl': _read_json_lines,
     '.ndjson': _read_json_lines,
 }
 _TABLE_SUFFIXES = (*_TEXT_READERS, '.parquet')
+
+
+def _text_of(path) -> str:
+    "Return what a text file holds."
+    return _decoded(Path(path).read_bytes(), path)
 
 
 def _read_frame(path) -> pd.DataFrame:
@@ -179,7 +264,7 @@ def _read_frame(path) -> pd.DataFrame:
     if suffix == '.parquet':
         table = _read_parquet(path)
     else:
-        table = _TEXT_READERS[suffix](_decoded(path.read_bytes(), path), path)
+        table = _TEXT_READERS[suffix](_text_of(path), path)
     if table.empty:
         raise ValueError(f'{path}: no rows; expected one a turn')
     return table
