@@ -14,14 +14,15 @@ import typer
 
 from .compare_command import _compare, _train
 from .data_commands import _data
+from .device_commands import _bench, _check
 from .predict_commands import _predict, _ship
+from .run_commands import _run
 from erc.terminal import (
     _CommandGroup,
     _Device,
     _Home,
     _Json,
-    _print_costs,
-    _print_plan,
+    _names,
     _print_status,
     _Quiet,
     _Root,
@@ -37,7 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(_data, name='data')
-for _command in (_compare, _train, _predict, _ship):
+for _command in (_run, _compare, _train, _predict, _ship, _check, _bench):
     app.command(_command.__name__.strip('_'))(_command)
 
 # %% ../nbs/999_cli.ipynb #044f3cb7
@@ -60,11 +61,6 @@ _Debug = Annotated[bool, typer.Option('--debug', help='Show tracebacks of errors
 def _main(version: _Version = False, debug: _Debug = False):
     if debug:
         os.environ['ERC_DEBUG'] = '1'
-
-# %% ../nbs/999_cli.ipynb #87e8ecd3
-def _names(text: str) -> list[str]:
-    "Split names at commas."
-    return [name.strip() for name in text.split(',') if name.strip()]
 
 # %% ../nbs/999_cli.ipynb #1aa1000d
 _Encoder = Annotated[str, typer.Option(help='minilm, a folder, or a name on the hub.')]
@@ -89,111 +85,6 @@ def _features(
     vectors = encode(loaded, encoder, pooling=pooling, device=device).features['text']
     size = f'{vectors.shape[0]} sentences of {vectors.shape[1]} numbers'
     typer.echo(f'{corpus}: {size}, {time.time() - start:.1f} s')
-
-# %% ../nbs/999_cli.ipynb #813d0f9f
-def _add_recipes(files):
-    from erc.runs.recipe_files import _add_recipe
-
-    for file in files or ():
-        _add_recipe(file)
-
-
-def _plan(target: str, missing: bool, **options):
-    "Return what will run; `options` are those of `erc.runs.plan.plan_runs`."
-    from erc.runs.plan import _fill_estimates, plan_runs
-
-    plan = plan_runs(target, only_missing=missing, **options)
-    timing = {k: options[k] for k in ('seeds', 'device', 'folds')}
-    return _fill_estimates(plan, **timing) if missing else plan
-
-# %% ../nbs/999_cli.ipynb #a62e3ce6
-def _outcome(record) -> str:
-    "Return a record's score, or what it holds instead of one."
-    if record.test:
-        return f'{record.metric} {record.interval()}, {len(record.seeds)} seeds'
-    return 'counted' if 'paper' in record.folds else ', '.join(record.folds)
-
-
-def _run_one(key: str, seeds, folds: list, options: dict):
-    "Run one system, on some folds or on all, and print its score."
-    from erc.runs.keys import RunKey
-    from erc.runs.plan import _folds_of
-    from erc.runs.recipes import find_system
-    from erc.runs.run import run_system
-
-    system = find_system(key.partition(':')[0])
-    own = _folds_of(RunKey.parse(key), folds) or None
-    record = run_system(system, key, seeds=range(seeds or system.seeds), folds=own, **options)
-    typer.echo(f'{key}: {_outcome(record)}, {record.seconds:.0f} s')
-
-# %% ../nbs/999_cli.ipynb #2da00f78
-def _run_plan(plan, seeds, folds: list, device: str, home, quiet: bool):
-    "Run what a plan lists; a run that fails is named, the others go on, and RuntimeError ends the command."
-    failed, options = [], dict(device=device, home=home, progress=not quiet)
-    for key in plan.index:
-        try:
-            _run_one(key, seeds, folds, options)
-        except Exception as e:
-            if os.environ.get('ERC_DEBUG'):
-                raise
-            failed.append(f'  {key}: {type(e).__name__}: {e}')
-    if failed:
-        raise RuntimeError('\n'.join([f'{len(failed)} of {len(plan)} runs failed:', *failed]))
-
-# %% ../nbs/999_cli.ipynb #dcfdb051
-_Target = Annotated[
-    str,
-    typer.Argument(help="'all', a paper, a system 'paper/name', or 'paper/name:variant@corpus'."),
-]
-_Missing = Annotated[
-    bool,
-    typer.Option('--missing', help='Only what has no record, a stale one, or too few seeds.'),
-]
-_Corpora = Annotated[str, typer.Option(help="Names with commas; default: the recipe's.")]
-_Variant = Annotated[str, typer.Option(help="'paper', 'tuned', ...; default: all.")]
-_Seeds = Annotated[
-    int | None, typer.Option(min=1, help="Seeds of trained systems; default: the recipe's.")
-]
-_Folds = Annotated[
-    str, typer.Option(help="Names with commas, such as 'paper,session1'; default: all.")
-]
-_Recipe = Annotated[
-    list[Path] | None,
-    typer.Option('--recipe', help='A recipe file of your own; may be given several times.'),
-]
-_DryRun = Annotated[bool, typer.Option('--dry-run', help='Print the plan only.')]
-
-# %% ../nbs/999_cli.ipynb #57a9d749
-def _show_plan(target: str, plan, quiet: bool, as_json: bool):
-    "Print what will be run, as JSON or unless it should be quiet."
-    if as_json:
-        _show(plan.reset_index(), True)
-    elif not quiet:
-        _print_plan(target, plan)
-
-
-@app.command('run')
-def _run(
-    target: _Target,
-    missing: _Missing = False,
-    corpora: _Corpora = '',
-    variant: _Variant = '',
-    seeds: _Seeds = None,
-    folds: _Folds = '',
-    device: _Device = 'cpu',
-    home: _Home = None,
-    recipe: _Recipe = None,
-    dry_run: _DryRun = False,
-    quiet: _Quiet = False,
-    json: _Json = False,
-):
-    "Run systems and write their records."
-    _add_recipes(recipe)
-    which = dict(variant=variant, corpora=_names(corpora), seeds=seeds, folds=_names(folds))
-    plan = _plan(target, missing, **which, home=home, device=device)
-    _show_plan(target, plan, quiet, json)
-    if not dry_run and len(plan):
-        _run_plan(plan, seeds, _names(folds), device, home, quiet)
 
 # %% ../nbs/999_cli.ipynb #91e287dd
 _Paper = Annotated[str, typer.Argument(help='Only this paper.')]
@@ -297,90 +188,6 @@ def _report(folder: _Build = None, home: _Home = None):
     if folder:
         return typer.echo(f'report: {_write_run_report(folder)}')
     _write_ledger(home)
-
-# %% ../nbs/999_cli.ipynb #00e2494a
-@app.command('check')
-def _check(
-    device: _Device = 'cpu',
-    every: Annotated[
-        bool, typer.Option('--every', help='All options of all models, not each model once.')
-    ] = False,
-    json: _Json = False,
-    quiet: _Quiet = False,
-):
-    "Compare training on a device, captured and step by step, with the CPU; exit 1 where it falls short."
-    from erc.runs.device_check import _check_training
-
-    table = _check_training(device, every, progress=not quiet)
-    _show(table, json)
-    if not table.ok.all():
-        raise typer.Exit(1)
-
-# %% ../nbs/999_cli.ipynb #9a9a34d8
-def _batch_options(shape: str, sizes: str, classes: int | None) -> dict:
-    "Return what a benchmark's batch is said to be; raise ValueError for a shape of other than three numbers."
-    numbers = [int(n) for n in _names(shape)]
-    if len(numbers) not in (0, 3):
-        raise ValueError(f'--shape {shape}: give three numbers, dialogues,utterances,longest')
-    given = {k: int(n) for k, _, n in (x.partition('=') for x in _names(sizes))}
-    options = dict(shape=numbers, sizes=given, classes=classes)
-    return {k: v for k, v in options.items() if v}
-
-
-def _training_costs(system: str, seeds: list, device: str, options: dict):
-    "Return the costs of a system's training steps, or of those that are measured by default."
-    import pandas as pd
-
-    from erc.runs.bench import _BENCHES, _bench_training
-
-    tables = []
-    for name in [system] if system else _BENCHES:
-        batch = {**_BENCHES.get(name, {}), **options}
-        tables.append(_bench_training(name, seeds, device=device, **batch).assign(system=name))
-    table = pd.concat(tables, ignore_index=True)
-    return table[['system', *table.columns.drop('system')]]
-
-# %% ../nbs/999_cli.ipynb #5e79f9d5
-_What = Annotated[
-    str, typer.Argument(help="'training', or 'encoder': pairs a second of a fine-tuned one.")
-]
-_System = Annotated[
-    str,
-    typer.Option(
-        help='A trained system; default: GRUarc and MultiEMO, or the fine-tuned DialogueTRM-U.'
-    ),
-]
-_Numbers = Annotated[str, typer.Option(help='Numbers of seeds, with commas.')]
-_Shape = Annotated[
-    str,
-    typer.Option(help='Dialogues, utterances and longest dialogue of the batch; default: IEMOCAP.'),
-]
-_Sizes = Annotated[str, typer.Option(help='Sizes of features, such as text=768,audio=100.')]
-_Classes = Annotated[int | None, typer.Option(min=2)]
-_Texts = Annotated[str, typer.Option(help='Whose texts an encoder is fine-tuned on.')]
-
-# %% ../nbs/999_cli.ipynb #461e15ae
-@app.command('bench')
-def _bench(
-    what: _What = 'training',
-    system: _System = '',
-    seeds: _Numbers = '1,5,20',
-    shape: _Shape = '',
-    sizes: _Sizes = '',
-    classes: _Classes = None,
-    corpus: _Texts = 'iemocap6',
-    device: _Device = 'cpu',
-    json: _Json = False,
-):
-    "Measure a training step beside a matrix product of the same work, or how fast an encoder is fine-tuned."
-    from erc.core import choose
-    from erc.runs.bench import _bench_encoder
-
-    if choose(what, ['training', 'encoder'], 'benchmark') == 'encoder':
-        return _show(_bench_encoder(system or 'dialoguetrm/U_ft', corpus, device), json)
-    options = _batch_options(shape, sizes, classes)
-    table = _training_costs(system, [int(n) for n in _names(seeds)], device, options)
-    _show(table, True) if json else _print_costs(table)
 
 # %% ../nbs/999_cli.ipynb #b37c22b8
 _Board = Annotated[str, typer.Option('--corpus', help='Only this corpus; default: all.')]

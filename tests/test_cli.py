@@ -115,9 +115,9 @@ def test_debug_shows_the_traceback():
 @pytest.mark.skipif(sys.platform == 'win32', reason='no SIGINT to a child')
 def test_an_interruption_says_how_to_go_on():
     code = (
-        'import erc.cli, signal, time; '
+        'import erc.cli, erc.run_commands, signal, time; '
         'signal.signal(signal.SIGINT, signal.default_int_handler); '  # a background shell ignores it
-        'erc.cli._run_plan = lambda *a: (print("started", flush=True), time.sleep(60)); '
+        'erc.run_commands._run_plan = lambda *a, **k: (print("started", flush=True), time.sleep(60)); '
         'erc.cli.app()'
     )
     command = [sys.executable, '-c', code, 'run', 'baselines/majority:fixed@demo', '--corpora', '']

@@ -17,10 +17,10 @@ from erc.data.registry import load_corpus
 from erc.runs.fold import _Job, _train_seed
 from erc.runs.prepare import (
     _load_encoded,
+    _make_deterministic,
     _prepare,
     check_device,
     class_weights,
-    make_deterministic,
     scorer,
 )
 from erc.runs.recipes import find_system, settings_of
@@ -143,7 +143,7 @@ def test_deterministic_algorithms_are_recorded_and_change_nothing_on_a_cpu(
 ):
     monkeypatch.delenv('CUBLAS_WORKSPACE_CONFIG', raising=False)
     try:
-        make_deterministic()
+        _make_deterministic()
         assert os.environ['CUBLAS_WORKSPACE_CONFIG'] == ':4096:8'
         made = run(tmp_path)
     finally:
@@ -158,7 +158,7 @@ def test_deterministic_algorithms_come_before_a_gpu_is_used(monkeypatch):
     monkeypatch.delenv('CUBLAS_WORKSPACE_CONFIG', raising=False)
     monkeypatch.setattr(torch.cuda, 'is_initialized', lambda: True)
     with pytest.raises(RuntimeError, match='in use already'):
-        make_deterministic()
+        _make_deterministic()
 
 
 def test_a_record_says_what_was_done(done):

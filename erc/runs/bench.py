@@ -46,7 +46,7 @@ def _bench_training(
 # %% ../../nbs/359_bench.ipynb #147aeb0c
 def _bench_systems(
     names,  # of systems
-    seeds,  # numbers of seeds to try, or a function from a name to them
+    seeds,  # numbers of seeds to try
     device='cpu',
     **options,  # of `_bench_training`, for all
 ) -> pd.DataFrame:  # a line for each system and number of seeds
@@ -54,8 +54,7 @@ def _bench_systems(
     tables = []
     for name in names:
         known = {k: v for k, v in _BENCHES.get(name, {}).items() if k != 'limits'}
-        numbers = seeds(name) if callable(seeds) else seeds
-        table = _bench_training(name, numbers, device=device, **{**known, **options})
+        table = _bench_training(name, seeds, device=device, **{**known, **options})
         tables.append(table.assign(system=name))
     table = pd.concat(tables, ignore_index=True)
     return table[['system', *table.columns.drop('system')]]
@@ -67,15 +66,17 @@ def _limits_of(name: str, device) -> dict:  # number of seeds -> ms
     return {int(seeds): limit for seeds, limit in found.items()}
 
 
-def _check_limits(device) -> pd.DataFrame | None:
-    "Time the steps that have a limit on this kind of device; return a line each, None without limits."
-    names = [name for name in _BENCHES if _limits_of(name, device)]
-    if not names:
-        return None
-    table = _bench_systems(names, lambda name: _limits_of(name, device), device)
-    limits = [_limits_of(name, device)[n] for name, n in zip(table.system, table.seeds)]
-    best = table[['alone ms', 'stacked ms', 'captured ms']].min(axis=1)
-    return table[['system', 'seeds']].assign(ms=best, limit=limits, ok=best <= limits)
+def _check_limits(device) -> list[dict]:  # what, seeds, ms, limit ms, ok
+    "Time the steps that have a limit on this kind of device."
+    lines = []
+    for name in _BENCHES:
+        if limits := _limits_of(name, device):
+            table = _bench_systems([name], list(limits), device)
+            best = table[['alone ms', 'stacked ms', 'captured ms']].min(axis=1)
+            for seeds, ms in zip(limits, best):
+                about = {'what': f'a step of {name}', 'seeds': seeds, 'ms': ms}
+                lines.append({**about, 'limit ms': limits[seeds], 'ok': ms <= limits[seeds]})
+    return lines
 
 # %% ../../nbs/359_bench.ipynb #b373e1e3
 def _fine_tuned(system) -> System:

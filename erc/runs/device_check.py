@@ -24,6 +24,7 @@ from ..data.registry import load_corpus
 from ..data.sentence_encoders import toy_encoder
 from ..nn.cells import Out
 from ..nn.encoders import _tokenizer_of
+from .bench import _check_limits
 from .fingerprints import _toy_batch
 from .prepare import check_device
 from .recipe_files import papers
@@ -254,6 +255,16 @@ def _filled(about: dict, fill) -> dict:
         return {**about, 'ok': False, 'error': f'{type(error).__name__}: {error}'.splitlines()[0]}
 
 # %% ../../nbs/362_device_check.ipynb #32847bc2
+_COLUMNS = ['what', 'seeds', 'dtype', 'eager', 'captured', 'eager ms', 'captured ms', 'MiB']
+
+
+def _as_table(rows: list) -> pd.DataFrame:
+    "Return checks as a table; the columns of limits only where there are some."
+    limits = ['ms', 'limit ms'] if any('limit ms' in row for row in rows) else []
+    table = pd.DataFrame(rows).reindex(columns=[*_COLUMNS, *limits, 'ok', 'error'])
+    return table.fillna({'error': ''})
+
+# %% ../../nbs/362_device_check.ipynb #b4ae23ae
 def _check_training(
     device='cpu',
     every=False,  # True: all options of all models; False: each model once
@@ -261,12 +272,11 @@ def _check_training(
 ) -> pd.DataFrame:  # a line for each check; `ok` where it holds
     """Compare training on a device with that on the CPU.
 
-    eager, captured: largest difference of a loss in five steps; ms: of the last; MiB: peak memory.
-    ValueError for a device that this machine lacks."""
+    eager, captured: largest difference of a loss in five steps; their ms: of the last; MiB: peak
+    memory. Where the kind of device has limits, a line a benchmark follows with its ms. ValueError for a device that this machine lacks."""
     check_device(device)
     with tempfile.TemporaryDirectory() as folder:
         encoder = toy_encoder(folder, load_corpus('demo').table.text.tolist())
         checks = list(_checks(device, every, encoder))
         rows = [_filled(*check) for check in tqdm(checks, 'checks', disable=not progress)]
-    columns = ['what', 'seeds', 'dtype', 'eager', 'captured', 'eager ms', 'captured ms', 'MiB']
-    return pd.DataFrame(rows).reindex(columns=[*columns, 'ok', 'error'])
+    return _as_table(rows + _check_limits(device))

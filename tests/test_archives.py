@@ -1,0 +1,186 @@
+"A run that is stopped, carried to a machine without the corpus and finished there is as one that stayed."
+
+import dataclasses
+from functools import partial
+from zipfile import ZIP_DEFLATED, ZipFile
+
+import pytest
+from toy_recipe import KEY, toy_recipe
+from typer.testing import CliRunner
+
+import erc.runs.fold as F
+from erc.cli import app
+from erc.data.folds import folds, with_fold
+from erc.data.registry import load_corpus
+from erc.runs.archives import _pack_runs, _unpack_archive
+from erc.runs.carried import _without_texts
+from erc.runs.records import find_record
+from erc.training.checkpoint import _end_of_time
+from erc.training.engine import Steps
+from erc.training.fit import fit
+
+
+class Machine:
+    "A project with the toy recipe, records and a cache of its own."
+
+    def __init__(self, home, monkeypatch):
+        self.home, self.patch = home, monkeypatch
+        (home / 'recipes').mkdir(parents=True)
+        (home / 'recipes' / 'toy.toml').write_text(toy_recipe(epochs=2))
+        (home / 'settings.ini').write_text('[DEFAULT]\n')
+
+    def run(self, *options):
+        where = {'ROOT': '', 'RECIPES': 'recipes', 'CACHE': 'cache'}
+        for name, folder in where.items():
+            self.patch.setenv(f'ERC_{name}', str(self.home / folder))
+        command = ['run', 'toy', '--seeds', '2', '--quiet', *map(str, options)]
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    @property
+    def record(self):
+        return find_record(KEY, self.home / 'results')
+
+
+def without_times(record):
+    fold = dataclasses.replace(record.folds['paper'], seconds=[])
+    return repr(dataclasses.asdict(dataclasses.replace(record, folds={'paper': fold})))
+
+
+@pytest.fixture
+def machines(tmp_path, monkeypatch):
+    "Two machines, the second of which has no corpus; a checkpoint is written at every step."
+    for name in ('ERC_ROOT', 'ERC_RECIPES', 'ERC_CACHE'):
+        monkeypatch.setenv(name, '')
+    monkeypatch.setattr(F, 'fit', partial(fit, every=0.0))
+    monkeypatch.setattr('erc.runs.plan._measured_seconds', lambda *a, **k: 1.0)
+    return Machine(tmp_path / 'a', monkeypatch), Machine(tmp_path / 'b', monkeypatch)
+
+
+def without_corpora(patch):
+    "Let no corpus have files."
+
+    def read(*_):
+        raise FileNotFoundError('no corpus here')
+
+    for module in ('erc.runs.prepare', 'erc.runs.archives'):
+        patch.setattr(f'{module}._read_encoded', read)
+
+
+def stop_in(monkeypatch, share: float, steps: int):
+    "Let time be over after a share of all steps."
+    run, taken = Steps.run, []
+
+    def counted(self, *args):
+        taken.append(1)
+        if len(taken) == round(share * steps):
+            _end_of_time.set(0.0)
+        return run(self, *args)
+
+    monkeypatch.setattr(Steps, 'run', counted)
+
+
+@pytest.mark.parametrize('share, kept', [(0.5, 0), (0.9, 1)])
+def test_a_carried_run_leaves_the_record_of_one_that_stayed(machines, tmp_path, share, kept):
+    a, b = machines
+    steps, run = [], Steps.run
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Steps, 'run', lambda *args: steps.append(1) or run(*args))
+        a.run('--home', tmp_path / 'whole')
+    whole, archive = find_record(KEY, tmp_path / 'whole'), tmp_path / 'runs.zip'
+    with pytest.MonkeyPatch.context() as patch:
+        stop_in(patch, share, len(steps))
+        said = a.run('--budget', 1000, '--export', archive)
+    assert '1000 s are over' in said and 'runs.zip: 1 runs' in said
+    assert (len(a.record.seeds) if a.record else 0) == kept
+    without_corpora(a.patch)
+    said = b.run('--import', archive, '--budget', 1000)
+    assert f'1 carried, {kept} records, 1 checkpoints' in said
+    assert without_times(b.record) == without_times(whole)
+    assert not [p for p in (b.home / 'cache' / 'checkpoints').rglob('*') if p.is_file()]
+
+
+def test_no_time_runs_nothing_and_packs_what_is_read(machines, tmp_path):
+    a, b = machines
+    a.run('--budget', 0, '--export', tmp_path / 'x.zip')
+    assert a.record is None
+    without_corpora(a.patch)
+    b.run('--import', tmp_path / 'x.zip', '--export', tmp_path / 'back.zip')
+    _unpack_archive(tmp_path / 'back.zip', a.home / 'results')
+    assert without_times(a.record) == without_times(b.record)
+    with ZipFile(tmp_path / 'back.zip') as archive:
+        assert archive.namelist() == ['records/toy/net--paper--demo.json']
+
+
+def test_no_text_is_carried(machines, tmp_path):
+    a, _ = machines
+    a.run('--budget', 0, '--export', tmp_path / 'x.zip')
+    with ZipFile(tmp_path / 'x.zip') as archive:
+        everything = b''.join(map(archive.read, archive.namelist()))
+    table = load_corpus('demo').table
+    long = table.text[table.text.str.split().str.len() > 3]
+    assert len(long) > 100 and not [text for text in long if text.encode() in everything]
+
+
+def test_folds_do_not_depend_on_what_texts_say():
+    demo = load_corpus('demo')
+    hidden = _without_texts(demo)
+    assert folds(hidden) == folds(demo) and not (hidden.table.text == demo.table.text).any()
+    for fold in ('paper', *folds(demo)):
+        for seed in (0, 1):
+            a, b = (with_fold(corpus, fold, seed).table.split for corpus in (demo, hidden))
+            assert (a == b).all()
+
+
+def test_a_record_of_another_experiment_is_left_alone(machines, tmp_path):
+    a, b = machines
+    a.run('--export', tmp_path / 'x.zip')
+    (b.home / 'recipes' / 'toy.toml').write_text(toy_recipe(epochs=1))
+    b.run()
+    before = (b.home / 'results/records/toy/net--paper--demo.json').read_bytes()
+    taken = _unpack_archive(tmp_path / 'x.zip', b.home / 'results')
+    assert taken['records'] == 0 and 'settings_hash differs' in taken['refused'][0]
+    assert (b.home / 'results/records/toy/net--paper--demo.json').read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        '../x',
+        '/etc/x',
+        'records/../../x.json',
+        'records/a/b.py',
+        'carried/0/x',
+        'C:/x',
+        'records\\a',
+    ],
+)
+def test_a_foreign_name_is_refused_before_anything_is_written(tmp_path, name):
+    with ZipFile(tmp_path / 'x.zip', 'w') as archive:
+        archive.writestr('records/toy/x.json', '{}')
+        archive.writestr(name, 'x')
+    with pytest.raises(ValueError, match='x.zip holds .* which no archive of runs has'):
+        _unpack_archive(tmp_path / 'x.zip', tmp_path / 'home')
+    assert not (tmp_path / 'home').exists()
+
+
+def test_a_bomb_and_a_damaged_archive_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr('erc.runs.archives._LARGEST', 10**6)
+    with ZipFile(tmp_path / 'x.zip', 'w', ZIP_DEFLATED) as archive:
+        archive.writestr('records/toy/x.json', b'0' * 10**7)
+    with pytest.raises(ValueError, match='are allowed'):
+        _unpack_archive(tmp_path / 'x.zip', tmp_path / 'home')
+    data = (tmp_path / 'x.zip').read_bytes()
+    (tmp_path / 'cut.zip').write_bytes(data[: len(data) // 2])
+    with pytest.raises(ValueError, match='cut.zip is no whole archive of runs'):
+        _unpack_archive(tmp_path / 'cut.zip', tmp_path / 'home')
+
+
+@pytest.mark.parametrize(
+    'key', ['dialoguetrm/U_ft:tuned@iemocap6', 'baselines/mvn_words:tuned@iemocap6']
+)
+def test_systems_that_read_words_are_not_packed(tmp_path, key):
+    with pytest.raises(ValueError, match='reads the words of its corpus'):
+        _pack_runs([key], tmp_path / 'x.zip')
+    assert not (tmp_path / 'x.zip').exists()
