@@ -274,6 +274,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/erc', 'doc_host': '', 'git
             'erc.data.emowoz': { 'erc.data.emowoz._final_label': ('emowoz.html#_final_label', 'erc/data/emowoz.py'),
                                  'erc.data.emowoz._load_emowoz': ('emowoz.html#_load_emowoz', 'erc/data/emowoz.py'),
                                  'erc.data.emowoz._log_rows': ('emowoz.html#_log_rows', 'erc/data/emowoz.py'),
+                                 'erc.data.emowoz._placed': ('emowoz.html#_placed', 'erc/data/emowoz.py'),
                                  'erc.data.emowoz._read_json': ('emowoz.html#_read_json', 'erc/data/emowoz.py'),
                                  'erc.data.emowoz._rows': ('emowoz.html#_rows', 'erc/data/emowoz.py')},
             'erc.data.families': { 'erc.data.families._all_rows': ('families.html#_all_rows', 'erc/data/families.py'),

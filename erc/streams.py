@@ -51,7 +51,7 @@ def _object(data: bytes, where: str) -> dict:
     try:
         found = json.loads(data.decode('utf-8-sig'))
     except ValueError as error:
-        raise ValueError(f'{where}: not JSON in UTF-8 ({error})') from None
+        raise ValueError(f'{where}: not JSON in UTF-8 ({error}); each line is one turn') from None
     if not isinstance(found, dict):
         raise ValueError(f'{where}: {found!r:.80} is not a turn, {{...}}')
     return found

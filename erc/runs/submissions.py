@@ -66,6 +66,8 @@ def _submission_faults(
     lacks = _lacks_folds(record)
     if lacks:
         return [f'run {lacks}']
+    if bare := [name for name in record.cross if 'all' not in record.folds[name].confusions]:
+        return [f'without counts of {", ".join(bare)}']
     faults = (
         _protocol_faults(record.settings) if record.settings.get('kind', 'model') == 'model' else []
     )
