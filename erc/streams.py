@@ -86,7 +86,7 @@ class _Lines:
         found = _object(data, where)
         self.columns = self.columns or _find_columns(found, self.given, where)
         if self.columns['text'] not in found:
-            raise ValueError(f'{where}: the turn has no {self.columns["text"]!r}')
+            raise ValueError(f'{where}: the turn has no {self.columns["text"]!r}; each needs one')
         value = {kind: found.get(column) for kind, column in self.columns.items()}
         return _Turn(*_cleaned(value, where), *place)
 
