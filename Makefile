@@ -50,12 +50,13 @@ torture: setup
 endurance: setup
 	nice $(BIN)/python tests/endurance.py $(ARGS)
 
-# in an environment of its own, so that nothing here depends on it
+# in an environment of its own, so that nothing here depends on it; a package of which nothing is
+# known fails it, and builds such as torch's for the CPU count as their version
 audit: setup
 	$(PYTHON) -m venv _build/audit
 	_build/audit/bin/python -m pip install --quiet pip-audit
-	$(BIN)/python -m pip freeze --exclude-editable > _build/audit/installed.txt
-	_build/audit/bin/pip-audit --no-deps --disable-pip -r _build/audit/installed.txt $(ARGS)
+	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//' > _build/audit/installed.txt
+	_build/audit/bin/pip-audit --strict --no-deps --disable-pip -r _build/audit/installed.txt $(ARGS)
 
 lint: setup
 	$(BIN)/ruff format --check .

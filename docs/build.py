@@ -123,6 +123,16 @@ def module(name: str) -> str:
     return f'{heading}\n{"-" * len(heading)}\n\n.. automodule:: erc.{name}\n   :members:\n\n'
 
 
+def link_outputs(folder: Path):
+    "Let links to notebooks in what cells gave, which Sphinx leaves alone, lead to their pages."
+
+    def page(match) -> str:
+        return f'href="{match[1]}.html"' if (folder / f'{match[1]}.html').exists() else match[0]
+
+    for path in folder.glob('*.html'):
+        write(path, re.sub(r'href="([\w-]+)\.ipynb"', page, path.read_text(encoding='utf-8')))
+
+
 def build(out: Path) -> int:
     "Assemble the sources beside the site and run Sphinx; return its exit code."
     source = out.with_name(f'{out.name}_source')
@@ -133,7 +143,9 @@ def build(out: Path) -> int:
     add_api(source)
     cores = min(4, os.cpu_count() or 1)
     options = ['-q', '-j', str(cores), '-c', str(ROOT / 'docs'), '-d', str(source / '.doctrees')]
-    return sphinx(['-b', 'html', *options, str(source), str(out)])
+    code = sphinx(['-b', 'html', *options, str(source), str(out)])
+    link_outputs(out / 'nbs')
+    return code
 
 
 if __name__ == '__main__':

@@ -152,7 +152,10 @@ def _read_lines(path: Path) -> list:
             pairs[-1][1] += f'\n{line}'
             joined.append(number)
         elif line.strip():
-            raise ValueError(f"{path}, line {number}: {line!r:.60} has no 'Speaker: ' before it")
+            raise ValueError(
+                f"{path}, line {number}: {line!r:.60} has no 'Speaker: ' before it; write "
+                "'Speaker: text' in each line"
+            )
     _warn_of_joined(joined, path)
     return pairs
 

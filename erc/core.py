@@ -33,9 +33,12 @@ def root() -> Path:
 
 # %% ../nbs/000_core.ipynb #b402474f
 def _user_folder(variable: str, default) -> Path:
-    value = os.environ.get(variable)
-    folder = Path(os.path.expanduser(value or default('erc')))
-    if str(folder).startswith('~'):  # as platformdirs leaves it
+    try:
+        value = os.environ.get(variable) or default('erc')
+    except RuntimeError:  # of platformdirs, which earlier versions left as '~/...'
+        value = '~'
+    folder = Path(os.path.expanduser(value))
+    if str(folder).startswith('~'):
         raise ValueError(f'no home folder is known for this user: set {variable} to a folder')
     return folder
 

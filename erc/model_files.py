@@ -25,6 +25,7 @@ from .model_folders import _CARD, _FACTS, _WEIGHTS, _model_place
 from .model_info import _find_model, _ModelInfo
 
 # %% ../nbs/975_model_files.ipynb #8836e851
+_REMEDY = 'save the model again'
 _PRECISIONS = ('float32', 'float16')
 
 
@@ -178,7 +179,7 @@ def _check_fields(facts: dict, path: Path):
     for name in [*_CHECKS, *facts]:
         if name not in facts or name not in known:
             what = 'is missing' if name in known else 'is unknown'
-            raise ValueError(f'{path}: field {name!r:.60} {what}')
+            raise ValueError(f'{path}: field {name!r:.60} {what}; {_REMEDY}')
 
 # %% ../nbs/975_model_files.ipynb #2bf91d57
 def _holds(check, value) -> bool:
@@ -219,11 +220,13 @@ def _read_facts(folder: Path) -> _ModelInfo:
     "Read and check the JSON of a model, and that the weights beside it are its own."
     _check_present(folder)
     path = folder / _FACTS
-    with _named_errors(path, 'save the model again'):
+    with _named_errors(path, _REMEDY):
         facts = json.loads(path.read_text(encoding='utf-8'), parse_constant=_no_constant)
         info = _checked_facts(facts, path)
         if facts['sha256'][_WEIGHTS] != sha256_of(folder / _WEIGHTS):
-            raise ValueError(f'{path}: {_WEIGHTS} is not the file that was saved with it')
+            raise ValueError(
+                f'{path}: {_WEIGHTS} is not the file that was saved with it; {_REMEDY}'
+            )
     return info
 
 # %% ../nbs/975_model_files.ipynb #11de654a
@@ -267,9 +270,10 @@ def _constructed(build, path: Path, device='cpu'):
 def _check_tensor(x, name: str, shape: tuple, path: Path):
     "Raise ValueError for a tensor of another shape, or one that is not finite."
     if tuple(x.shape) != shape:
-        raise ValueError(f'{path}: tensor {name!r} has shape {tuple(x.shape)}, expected {shape}')
+        found = tuple(x.shape)
+        raise ValueError(f'{path}: tensor {name!r} has shape {found}, expected {shape}; {_REMEDY}')
     if x.is_floating_point() and not x.isfinite().all():
-        raise ValueError(f'{path}: tensor {name!r} is not finite')
+        raise ValueError(f'{path}: tensor {name!r} is not finite; {_REMEDY}')
 
 # %% ../nbs/975_model_files.ipynb #368b0641
 def _check_tensors(build, state: dict, path: Path):
@@ -277,7 +281,7 @@ def _check_tensors(build, state: dict, path: Path):
     wanted = _constructed(build, path, 'meta').state_dict()
     for name in sorted(set(wanted) ^ set(state)):
         what = 'is missing' if name in wanted else 'is not part of the model'
-        raise ValueError(f'{path}: tensor {name!r:.80} {what}')
+        raise ValueError(f'{path}: tensor {name!r:.80} {what}; {_REMEDY}')
     for name, x in wanted.items():
         _check_tensor(state[name], name, tuple(x.shape), path)
 
@@ -300,7 +304,9 @@ def _read_scaling(tensors: dict, info: _ModelInfo, path: Path) -> dict:
     for name, width in info.sizes.items():
         for found in (means.get(name), scales.get(name)):
             if found is None or found.shape != (width,) or not found.isfinite().all():
-                raise ValueError(f'{path}: the scale of feature {name!r} is not {width} numbers')
+                raise ValueError(
+                    f'{path}: the scale of feature {name!r} is not {width} numbers; {_REMEDY}'
+                )
     return {name: (means[name].numpy(), scales[name].numpy()) for name in info.sizes}
 
 # %% ../nbs/975_model_files.ipynb #e44bec3c
@@ -312,7 +318,7 @@ def _read_model(
     folder = Path(folder)
     info, path = _read_facts(folder), folder / _WEIGHTS
     build = _build(info, model, folder / _FACTS)
-    with _named_errors(path, 'save the model again'):
+    with _named_errors(path, _REMEDY):
         tensors = load_file(path)
         scaling = _read_scaling(tensors, info, path)
         states = [_part(tensors, f'seed{i}/') for i in range(len(info.seeds))]

@@ -8,9 +8,10 @@ __all__ = ['train', 'Comparison', 'compare']
 # %% ../nbs/990_prediction.ipynb #1e70e618
 import difflib
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from .core import choose
+from .data.batches import _scaling_of
 from .data.corpus import Corpus, _by_name
 from .data.registry import CORPORA
 from .evidence.intervals import Interval, paired
@@ -23,7 +24,7 @@ from .runs.prepare import check_device
 from .runs.recipes import System, settings_of
 from .runs.records import VALUE_METRICS, Record, score_of
 from .runs.run import _environment
-from .trained import TrainedModel, _calibrated, _rescaled, _scaling_of
+from .trained import TrainedModel, _calibrated
 
 # %% ../nbs/990_prediction.ipynb #1b89f12f
 _DEFAULTS = {'batch': 16}  # dialogues, beside the protocol's own
@@ -75,11 +76,15 @@ def _seed_list(seeds) -> list[int]:
 # %% ../nbs/990_prediction.ipynb #3c7b5e8b
 @dataclass
 class _OwnJob(_Job):
-    "The job of a corpus of one's own: all seeds share its split."
+    "The job of a corpus of one's own: all seeds share its split and its scale."
 
-    def data(self, seed: int) -> Corpus:
-        "Return the corpus, which is standardised already."
+    scale: dict = field(default_factory=dict)  # feature -> mean (D,), scale (D,)
+
+    def split(self, seed: int) -> Corpus:
         return self.corpus
+
+    def scaling(self, split: Corpus) -> dict:
+        return self.scale
 
 # %% ../nbs/990_prediction.ipynb #6a547540
 def _train_seeds(job: _Job, seeds: list, point: dict) -> dict:  # seed -> `_Trained`
@@ -140,7 +145,7 @@ def _trained(choice: _Choice, system: System, corpus: Corpus, seeds: list, where
     "Search, train and calibrate; `where` is device and progress."
     scaling = _scaling_of(corpus, system.features)
     own = corpus if corpus.name in CORPORA else _by_name(corpus)  # not in the order of a file
-    job = _OwnJob(system, _rescaled(own, scaling), **where)
+    job = _OwnJob(system, own, scale=scaling, **where)
     found = _search(job, _own_settings(system))
     trained = _train_seeds(job, seeds, found.point)
     modules = [next(run.fit.modules()) for run in trained.values()]

@@ -51,7 +51,7 @@ def _object(data: bytes, where: str) -> dict:
     try:
         found = json.loads(data.decode('utf-8-sig'))
     except ValueError as error:
-        raise ValueError(f'{where}: not JSON in UTF-8 ({error})') from None
+        raise ValueError(f'{where}: not JSON in UTF-8 ({error}); each line is one turn') from None
     if not isinstance(found, dict):
         raise ValueError(f'{where}: {found!r:.80} is not a turn, {{...}}')
     return found
@@ -86,7 +86,7 @@ class _Lines:
         found = _object(data, where)
         self.columns = self.columns or _find_columns(found, self.given, where)
         if self.columns['text'] not in found:
-            raise ValueError(f'{where}: the turn has no {self.columns["text"]!r}')
+            raise ValueError(f'{where}: the turn has no {self.columns["text"]!r}; each needs one')
         value = {kind: found.get(column) for kind, column in self.columns.items()}
         return _Turn(*_cleaned(value, where), *place)
 

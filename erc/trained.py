@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 
 from .core import choose
-from .data.batches import _column_scale, _scaled, make_batches
+from .data.batches import make_batches
 from .data.corpus import SPLITS, Corpus
 from .data.features import encode
 from .evidence.calibration import _fit_temperature, _with_temperature
@@ -29,24 +29,6 @@ from .predictor import Predictions, predict_turns
 from .runs.prepare import count_confusions
 from .runs.records import VALUE_METRICS, _facts_table, score_of
 from .training.engine import _predict
-
-# %% ../nbs/980_trained.ipynb #7be896d7
-def _scaling_of(corpus: Corpus, features) -> dict:  # feature -> mean (D,), scale (D,)
-    "Return the scale of features on the training rows."
-    rows = corpus.rows('train')
-    return {f: _column_scale(corpus.features[f], corpus.has[f], rows, f) for f in features}
-
-# %% ../nbs/980_trained.ipynb #dc31dd44
-def _rescaled(
-    corpus: Corpus,
-    scaling: dict,  # of `_scaling_of`
-) -> Corpus:
-    "Return a corpus with features as a model reads them."
-    scaled = {
-        f: (_scaled(corpus.features[f], corpus.has[f], *by), corpus.has[f])
-        for f, by in scaling.items()
-    }
-    return corpus.with_features(**scaled)
 
 # %% ../nbs/980_trained.ipynb #b3d90102
 def _as_one_split(corpus: Corpus) -> Corpus:
@@ -213,10 +195,10 @@ def _batches_of(model: TrainedModel, of) -> tuple:  # table of the rows, batches
     else:
         corpus, split = _as_one_split(of), 'test'
     _check_features(model.info.features, corpus)
-    ready = _rescaled(corpus, model.scaling)
     rows = corpus.table.iloc[corpus.rows(split)]
     options = dict(features=model.features, targets={}, unit=model.info.unit)
-    return rows, make_batches(ready, split, size=4096, **options)
+    options['scaling'] = model.scaling
+    return rows, make_batches(corpus, split, size=4096, **options)
 
 # %% ../nbs/980_trained.ipynb #cffa6dd4
 def _uncalibrated(model: TrainedModel, of) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 A point is a share of the processor time that the whole command takes, so that it does not depend on
 how busy the machine is. Half of the kills are SIGKILL to the command's own process, half are what
-Ctrl-C sends. `COMMANDS` says for each command how its folder is prepared and what must be the same
+Ctrl-C sends; half hit a command that was started as a shell does, which may not have imported
+anything yet, half one that has imported everything. `COMMANDS` says for each command how its folder is prepared and what must be the same
 afterwards; a new command is an entry there."""
 
 import dataclasses
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,6 +157,60 @@ def shards_of(home: Path) -> list:
     return sorted(p.name for p in (home / 'cache' / 'features').rglob('*.safetensors'))
 
 
+def prepare_chat(home: Path):
+    "Save a small model, and conversations for it as a table and a line for each turn."
+    from own_chats import chats, trained
+
+    trained(seeds=1).save(home / 'model')
+    table = chats(dialogues=700).table[['dialogue', 'speaker', 'text']]
+    table.to_csv(home / 'chat.csv', index=False)
+    table.to_json(home / 'chat.jsonl', orient='records', lines=True)
+
+
+def prepare_table(home: Path):
+    "Write conversations with features as files that are not a corpus yet."
+    corpus = own_corpus(900, 10)
+    home.mkdir(parents=True)
+    names = np.array(corpus.classes)[corpus.table.label]
+    corpus.table.assign(label=names).to_csv(home / 'chat.csv', index=False)
+    np.save(home / 'audio.npy', np.random.default_rng(0).normal(size=(9000, 300)))
+
+
+def prepare_corpus(home: Path):
+    write_corpus(own_corpus(900, 10), home / 'own')
+    write_corpus(own_corpus(900, 10, seed=1), home / 'saved')
+
+
+def prepare_models(home: Path):
+    from own_chats import trained
+
+    for name, seeds in (('model', 2), ('saved', 1)):
+        trained(seeds=seeds).save(home / name)
+
+
+SAVE_CORPUS = """import erc
+corpus = erc.load_corpus('./own')
+for _ in range(5):
+    corpus.save('saved')"""
+SAVE_MODEL = """import erc
+model = erc.load('model')
+for _ in range(50):
+    model.save('saved')"""
+
+
+def bytes_of(*names) -> Callable:
+    "Return a function from a folder to the hashes of the files of these names in it, or below."
+
+    def outcome(home: Path) -> dict:
+        from erc.data.files import _restored
+
+        paths = [_restored(home / name) for name in names]  # as whoever reads them does first
+        files = [path for top in paths for path in [top, *top.rglob('*')] if path.is_file()]
+        return {path.relative_to(home).as_posix(): sha256_of(path) for path in files}
+
+    return outcome
+
+
 @dataclass
 class Command:
     "A command line, its folder, and what it leaves."
@@ -163,13 +219,34 @@ class Command:
     prepare: Callable
     outcome: Callable
     fork: bool = True  # False for a command that starts processes of its own
+    whole: bool = False  # after each kill the outcome is that of before, or the whole new one
+    code: str = ''  # Python, in place of a command line
+
+    @property
+    def line(self) -> list:
+        "What a shell starts."
+        return [sys.executable, '-c', self.code] if self.code else [*ERC, *self.arguments]
 
 
+PREDICT = ['predict', '--model', 'model', '--quiet']
+ADD = ['data', 'add', 'chat.csv', '--name', 'mine', '--features', 'audio=audio.npy']
 COMMANDS = {
     'run': Command(['run', 'toy', '--quiet'], prepare_run, record_of),
     'reproduce': Command(['reproduce', '--quiet'], prepare_reproduce, build_of, fork=False),
     'report': Command(['report', '_build/demo'], prepare_report, report_of),
     'features': Command(['features', 'own', '--encoder', 'encoder'], prepare_features, shards_of),
+    'predict': Command(
+        [*PREDICT, 'chat.csv', '--out', 'out.html'], prepare_chat, bytes_of('out.html'), whole=True
+    ),
+    'predict_stream': Command(
+        [*PREDICT, 'chat.jsonl', '--out', 'out.jsonl'],
+        prepare_chat,
+        bytes_of('out.jsonl'),
+        whole=True,
+    ),
+    'data_add': Command(ADD, prepare_table, bytes_of('data/mine'), whole=True),
+    'save_corpus': Command([], prepare_corpus, bytes_of('saved'), whole=True, code=SAVE_CORPUS),
+    'save_model': Command([], prepare_models, bytes_of('saved'), whole=True, code=SAVE_MODEL),
 }
 
 
@@ -202,7 +279,7 @@ def seconds_of(process: psutil.Process) -> float:
         return total
 
 
-def forked(arguments: list, home: Path, output) -> psutil.Process:
+def forked(command: Command, home: Path, output) -> psutil.Process:
     """Start a command in a copy of this process, which has imported everything already, so that
     every kill hits the command's own work."""
     pid = os.fork()
@@ -213,20 +290,23 @@ def forked(arguments: list, home: Path, output) -> psutil.Process:
         os.setsid()
         os.chdir(home)
         os.environ.update(environment(home))
-        sys.argv = ['erc', *arguments]
+        sys.argv = ['erc', *command.arguments]
         for descriptor in (1, 2):
             os.dup2(output.fileno(), descriptor)
-        app()
+        exec(command.code, {}) if command.code else app()
+        code = 0
     except SystemExit as e:
         code = e.code if isinstance(e.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(code or 0)
 
 
-def started(arguments: list, home: Path, output) -> psutil.Process:
+def started(command: Command, home: Path, output) -> psutil.Process:
     "Start a command as a shell does."
     return psutil.Popen(
-        [*ERC, *arguments],
+        command.line,
         cwd=home,
         env=environment(home),
         stdout=output,
@@ -261,10 +341,13 @@ def interrupt(process: psutil.Process, how) -> int | str:
         return 'hangs after Ctrl-C'
 
 
-def attempt(command: Command, home: Path, limit=float('inf'), how=signal.SIGKILL) -> tuple:
+def attempt(
+    command: Command, home: Path, limit=float('inf'), how=signal.SIGKILL, start=None
+) -> tuple:
     "Run a command, killed after so much processor time; return its exit code, output and that time."
+    start = start or (forked if command.fork else started)
     with tempfile.TemporaryFile('w+') as output:
-        process = (forked if command.fork else started)(command.arguments, home, output)
+        process = start(command, home, output)
         used, code = 0.0, None
         while code is None:
             used = max(used, seconds_of(process))
@@ -289,51 +372,80 @@ def left_behind(home: Path, patience=10.0) -> list:
 
 def leftovers(home: Path) -> list:
     "Return the files that a finished command should not leave."
-    patterns = ('.*.erc.tmp', '*.part', '.*.part.ipynb')
+    patterns = ('.*.tmp', '*.part', '*.part.json', '.*.part.ipynb')
     files = [p for pattern in patterns for p in home.rglob(pattern)]
     return files + list((home / 'cache' / 'checkpoints').rglob('*.safetensors'))
 
 
-def trial(command: Command, home: Path, total: float, expected, kills: int, rng) -> tuple:
+@dataclass
+class Undisturbed:
+    "What a command gives, and takes, when nothing disturbs it."
+
+    before: object  # the outcome of a folder that was only prepared; None where there is none
+    after: object
+    seconds: dict  # of the processor, by way of starting
+
+
+def undisturbed(command: Command, fresh: Path, scratch: Path) -> Undisturbed:
+    "Run a command in each way in which it can be started; all have to give the same."
+    before, seconds, outcomes = command.outcome(fresh) if command.whole else None, {}, []
+    for start in (forked, started) if command.fork else (started,):
+        home = scratch / f'undisturbed-{start.__name__}'
+        shutil.copytree(fresh, home)
+        code, output, seconds[start] = attempt(command, home, start=start)
+        assert code == 0, output
+        outcomes.append(command.outcome(home))
+    assert all(outcome == outcomes[0] for outcome in outcomes), outcomes
+    assert outcomes[0] and outcomes[0] != before
+    return Undisturbed(before, outcomes[0], seconds)
+
+
+def kill(command: Command, home: Path, calm: Undisturbed, rng) -> tuple:
+    "Kill a command at a random point; return its exit code, output and what is wrong then."
+    how, start = rng.choice((signal.SIGKILL, signal.SIGINT)), rng.choice(list(calm.seconds))
+    limit = rng.uniform(0.0, 1.0) * calm.seconds[start]
+    code, output, _ = attempt(command, home, limit, how, start)
+    wrong = [f'after {how.name} lives: {text}' for text in left_behind(home)]
+    wrong += [code] if isinstance(code, str) else []
+    if command.whole and command.outcome(home) not in (calm.before, calm.after):
+        wrong.append(f'after {how.name} there is neither the old output nor the whole new one')
+    return code, output, wrong
+
+
+def trial(command: Command, home: Path, calm: Undisturbed, kills: int, rng) -> tuple:
     "Kill a command several times, let it finish, and return the kills and what is wrong afterwards."
     wrong, killed, code, output = [], 0, None, ''
     while killed < kills and code != 0:
-        how = rng.choice((signal.SIGKILL, signal.SIGINT))
-        code, output, _ = attempt(command, home, rng.uniform(0.05, 1.0) * total, how)
+        code, output, found = kill(command, home, calm, rng)
         killed += code != 0
-        wrong += [f'after {how.name} lives: {text}' for text in left_behind(home)]
-        if isinstance(code, str):
-            wrong.append(code)
+        wrong += found
     if code != 0:
         code, output, _ = attempt(command, home)
     if code != 0:
         return killed, [*wrong, f'exit code {code}: {output[-500:]}']
-    if command.outcome(home) != expected:
+    if command.outcome(home) != calm.after:
         wrong.append('the outcome is another one')
     return killed, [*wrong, *(f'left: {path.relative_to(home)}' for path in leftovers(home))]
 
 
 def kill_often(name: str, kills: int, seed=0, each=10):
     "Kill a command so many times, a few in each folder; print and return what went wrong."
-    command, rng, wrong, done = COMMANDS[name], random.Random(seed), [], 0
+    command, rng, wrong, done, trials = COMMANDS[name], random.Random(seed), [], 0, 0
+    each = min(each, 3) if command.whole else each  # what is done once needs many beginnings
     preload()
     with tempfile.TemporaryDirectory() as scratch:
-        fresh, undisturbed = Path(scratch, 'fresh'), Path(scratch, 'undisturbed')
+        fresh = Path(scratch, 'fresh')
         command.prepare(fresh)
-        shutil.copytree(fresh, undisturbed)
-        code, output, total = attempt(command, undisturbed)
-        assert code == 0, output
-        expected, trials = command.outcome(undisturbed), 0
+        calm = undisturbed(command, fresh, Path(scratch))
         while done < kills:
             home = Path(scratch, f'trial{trials}')
             shutil.copytree(fresh, home)
-            killed, found = trial(command, home, total, expected, min(each, kills - done), rng)
+            killed, found = trial(command, home, calm, min(each, kills - done), rng)
             done, trials = done + killed, trials + 1
             wrong += [f'{name}, trial {trials}: {sentence}' for sentence in found]
             shutil.rmtree(home)
-    print(
-        f'{name}: {done} kills in {trials} folders, {len(wrong)} wrong ({total:.1f} s undisturbed)'
-    )
+    seconds = ' and '.join(f'{s:.1f} s {way.__name__}' for way, s in calm.seconds.items())
+    print(f'{name}: {done} kills in {trials} folders, {len(wrong)} wrong ({seconds}, undisturbed)')
     for sentence in wrong:
         print(f'  {sentence}')
     return wrong

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from erc.data import batches
 from erc.data.batches import _packed_order, from_padded, make_batches, standardise, standardised
 
 
@@ -121,6 +122,25 @@ def test_standardise_uses_training_rows_only(demo):
         audio=np.concatenate([demo.features['audio'], np.full((len(demo), 1), 7, np.float32)], 1)
     )
     assert np.abs(standardise(flat, ['audio']).features['audio'][:, -1]).max() == 0
+
+
+def test_scales_do_not_depend_on_how_many_rows_are_read_at_once(demo, monkeypatch):
+    x, has, rows = demo.features['audio'], demo.has['audio'], demo.rows('train')
+    whole, ready = batches._column_scale(x, has, rows), standardise(demo, ['audio'])
+    monkeypatch.setattr(batches, '_BLOCK', 5 * x.shape[1])
+    for a, b in zip(whole, batches._column_scale(x, has, rows)):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(
+        ready.features['audio'], standardise(demo, ['audio']).features['audio']
+    )
+
+
+def test_batches_are_scaled_as_a_corpus_is(demo):
+    cut = dict(size=7, features=['audio', 'text'], targets={})
+    scaling = batches._scaling_of(demo, ['audio'])
+    ready = make_batches(standardise(demo, ['audio']), 'train', **cut)
+    for a, b in zip(ready, make_batches(demo, 'train', **cut, scaling=scaling), strict=True):
+        assert all(torch.equal(a.features[name], b.features[name]) for name in a.features)
 
 
 def test_numerical_noise_is_not_standardised():

@@ -231,8 +231,8 @@ def test_a_grid_without_a_search_of_its_own_trains_its_best_point_once(monkeypat
 class Shuffled(_Job):
     "A job whose test labels are shuffled."
 
-    def data(self, seed):
-        corpus = super().data(seed)
+    def split(self, seed):
+        corpus = super().split(seed)
         table, rows = corpus.table.copy(), corpus.rows('test')
         table.loc[rows, 'label'] = np.random.default_rng(0).permutation(table.label[rows])
         return corpus.replace(table=table)

@@ -17,13 +17,14 @@ from erc.data.sources import _fetch
 
 def test_every_command_that_writes_is_killed():
     "A new command that writes gets an entry in `interruptions.COMMANDS`."
-    assert set(interruptions.COMMANDS) >= {'run', 'reproduce', 'report', 'features'}
+    names = {'run', 'reproduce', 'report', 'features', 'predict', 'predict_stream', 'data_add'}
+    assert set(interruptions.COMMANDS) >= names | {'save_corpus', 'save_model'}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', ['run', 'report', 'features'])
+@pytest.mark.parametrize('name', sorted({*interruptions.COMMANDS} - {'reproduce'}))
 def test_a_killed_command_goes_on_and_leaves_nothing(name):
-    code = f'import interruptions, sys; sys.exit(len(interruptions.kill_often({name!r}, 3)))'
+    code = f'import interruptions, sys; sys.exit(len(interruptions.kill_often({name!r}, 2)))'
     done = subprocess.run(
         [sys.executable, '-c', code], cwd=interruptions.HERE, capture_output=True, text=True
     )
@@ -45,7 +46,7 @@ def test_a_killed_reproduction_keeps_its_notebooks_and_leaves_no_process(tmp_pat
     write_notebook(tmp_path / 'nbs' / '900_slow.ipynb', SLOW)
     command = interruptions.COMMANDS['reproduce']
     with open(tmp_path / 'output', 'w+') as output:
-        process = interruptions.started(command.arguments, tmp_path, output)
+        process = interruptions.started(command, tmp_path, output)
         while not list(build.glob('.900_slow*')) and process.poll() is None:
             time.sleep(0.1)
         interruptions.interrupt(process, how)

@@ -13,6 +13,7 @@ from erc.evidence import standard_errors as errors
 from erc.evidence.metrics import (
     accuracy,
     confusion,
+    metric,
     moments,
     pearson_of,
     pearson_r,
@@ -84,6 +85,39 @@ def test_resampling_equals_a_loop():
         rows = np.repeat(np.arange(6), w[r].astype(int))
         for s in range(3):
             assert np.isclose(got[r, s], weighted_f1(c[s, rows].sum(0)), atol=1e-6)
+
+
+@pytest.mark.parametrize('name', ['weighted_f1', 'class_f1:b', 'micro_f1:-a', 'accuracy'])
+@pytest.mark.parametrize('classes', [3, 4])
+def test_margins_decide_what_whole_counts_decide(name, classes):
+    "Three classes too, of which the margins have the shape of counts."
+    g = np.random.default_rng(4)
+    score = metric(name, 'abcd'[:classes])
+    a, b = (g.integers(0, 9, (3, 20, classes, classes)) for _ in 'ab')
+    b = np.take_along_axis(a, g.random(a.shape).argsort(-1), -1)  # the same truth
+    for whole, quick in (
+        (I.interval(a, lambda c: score(c)), I.interval(a, score)),
+        (I.paired([a, b], [b, a], lambda c: score(c)), I.paired([a, b], [b, a], score)),
+    ):
+        for key in ('mean', 'low', 'high'):
+            assert abs(getattr(whole, key) - getattr(quick, key)) < 1e-12
+
+
+def test_an_interval_of_500_classes_takes_no_table_of_them():
+    g = np.random.default_rng(5)
+    y, dialogue = g.integers(0, 500, 2000), np.repeat(np.arange(200), 10)
+    c = confusion(y, np.where(g.random((1, 2000)) < 0.5, y, 0), 500, dialogue, np.int16)
+    begun = time.process_time()
+    I.interval(c, 'macro_f1')
+    assert time.process_time() - begun < 5
+
+
+def test_draws_do_not_depend_on_how_many_are_made_at_once(monkeypatch):
+    whole, state = np.random.default_rng(6), np.random.default_rng(6)
+    want = errors._draws(31, 500, whole)
+    monkeypatch.setattr(errors, '_CELLS', 100)
+    assert (errors._draws(31, 500, state) == want).all()
+    assert whole.bit_generator.state == state.bit_generator.state
 
 
 def test_draws_are_uniform():

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 import erc
+from erc.data import saved
 from erc.data.registry import _register, converted, load_corpus
 
 pytestmark = pytest.mark.filterwarnings('ignore::UserWarning')
@@ -520,6 +521,16 @@ def test_saving_replaces_a_corpus_and_nothing_else(tmp_path):
         corpus.save(tmp_path / 'mine', replace=True)
     with pytest.raises(FileExistsError, match='is a file'):
         corpus.save(tmp_path / 'mine' / 'thesis.tex')
+
+
+def test_a_saved_corpus_is_read_piece_by_piece(tmp_path, monkeypatch):
+    demo = erc.load_corpus('demo')
+    demo.save(tmp_path / 'x')
+    monkeypatch.setattr(saved, '_BLOCK', 1000)
+    found = erc.load_corpus(tmp_path / 'x')
+    assert found.digest() == demo.digest()
+    for name, x in demo.features.items():
+        np.testing.assert_array_equal(found.features[name], x)
 
 
 def test_a_corpus_that_is_not_valid_is_not_saved(tmp_path):

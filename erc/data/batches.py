@@ -185,6 +185,38 @@ def reversed_rows(
     return torch.from_numpy(np.concatenate(rows)).to(device)
 
 # %% ../../nbs/060_batches.ipynb #c6a4faa8
+_BLOCK = 1 << 23  # numbers that are held in float64 at once
+
+
+def _blocks_of(x) -> list:
+    "Cut the rows of an array (N, D) into slices of at most `_BLOCK` numbers."
+    rows = max(1, _BLOCK // max(1, np.shape(x)[1]))
+    return [slice(i, i + rows) for i in range(0, len(x), rows)]
+
+
+def _sum_over(blocks) -> np.ndarray:  # (D,)
+    "Add up the rows of blocks (n, D), in the order in which numpy adds up those of one array."
+    total = None
+    for block in blocks:
+        total = np.add.reduce(block if total is None else np.vstack([total, block]), axis=0)
+    return total
+
+
+def _mean_over(x, blocks: list, change=np.positive) -> np.ndarray:  # (D,)
+    "Return the mean of rows of an array, or of what they are changed to, block by block."
+    return _sum_over(change(x[r].astype(np.float64)) for r in blocks) / sum(map(len, blocks))
+
+
+def _moments(x: np.ndarray, rows: np.ndarray) -> tuple:  # (D,) each, as numpy has them of all rows
+    "Return mean and deviation of some rows of an array (N, D), in float64, some rows at a time."
+    if len(rows) * x.shape[1] <= _BLOCK:
+        train = x[rows].astype(np.float64)
+        return train.mean(0), train.std(0)
+    blocks = [rows[i] for i in _blocks_of(x[: len(rows)])]
+    mean = _mean_over(x, blocks)
+    return mean, np.sqrt(_mean_over(x, blocks, lambda block: (block - mean) ** 2))
+
+# %% ../../nbs/060_batches.ipynb #8693864a
 def _column_scale(
     x,  # (N, D)
     has,  # (N,) bool, rows that have the modality
@@ -192,10 +224,10 @@ def _column_scale(
     name='features',  # for the message
 ) -> tuple:  # mean (D,) and scale (D,), float64; the scale of a column that never varies is 0
     "Return the mean and deviation of columns on training rows; raise ValueError if none has them."
-    train = np.asarray(x, np.float64)[rows[has[rows]]]
-    if not len(train):
+    rows = rows[has[rows]]
+    if not len(rows):
         raise ValueError(f'no training row has {name!r}: omit it, or choose another corpus')
-    mean, deviation = train.mean(0), train.std(0)
+    mean, deviation = _moments(np.asarray(x), rows)
     return mean, np.where(deviation <= 1e-8 * (1 + np.abs(mean)), 0, deviation)
 
 
@@ -204,6 +236,14 @@ def _scaled(x, has, mean, scale) -> np.ndarray:
     varies = scale > 0
     scaled = (np.asarray(x, np.float64) - mean) / np.where(varies, scale, 1)
     return np.where(np.asarray(has)[:, None] & varies, scaled, 0)
+
+
+def _scaled_float32(x, has, mean, scale) -> np.ndarray:
+    "Apply a `_column_scale`, some rows at a time: float32 (N, D)."
+    found = np.empty(np.shape(x), np.float32)
+    for rows in _blocks_of(x):
+        found[rows] = _scaled(x[rows], has[rows], mean, scale)
+    return found
 
 # %% ../../nbs/060_batches.ipynb #873cfd7e
 def standardised(
@@ -216,16 +256,30 @@ def standardised(
     return _scaled(x, has, *_column_scale(x, has, rows, name))
 
 # %% ../../nbs/060_batches.ipynb #dda0d268
+def _scaling_of(corpus, features) -> dict:  # feature -> mean (D,), scale (D,)
+    "Return the scale of features on the training rows."
+    rows = corpus.rows('train')
+    return {f: _column_scale(corpus.features[f], corpus.has[f], rows, f) for f in features}
+
+
+def _rescaled(
+    corpus,  # an `erc.data.corpus.Corpus`
+    scaling: dict,  # of `_scaling_of`
+):
+    "Return a corpus with features as a model reads them."
+    scaled = {
+        f: (_scaled_float32(corpus.features[f], corpus.has[f], *by), corpus.has[f])
+        for f, by in scaling.items()
+    }
+    return corpus.with_features(**scaled)
+
+# %% ../../nbs/060_batches.ipynb #03a6c992
 def standardise(
     corpus,  # an `erc.data.corpus.Corpus`
     names,  # features to standardise
 ):
     "Return the corpus with features standardised on its training rows; see `standardised`."
-    rows, scaled = corpus.rows('train'), {}
-    for name in names:
-        has = corpus.has[name]
-        scaled[name] = standardised(corpus.features[name], has, rows, name), has
-    return corpus.with_features(**scaled)
+    return _rescaled(corpus, _scaling_of(corpus, names))
 
 # %% ../../nbs/060_batches.ipynb #d3ad164f
 def _speaker_numbers(table) -> np.ndarray:
@@ -266,13 +320,13 @@ def _target(y) -> Tensor:
 class _Split:
     "What the batches of a split are gathered from: n rows in dialogues, or single turns."
 
-    def __init__(self, corpus, split, unit, features, targets):
+    def __init__(self, corpus, split, unit, features, targets, scaling):
         self.rows = corpus.rows(split)
         table = corpus.table.iloc[self.rows]
         single = unit == 'turn'  # each turn is a dialogue of its own
         self.starts, self.lengths = _spans(table.index if single else table.dialogue)
         self.speakers = np.zeros(len(table), int) if single else _speaker_numbers(table)
-        self.features = {name: corpus.features[name] for name in features}
+        self.corpus, self.features, self.scaling = corpus, features, scaling
         self.targets = {name: table[column].to_numpy() for name, column in targets.items()}
 
     def groups(self, order, size: int, cost=None) -> list:
@@ -282,12 +336,19 @@ class _Split:
         total = np.add.reduceat(np.asarray(cost)[self.rows], self.starts)
         return _groups_by_cost(order, total, size)
 
+    def taken(self, name: str, ids) -> np.ndarray:
+        "Return rows of a feature, standardised if its scale is given."
+        x = self.corpus.features[name][ids]
+        if name not in self.scaling:
+            return x
+        return _scaled_float32(x, self.corpus.has[name][ids], *self.scaling[name])
+
     def gather(self, group) -> Batch:
         "Pack some dialogues, given by their numbers in the split."
         order = dialogue, turn, _ = _packed_order(self.lengths[group])
         rows = self.starts[group][dialogue] + turn
         ids = self.rows[rows]
-        features = _each(lambda x: _to_tensor(x[ids]), self.features)
+        features = {name: _to_tensor(self.taken(name, ids)) for name in self.features}
         targets = _each(lambda y: _target(y[rows]), self.targets)
         return _packed(features, targets, order, _to_tensor(self.speakers[rows]), _to_tensor(ids))
 
@@ -315,10 +376,11 @@ def make_batches(
     unit='dialogue',  # 'dialogue' or 'turn'
     key=0,  # of the one shuffle, equal for all seeds
     cost=None,  # (N,) cost of each row of the corpus, such as its tokens; `size` then bounds it
+    scaling=None,  # name -> mean (D,) and scale (D,) of features to standardise on the way
 ) -> list:
     "Cut a split into packed batches, training ones shuffled once; raise ValueError for bad input."
     _check_request(corpus, split, size, features, targets, unit)
-    source = _Split(corpus, split, unit, features, targets)
+    source = _Split(corpus, split, unit, features, targets, scaling or {})
     order = np.arange(len(source.starts))
     if split == 'train':
         order = np.random.default_rng(key).permutation(len(order))

@@ -80,9 +80,17 @@ class Corpus:
         return _digest(self)
 
 # %% ../../nbs/030_corpus.ipynb #804364d8
+def _csv_pieces(table, rows=100_000):
+    "Yield the csv of a table, some rows at a time."
+    for start in range(0, max(len(table), 1), rows):
+        part = table.iloc[start : start + rows]
+        yield part.to_csv(index=False, header=start == 0, lineterminator='\n')
+
+
 def _digest(corpus: Corpus) -> str:
     hashed = hashlib.sha256(repr((corpus.task, corpus.classes)).encode())
-    hashed.update(corpus.table.to_csv(index=False, lineterminator='\n').encode())
+    for text in _csv_pieces(corpus.table):
+        hashed.update(text.encode())
     for name in sorted(corpus.features):
         hashed.update(repr((name, corpus.features[name].shape)).encode())
         hashed.update(np.ascontiguousarray(corpus.features[name]).data)
@@ -243,6 +251,8 @@ def validate(
 def _by_name(corpus: Corpus) -> Corpus:
     "Return a corpus with its dialogues in the order of their names, their turns as they are."
     order = np.argsort(corpus.table['dialogue'].astype(str).to_numpy(), kind='stable')
+    if (order == np.arange(len(corpus))).all():
+        return corpus
     return corpus.replace(
         table=corpus.table.iloc[order].reset_index(drop=True),
         features={name: x[order] for name, x in corpus.features.items()},

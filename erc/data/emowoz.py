@@ -7,6 +7,7 @@ __all__ = []
 
 # %% ../../nbs/039_emowoz.ipynb #dbb8c10f
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -58,15 +59,24 @@ def _read_json(root, file: str, name: str):
         return json.loads(path.read_text(encoding='utf-8-sig'))
 
 
+def _placed(splits: dict, source: str, logs: dict, path) -> list:  # of (dialogue, split)
+    "Return the dialogues of a source with their splits; ValueError for one without a log."
+    with _named_errors(path):
+        placed = [(x, split) for split, names in splits.items() for x in names[source]]
+        if unknown := [x for x, _ in placed if x not in logs]:
+            raise ValueError(f'dialogue {unknown[0]!r} is not in the file of {source}')
+        return placed
+
+# %% ../../nbs/039_emowoz.ipynb #ea15ab2d
 def _rows(root, name: str) -> list:  # of dictionaries
     splits = _read_json(root, _SPLIT_FILE, name)
     rows = []
     for source, file in _SOURCES.items():
         logs = _read_json(root, file, name)
-        with _named_errors(file):
-            for split, dialogues in splits.items():
-                for dialogue in dialogues[source]:
-                    rows += _log_rows(dialogue, logs[dialogue]['log'], split, source)
+        placed = _placed(splits, source, logs, Path(root, _SPLIT_FILE))
+        with _named_errors(Path(root, file)):
+            for dialogue, split in placed:
+                rows += _log_rows(dialogue, logs[dialogue]['log'], split, source)
     return rows
 
 # %% ../../nbs/039_emowoz.ipynb #e79f6708

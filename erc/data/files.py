@@ -7,6 +7,7 @@ __all__ = ['require_file', 'read_table', 'numeric_column']
 
 # %% ../../nbs/012_files.ipynb #c35e55ce
 import glob
+import os
 import re
 import tempfile
 import time
@@ -17,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..core import choose
+from ..core import _hold, choose
 from .plain_data import _named_errors
 
 # %% ../../nbs/012_files.ipynb #d703f4de
@@ -163,7 +164,7 @@ def _from_csv_text(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.rename(columns=plain).map(plain)
 
 # %% ../../nbs/012_files.ipynb #d90ced5f
-_SECONDS_ASIDE, _SECONDS_WRITING = 5, 86_400  # after which a temporary folder is a killed writer's
+_SECONDS_WRITING = 86_400  # after which an unlocked temporary folder is a killed writer's
 
 
 def _remove(folder: Path):
@@ -173,35 +174,63 @@ def _remove(folder: Path):
             path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
         folder.rmdir()
 
+# %% ../../nbs/012_files.ipynb #debc651a
+@contextmanager
+def _given_up(
+    aside: Path,  # the temporary folder of `_whole_folder`
+):  # yields whether its writer has ended
+    "Find out whether a temporary folder is in use, and keep others from it meanwhile."
+    age = abs(time.time() - aside.stat().st_mtime) if aside.exists() else 0.0
+    try:
+        lock = open(aside / 'lock', 'rb')  # noqa: SIM115 (closed below)
+    except FileNotFoundError:  # not locked yet, or removed by another reader
+        empty = not ((aside / 'new').exists() or (aside / 'old').exists())
+        yield age > (5 if empty else _SECONDS_WRITING)
+        return
+    with lock:
+        ended = os.name != 'nt' or age > _SECONDS_WRITING  # no lock tells it on Windows
+        yield ended and _hold(lock.fileno(), wait=False)
 
+# %% ../../nbs/012_files.ipynb #b07d102b
 def _restored(folder: Path) -> Path:
     "Put back what a killed writer put aside, and delete what it left; return the folder."
     for aside in folder.parent.glob(f'.{glob.escape(folder.name)}.*.tmp'):
-        old = aside / 'old'
-        age = abs(time.time() - aside.stat().st_mtime)
-        if age < (_SECONDS_ASIDE if old.exists() else _SECONDS_WRITING):
-            continue
-        if old.exists() and not folder.exists():
-            old.rename(folder)
-        _remove(aside)
+        with _given_up(aside) as ended:
+            if ended and (aside / 'old').exists() and not folder.exists():
+                (aside / 'old').rename(folder)
+            if ended:
+                _remove(aside)
     return folder
 
-# %% ../../nbs/012_files.ipynb #debc651a
+# %% ../../nbs/012_files.ipynb #a9828843
+def _temporary_folder(folder: Path):
+    "Make and lock a folder beside a destination, whose own folder is made; return lock and folder."
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f'.{folder.name}.', suffix='.tmp'))
+        lock = open(aside / 'lock', 'wb')  # noqa: SIM115 (the caller closes it)
+        _hold(lock.fileno(), wait=True)
+        if (aside / 'lock').exists():  # it may have been swept before it was held
+            return lock, aside
+        lock.close()
+
+# %% ../../nbs/012_files.ipynb #63a94f30
 @contextmanager
 def _whole_folder(
     folder: Path,  # absolute; one that is there is replaced
 ):
     "Yield a new folder that takes its place on success and is deleted on failure."
-    _restored(folder).parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f'.{folder.name}.', suffix='.tmp'))
+    lock, aside = _temporary_folder(_restored(folder))
     new, old = aside / 'new', aside / 'old'
-    new.mkdir()
-    try:
-        yield new
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
-    finally:
-        if old.exists() and not folder.exists():
-            old.rename(folder)
-        _remove(aside)
+    with lock:
+        new.mkdir()
+        try:
+            yield new
+            if folder.exists():
+                folder.rename(old)
+            new.rename(folder)
+        finally:
+            if old.exists() and not folder.exists():
+                old.rename(folder)
+            lock.close()
+            _remove(aside)

@@ -26,7 +26,9 @@ def _split_of_series(root, name: str) -> dict:  # series -> split
     found = {}
     for split, file in _LISTS.items():
         path = require_file(root, file, name)
-        for series in path.read_text(encoding='utf-8-sig').split():
+        with _named_errors(path):
+            names = path.read_text(encoding='utf-8-sig').split()
+        for series in names:
             if found.setdefault(series, split) != split:
                 raise ValueError(
                     f'{path}: {series!r} is in {found[series]} too; expected one split'

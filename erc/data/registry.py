@@ -8,7 +8,7 @@ __all__ = ['CORPORA', 'converted', 'load_corpus']
 # %% ../../nbs/040_registry.ipynb #051b15b6
 import os
 import re
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..core import choose, data_home
@@ -49,7 +49,11 @@ def _homes(root=None) -> list:
     "Return the folders in which saved corpora have names: the folder of corpora, and the user's own."
     from platformdirs import user_data_path
 
-    homes = [data_home(), user_data_path('erc')] if root is None else [Path(root)]
+    if root is not None:
+        return [Path(root)]
+    homes = [data_home()]
+    with suppress(RuntimeError):  # no home folder is known for this user
+        homes.append(user_data_path('erc'))
     return list(dict.fromkeys(homes))
 
 

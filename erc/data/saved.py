@@ -7,6 +7,7 @@ __all__ = []
 
 # %% ../../nbs/029_saved.ipynb #7bc0ccbc
 import hashlib
+import io
 import json
 import math
 import os
@@ -59,17 +60,33 @@ def _table_lines(table) -> bytes:
     return ''.join(lines).encode()
 
 # %% ../../nbs/029_saved.ipynb #0432d8ae
+def _shared(value, seen: dict):
+    "Return an equal text that was seen before, so that names which recur are kept once."
+    if not isinstance(value, str):
+        return value
+    if len(seen) > 10_000:
+        seen.clear()
+    return seen.setdefault(value, value)
+
+
+def _rows_of_lines(data: bytes, names: list):
+    "Yield the row of each line; raise ValueError for one that has other columns."
+    for number, line in enumerate(io.BytesIO(data)):
+        row = json.loads(line.decode('utf-8'))
+        if not isinstance(row, dict) or list(row) != names:
+            raise ValueError(f'row {number} has not the columns {", ".join(names)}')
+        yield row
+
+
 def _table_of_lines(
     data: bytes,  # as `_table_lines` wrote them
     types: dict,  # column -> name of its type
 ) -> pd.DataFrame:
-    rows = [json.loads(line) for line in data.decode('utf-8').split('\n')[:-1]]
-    for number, row in enumerate(rows):
-        if not isinstance(row, dict) or list(row) != list(types):
-            raise ValueError(f'row {number} has not the columns {", ".join(types)}')
-    return pd.DataFrame(
-        {name: pd.Series([row[name] for row in rows], dtype=kind) for name, kind in types.items()}
-    )
+    columns, seen = {name: [] for name in types}, {name: {} for name in types}
+    for row in _rows_of_lines(data, list(types)):
+        for name, value in row.items():
+            columns[name].append(_shared(value, seen[name]))
+    return pd.DataFrame({k: pd.Series(columns.pop(k), dtype=kind) for k, kind in types.items()})
 
 # %% ../../nbs/029_saved.ipynb #4d531498
 _TABLE, _FEATURES, _ABOUT = 'table.jsonl', 'features.safetensors', 'corpus.json'
@@ -179,14 +196,39 @@ def _about(folder: Path) -> tuple:  # what corpus.json says, types of columns
     return fields, types
 
 # %% ../../nbs/029_saved.ipynb #bad4a863
+_BLOCK = 1 << 24  # numbers of a file that are mapped into memory at once
+
+
+def _stored_rows(path, key: str, rows: slice) -> np.ndarray:
+    "Read rows of an array; the file is opened anew, which lets go of what was mapped before."
+    from safetensors import safe_open
+
+    with safe_open(path, 'numpy') as file:
+        return file.get_slice(key)[rows]
+
+
+def _stored_array(path, key: str, shape) -> np.ndarray:
+    "Read an array of a safetensors file, some rows at a time."
+    if not shape:
+        raise ValueError(f'{key!r} is a single number')
+    step = max(1, _BLOCK // max(1, math.prod(shape[1:])))
+    found = np.empty(shape, _stored_rows(path, key, slice(0, 0)).dtype)
+    for start in range(0, shape[0], step):
+        rows = slice(start, min(start + step, shape[0]))
+        found[rows] = _stored_rows(path, key, rows)
+    return found
+
+# %% ../../nbs/029_saved.ipynb #84a31fa6
 def _stored_arrays(path) -> dict:  # features and has, by name
-    from safetensors.numpy import load_file
+    from safetensors import safe_open
 
     with _named_errors(path, _REMEDY):
-        stored = load_file(path)
         parts = {'features': {}, 'has': {}}
-        for key, x in stored.items():
-            part, _, name = key.partition('/')
+        with safe_open(path, 'numpy') as file:
+            names = list(file.keys())
+            shapes = {key: file.get_slice(key).get_shape() for key in names}
+        for key, shape in shapes.items():
+            x, (part, _, name) = _stored_array(path, key, shape), key.partition('/')
             parts[part][name] = x if part == 'features' else x.view(np.uint8) == 1
         return parts
 

@@ -8,6 +8,8 @@ __all__ = ['METRICS', 'confusion', 'class_f1', 'class_recall', 'accuracy', 'weig
 
 # %% ../../nbs/100_metrics.ipynb #9614ec09
 import math
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -53,26 +55,36 @@ def _as_codes(codes, name: str) -> np.ndarray:  # integers
     return codes.astype(int)
 
 
-def _bincount_rows(codes, size):
+def _labelled_codes(y, p, classes):
+    "Return which rows have a label, (N,) bool, and their codes; ValueError for one outside."
+    labelled = y != -1
+    y, p = y[labelled], p[..., labelled]
+    _check_classes(classes, y=y, p=p)
+    return labelled, y, p
+
+
+def _bincount_rows(codes, size, dtype):
     "Count the codes 0..size-1 in each row: (..., N) -> (..., size)."
     rows = codes.reshape(math.prod(codes.shape[:-1]), codes.shape[-1])
     rows = rows + np.arange(len(rows))[:, None] * size
-    counts = np.bincount(rows.ravel(), minlength=len(rows) * size)
+    counts = np.zeros(len(rows) * size, dtype)
+    np.add.at(counts, rows.ravel(), 1)
     return counts.reshape(*codes.shape[:-1], size)
 
 
-def _count(y, p, group, groups, classes):
+def _count(y, p, group, groups, classes, dtype):
     "Count (group, truth, prediction): (N,), (..., N), (N,) -> (..., G, C, C)."
     cells = (group * classes + y) * classes + p
-    counts = _bincount_rows(cells, groups * classes**2)
+    counts = _bincount_rows(cells, groups * classes**2, dtype)
     return counts.reshape(*p.shape[:-1], groups, classes, classes)
 
-# %% ../../nbs/100_metrics.ipynb #f4e472ae
+# %% ../../nbs/100_metrics.ipynb #6b8d7689
 def confusion(
     y,  # (N,) true classes; -1 marks a row without label, which is not counted
     p,  # (N,) or (..., N) predicted classes, such as (S, N) for S seeds
     classes: int,  # number of classes C
     groups=None,  # (N,) dialogue of each row: count per dialogue, in order of first appearance
+    dtype=np.int64,  # of the counts; a smaller one where there are many classes
 ) -> np.ndarray:  # (..., C, C), or (..., G, C, C) with groups; rows: truth, columns: prediction
     """Return confusion counts; a dialogue without labels keeps its matrix of zeros.
 
@@ -80,11 +92,9 @@ def confusion(
     not whole, such as probabilities."""
     y, p = _as_codes(y, 'y'), _as_codes(p, 'p')
     _check_rows(y, p, groups)
-    labelled = y != -1
-    y, p = y[labelled], p[..., labelled]
-    _check_classes(classes, y=y, p=p)
-    group, number = _group_codes(groups, len(labelled))
-    counts = _count(y, p, group[labelled], number, classes)
+    group, number = _group_codes(groups, len(y))
+    labelled, y, p = _labelled_codes(y, p, classes)
+    counts = _count(y, p, group[labelled], number, classes, dtype)
     return counts.squeeze(-3) if groups is None else counts
 
 # %% ../../nbs/100_metrics.ipynb #a97679e7
@@ -94,19 +104,29 @@ def _ratio(a, b, empty=0.0):
     return np.divide(a, b, out=np.full(a.shape, empty), where=b > 0, dtype=float)
 
 # %% ../../nbs/100_metrics.ipynb #ccfebbf7
+class _Margins(NamedTuple):
+    "What of confusion counts decides every score here, each (..., C)."
+
+    correct: np.ndarray
+    true: np.ndarray
+    predicted: np.ndarray
+
+
 def _correct(counts):
     "Return how often each class was predicted rightly, (..., C)."
+    if isinstance(counts, _Margins):
+        return counts.correct
     return np.einsum('...ii->...i', np.asarray(counts))
 
 
 def _true(counts):
     "Return how often each class is true, (..., C)."
-    return np.einsum('...ij->...i', np.asarray(counts))
+    return counts.true if isinstance(counts, _Margins) else np.asarray(counts).sum(-1)
 
 
 def _predicted(counts):
     "Return how often each class was predicted, (..., C)."
-    return np.einsum('...ij->...j', np.asarray(counts))
+    return counts.predicted if isinstance(counts, _Margins) else np.asarray(counts).sum(-2)
 
 # %% ../../nbs/100_metrics.ipynb #d57c948c
 def class_f1(
@@ -157,7 +177,7 @@ def _micro_f1(
     without: int | None = None,  # a class that is not counted as found or missed
 ) -> np.ndarray:  # (...) fractions; NaN where nothing was counted
     "Return F1 of all utterances together; over all classes it is the accuracy."
-    counted = np.arange(np.shape(counts)[-1]) != without
+    counted = np.arange(_true(counts).shape[-1]) != without
     total = (_true(counts) + _predicted(counts))[..., counted].sum(-1)
     return _ratio(2 * _correct(counts)[..., counted].sum(-1), total, np.nan)
 
@@ -180,6 +200,10 @@ def _check_form(name, class_name, classes):
         raise ValueError(f"metric '{name}:{class_name}' needs the names of the classes")
 
 # %% ../../nbs/100_metrics.ipynb #f5520fd7
+def _of_class(counts, score, k: int):
+    return score(counts)[..., k]
+
+# %% ../../nbs/100_metrics.ipynb #c3c7240b
 def metric(
     name: str,  # a key of `METRICS`, with a class for those per class: 'class_f1:happy',
     # or one to leave out: 'micro_f1:-neutral'
@@ -193,8 +217,8 @@ def metric(
         return score
     k = list(classes).index(choose(class_name.removeprefix('-'), classes, 'class'))
     if name == 'micro_f1':
-        return lambda counts: score(counts, without=k)
-    return lambda counts: score(counts)[..., k]
+        return partial(score, without=k)
+    return partial(_of_class, score=score, k=k)
 
 # %% ../../nbs/100_metrics.ipynb #73d0f09b
 def _products(y, p):

@@ -9,23 +9,37 @@ __all__ = ['StandardError']
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache, partial
 
 import numpy as np
 
+from erc.evidence.metrics import (
+    METRICS,
+    _bincount_rows,
+    _correct,
+    _Margins,
+    _of_class,
+    _predicted,
+    _true,
+)
 from .metrics import metric as metric_by_name
 
 # %% ../../nbs/105_standard_errors.ipynb #d1e0a55e
+_CELLS = 1 << 22  # of a table that is held at once; more are computed piece by piece
+
+
 def _draws(
     n: int,  # number of items to draw from
     resamples: int,  # R
     rng,  # numpy Generator
-) -> np.ndarray:  # (R, n) float32; each row sums to n
+) -> np.ndarray:  # (R, n) uint8; each row sums to n
     "Return how often each of n items is drawn in each of R resamples with replacement."
-    offset = np.arange(resamples)[:, None] * n
-    drawn = rng.integers(0, n, (resamples, n), dtype=np.int32) + offset
-    counts = np.bincount(drawn.ravel(), minlength=resamples * n)
-    return counts.reshape(resamples, n).astype(np.float32)
+    counts = np.empty((resamples, n), np.uint8)  # 256 draws of one of 256 items or more: never
+    rows = max(1, _CELLS // n)
+    for start in range(0, resamples, rows):
+        part = counts[start : start + rows]
+        part[:] = _bincount_rows(rng.integers(0, n, part.shape, dtype=np.int32), n, np.uint8)
+    return counts
 
 # %% ../../nbs/105_standard_errors.ipynb #8fd47668
 def _as_float(counts):
@@ -44,7 +58,8 @@ def _resampled(
     "Return the metric of each seed on each resample of dialogues."
     seeds, dialogues, *rest = counts.shape
     by_dialogue = np.moveaxis(_as_float(counts), 0, 1).reshape(dialogues, -1)
-    chunks = (weights[i : i + chunk] for i in range(0, len(weights), chunk))
+    rows = max(1, min(chunk, 4 * _CELLS // max(by_dialogue.shape)))
+    chunks = (weights[i : i + rows].astype(np.float32) for i in range(0, len(weights), rows))
     return np.concatenate([metric((w @ by_dialogue).reshape(-1, seeds, *rest)) for w in chunks])
 
 # %% ../../nbs/105_standard_errors.ipynb #56cef498
@@ -55,7 +70,7 @@ def _check_counts(counts, name):
         raise ValueError(
             f'{name} has shape {counts.shape}; expected (seeds, dialogues, ...), none of them 0'
         )
-    if not np.isfinite(counts).all():
+    if counts.dtype.kind not in 'biu' and not np.isfinite(counts).all():
         raise ValueError(f'{name} has a value that is not finite')
     return counts
 
@@ -199,7 +214,25 @@ def _as_metric(metric):
     "Return a metric's function, given the function or its name."
     return metric_by_name(metric) if isinstance(metric, str) else metric
 
+# %% ../../nbs/105_standard_errors.ipynb #c9947f65
+def _score_margins(margins, metric):  # (..., 3, C) -> (...)
+    return metric(_Margins(*np.moveaxis(margins, -2, 0)))
 
+
+def _reduced(
+    folds,  # arrays (S_f, D_f, C, C) of confusion counts, or of any additive statistic
+    metric,  # function of summed counts
+) -> tuple:  # folds, function of their sums
+    "Return the margins of counts, (S_f, D_f, 3, C), where a metric needs no more; else the same."
+    function = getattr(metric, 'func', metric)  # of a `functools.partial`
+    square = all(fold.ndim == 4 and fold.shape[2] == fold.shape[3] for fold in folds)
+    if not square or function not in (*METRICS.values(), _of_class):
+        return folds, metric
+    parts = (_correct, _true, _predicted)
+    margins = [np.stack([part(fold) for part in parts], 2) for fold in folds]
+    return margins, partial(_score_margins, metric=metric)
+
+# %% ../../nbs/105_standard_errors.ipynb #ff95b856
 @lru_cache(maxsize=4)
 def _first_draws(dialogues: int, resamples: int, seed: int):
     "Return the draws of a fresh generator, and its state after them: all of a table share them."
@@ -214,7 +247,7 @@ def _cached_draws(dialogues, resamples, seed):
     rng.bit_generator.state = state
     return weights, rng
 
-# %% ../../nbs/105_standard_errors.ipynb #c9947f65
+# %% ../../nbs/105_standard_errors.ipynb #e0ce259b
 @dataclass(frozen=True)
 class _Term:
     "A system with the sign and the metric with which its score enters a sum."
@@ -223,20 +256,27 @@ class _Term:
     folds: list
     metric: Callable
 
+    @cached_property
+    def reduced(self):
+        return _reduced(self.folds, self.metric)
+
     @property
     def counts(self):
-        return _pooled(self.folds, _slots(self.folds))
+        folds, _ = self.reduced
+        return _pooled(folds, _slots(folds))
 
     @property
     def mean(self):
-        return self.sign * self.metric(self.counts.sum(1)).mean()
+        _, metric = self.reduced
+        return self.sign * metric(self.counts.sum(1)).mean()
 
     def deviations(self, weights):
-        return self.sign * _resampled(self.counts, self.metric, weights).mean(1) - self.mean
+        _, metric = self.reduced
+        return self.sign * _resampled(self.counts, metric, weights).mean(1) - self.mean
 
     @property
     def seeds(self):
-        return [self.sign * g for g in _seeds_by_fold(self.folds, self.metric)]
+        return [self.sign * g for g in _seeds_by_fold(*self.reduced)]
 
 
 def _sample(terms, resamples, seed):

@@ -18,6 +18,7 @@ from .power import _holm, _power_in_family
 from erc.evidence.standard_errors import (
     _as_metric,
     _pooled,
+    _reduced,
     _resampled,
     _Sample,
     _seeds_by_fold,
@@ -30,7 +31,7 @@ def _swapped(a, b, metric, resamples, rng):
     "Return differences of means (R,) when the systems' dialogues change sides at random."
     slots = _slots(a, b)
     a, b = _pooled(a, slots), _pooled(b, slots)
-    side = rng.integers(0, 2, (resamples, a.shape[1])).astype(np.float32)
+    side = rng.integers(0, 2, (resamples, a.shape[1])).astype(np.uint8)
     sides = np.concatenate([side, 1 - side], 1)
     one, two = (_resampled(np.concatenate(x, 1), metric, sides) for x in ((a, b), (b, a)))
     return _Sample((one - two).mean(1), a.shape[1])
@@ -60,6 +61,10 @@ def _p_value(null, df, difference):
     return float((1 + as_large.sum()) / (1 + len(null)))
 
 # %% ../../nbs/120_verdicts.ipynb #6b62e07f
+def _pooled_mean(folds, metric):
+    return metric(_pooled(folds, _slots(folds)).sum(1)).mean()
+
+
 def _randomised(
     conf_a,  # (S_a, D, ...) counts of one system; a list: folds
     conf_b,  # (S_b, D, ...) counts of the other, on the same dialogues in the same order
@@ -69,9 +74,8 @@ def _randomised(
 ) -> float:  # two-sided p in 0..1; NaN where nothing was scored
     "Return p of a difference by approximate randomisation over dialogues and seeds."
     a, b = _folds_of_pair(conf_a, conf_b)
-    metric = _as_metric(metric)
-    means = [metric(_pooled(folds, _slots(folds)).sum(1)).mean() for folds in (a, b)]
-    difference = means[0] - means[1]
+    (a, metric), (b, _) = (_reduced(folds, _as_metric(metric)) for folds in (a, b))
+    difference = _pooled_mean(a, metric) - _pooled_mean(b, metric)
     if math.isnan(difference):
         return math.nan
     null, df = _null(a, b, metric, resamples, np.random.default_rng(seed))

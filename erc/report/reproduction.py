@@ -83,8 +83,10 @@ def _artefacts_in(
     "Return every table and figure that was saved there, in the papers' order."
     found = []
     for path in [p for kind in ('tables', 'figures') for p in Path(home, kind).glob('*.json')]:
-        facts = json.loads(path.read_text(encoding='utf-8'))
-        facts.pop('table', None)  # the layout, which stays in the file
+        with _named_errors(path, 'delete it and draw it again'):
+            facts = json.loads(path.read_text(encoding='utf-8'))
+            facts.pop('table', None)  # the layout, which stays in the file
+            _order(facts)  # which needs what names an artefact
         found.append({**facts, 'files': _files(path.parent.glob(f'{path.stem}.*'), base)})
     return sorted(found, key=_order)
 

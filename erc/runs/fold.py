@@ -16,13 +16,13 @@ import numpy as np
 import torch
 
 from ..core import digest, resolve
+from ..data.batches import _rescaled, _scaling_of
 from ..data.corpus import Corpus, validate
 from ..data.folds import folds, with_fold
 from ..evidence.metrics import confusion
 from erc.runs.prepare import (
     _load_encoded,
     _model_maker,
-    _of_fold,
     _split_batches,
     class_weights,
     count_confusions,
@@ -78,9 +78,19 @@ class _Job:
     device: str = 'cpu'
     progress: bool = True
 
+    def split(self, seed: int) -> Corpus:
+        "Return the corpus as a seed splits it, its features as they came."
+        return with_fold(self.corpus, self.fold, seed)
+
+    def scaling(self, split: Corpus) -> dict:  # feature -> mean (D,), scale (D,)
+        "Return how the features of a split are standardised."
+        names = self.system.standardised if self.system.kind == 'model' else []
+        return _scaling_of(split, names)
+
     def data(self, seed: int) -> Corpus:
-        "Return the corpus as a seed reads it."
-        return _of_fold(self.system, self.corpus, self.fold, seed)
+        "Return the corpus as a seed reads it: split, its features standardised."
+        split = self.split(seed)
+        return _rescaled(split, self.scaling(split))
 
 # %% ../../nbs/355_fold.ipynb #7fae363e
 class _Watch:
@@ -113,7 +123,7 @@ class _Trained:
 
     hyperparameters: dict
     fit: Fit
-    corpus: Corpus  # as the seed read it
+    corpus: Corpus  # as the seed split it, its features as they came
     test: list  # batches on the device
     curve: np.ndarray | None  # (1, E) test scores, if watched
 
@@ -130,7 +140,8 @@ class _Trained:
 # %% ../../nbs/355_fold.ipynb #6a063b2c
 def _batches(job: _Job, corpus: Corpus, seed: int, hyperparameters: dict) -> tuple:
     "Return the batches of train and dev, and those of test on the device."
-    train, dev, test = _split_batches(job.system, corpus, hyperparameters, seed)
+    scaling = job.scaling(corpus)  # batches are scaled, not a copy of the corpus
+    train, dev, test = _split_batches(job.system, corpus, hyperparameters, seed, scaling)
     dtype = getattr(torch, hyperparameters['dtype'])
     return train, dev, [b.to(job.device, dtype) for b in test]
 
@@ -160,7 +171,7 @@ def _train_seed(
     begin=None,  # {name: tensor}, parts that were trained before
 ) -> _Trained:
     "Train one seed of a job."
-    corpus = job.data(seed)
+    corpus = job.split(seed)
     train, dev, test = _batches(job, corpus, seed, hyperparameters)
     watch = _watch(job, corpus, test, hyperparameters)
     options = _fit_options(job, corpus, seed, hyperparameters, begin)
@@ -193,9 +204,8 @@ class _SameSplit(_Job):
 
     after: _Job | None = None
 
-    def data(self, seed: int) -> Corpus:
-        split = _same_split(self.corpus, self.after.data(seed))
-        return _of_fold(self.system, split, 'paper', 0)
+    def split(self, seed: int) -> Corpus:
+        return with_fold(_same_split(self.corpus, self.after.split(seed)), 'paper', 0)
 
 
 def _job_before(job: _Job) -> _SameSplit:
@@ -267,7 +277,8 @@ def _score(fold: Fold, system: System, corpus: Corpus, decided: dict):
     fold.confusions = _confusions(fold, system, corpus, decided)
     score = score_of(system.metric, corpus.classes)
     fold.test = [float(score(counts.sum(0))) for counts in fold.confusions['all']]
-    kind = np.float32 if corpus.task == 'regression' else np.int8
+    kind = np.int8 if len(corpus.classes) < 128 else np.int16
+    kind = np.float32 if corpus.task == 'regression' else kind
     fold.predictions = fold.predictions.astype(kind)
 
 # %% ../../nbs/355_fold.ipynb #92e00b0c
@@ -276,7 +287,7 @@ def _fold_of_seed(job: _Job, seed: _Trained) -> Fold:
     trained, system = seed.fit, job.system
 
     def call(name):  # a hook of the system on the trained seed
-        return resolve(name)(trained, seed.corpus, seed.test) if name else {}
+        return resolve(name)(trained, job.data(trained.seeds[0]), seed.test) if name else {}
 
     fold = Fold(
         seeds=trained.seeds,

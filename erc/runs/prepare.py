@@ -143,7 +143,7 @@ def _count(corpus: Corpus, labels, predictions, dialogues):
     "Return counts, or moments of values, by seed and dialogue; unscored rows are -1, or NaN."
     if corpus.task == 'regression':
         return moments(labels, predictions, dialogues)
-    return confusion(labels, predictions, len(corpus.classes), dialogues).astype(np.int16)
+    return confusion(labels, predictions, len(corpus.classes), dialogues, np.int16)
 
 # %% ../../nbs/353_prepare.ipynb #2cf07594
 def count_confusions(
@@ -202,10 +202,13 @@ def _batch_size(system: System, corpus: Corpus, hyperparameters: dict) -> dict:
     return {'size': hyperparameters['tokens'], 'cost': cost}
 
 # %% ../../nbs/353_prepare.ipynb #faa7d156
-def _split_batches(system: System, corpus: Corpus, hyperparameters: dict, seed=0) -> list:
+def _split_batches(
+    system: System, corpus: Corpus, hyperparameters: dict, seed=0, scaling=None
+) -> list:
     "Return the training, dev and test batches of a system, a list each; a seed has its own training batches."
     targets = {system.target: 'label', **system.targets}
-    cut = partial(make_batches, corpus, features=system.features, targets=targets, unit=system.unit)
+    about = dict(features=system.features, targets=targets, unit=system.unit, scaling=scaling)
+    cut = partial(make_batches, corpus, **about)
     train = cut('train', key=seed, **_batch_size(system, corpus, hyperparameters))
     test = cut('test', size=4096) if len(corpus.rows('test')) else []
     return [train, cut('dev', size=4096), test]

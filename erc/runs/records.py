@@ -290,6 +290,8 @@ def _read_fold(written: dict) -> Fold:
     for name, counts in fold.confusions.items():
         if np.ndim(counts) < 3 or 0 in np.shape(counts):
             raise ValueError(f'confusions {name!r} of shape {np.shape(counts)}')
+    if fold.confusions and 'all' not in fold.confusions:
+        raise ValueError(f'counts of {", ".join(fold.confusions)} without those of all turns')
     return fold
 
 # %% ../../nbs/352_records.ipynb #383756a0
@@ -304,7 +306,9 @@ def _load_record(
         key = RunKey.parse(data.pop('key'))
         if key.path().name != path.name:
             raise ValueError(f'{path} is the record of {key}; {_REMEDY}')
-        return Record(key, **unpack(data), folds=folds)
+        record = Record(key, **unpack(data), folds=folds)
+        score_of(record.metric, record.classes)  # which has to be one that is known
+        return record
 
 # %% ../../nbs/352_records.ipynb #e9e81723
 def find_record(

@@ -21,6 +21,8 @@ def _is_from_outside(record: Record) -> bool:
 
 def _protocol_faults(settings: dict) -> list[str]:
     "Return where the settings of a trained system differ from the protocol."
+    if settings.get('kind', 'model') != 'model':
+        return []  # nothing of it is trained
     own = settings.get('hyperparameters', {})
     faults = [f'{k} is {own.get(k)!r}, not {v!r}' for k, v in _PROTOCOL.items() if own.get(k) != v]
     if own.get('patience'):
@@ -58,6 +60,11 @@ def _test_faults(record: Record, house) -> list[str]:
     return [f'its test dialogues or labels are not those of {record.key.corpus} here']
 
 # %% ../../nbs/366_submissions.ipynb #17c16080
+def _without_counts(record: Record) -> str:
+    "Return the folds that hold no counts of all turns, by name."
+    return ', '.join(k for k in record.cross if 'all' not in record.folds[k].confusions)
+
+
 def _submission_faults(
     record: Record,
     house,  # records that recipes made
@@ -66,9 +73,9 @@ def _submission_faults(
     lacks = _lacks_folds(record)
     if lacks:
         return [f'run {lacks}']
-    faults = (
-        _protocol_faults(record.settings) if record.settings.get('kind', 'model') == 'model' else []
-    )
+    if bare := _without_counts(record):
+        return [f'without counts of {bare}']
+    faults = _protocol_faults(record.settings)
     if faults == [] and (few := _few_seeds(record)):
         faults.append(few.why)
     score = score_of(record.metric, record.classes)
