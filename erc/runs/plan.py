@@ -93,10 +93,8 @@ def _timed_step(run: Steps, i: int, device) -> float:
 
 
 def _row_seconds(run: Steps, batches: list, device, enough: float) -> float:
-    "Return the seconds of a step for each row; the first warms up and counts only if it is long."
-    first = _timed_step(run, 0, device)
-    if first > enough:
-        return first / len(batches[0])
+    "Return the seconds of a step for each row; the first step warms up and does not count."
+    _timed_step(run, 0, device)
     seconds = rows = 0.0
     for i, batch in enumerate(batches):
         seconds, rows = seconds + _timed_step(run, i, device), rows + len(batch)
