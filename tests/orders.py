@@ -57,6 +57,7 @@ def folds_of(system, home: Path, data: str, groups, threads=1) -> dict:
     from erc.runs.run import run_system
 
     os.environ['ERC_DATA'], before = str(home / data), torch.get_num_threads()
+    os.environ['OMP_NUM_THREADS'] = str(threads)  # else one thread trains
     torch.set_num_threads(threads)
     key = f'{system.id}:tuned@own'
     with tempfile.TemporaryDirectory() as results:

@@ -9,6 +9,7 @@ from toy_recipe import KEY, toy_recipe
 from typer.testing import CliRunner
 
 import erc.runs.fold as F
+import erc.runs.plan
 from erc.cli import app
 from erc.data.folds import folds, with_fold
 from erc.data.registry import load_corpus
@@ -18,6 +19,9 @@ from erc.runs.records import find_record
 from erc.training.checkpoint import _end_of_time
 from erc.training.engine import Steps
 from erc.training.fit import fit
+
+
+MEASURED = erc.runs.plan._measured_seconds  # before a fixture replaces it
 
 
 class Machine:
@@ -111,6 +115,18 @@ def test_no_time_runs_nothing_and_packs_what_is_read(machines, tmp_path):
     assert without_times(a.record) == without_times(b.record)
     with ZipFile(tmp_path / 'back.zip') as archive:
         assert archive.namelist() == ['records/toy/net--paper--demo.json']
+
+
+def test_carried_runs_are_timed(machines, tmp_path, monkeypatch):
+    from erc.runs import plan
+
+    a, b = machines
+    a.run('--budget', 0, '--export', tmp_path / 'x.zip')
+    without_corpora(a.patch)
+    b.run('--import', tmp_path / 'x.zip', '--budget', 0)
+    monkeypatch.setattr(plan, '_measured_seconds', MEASURED)
+    found = plan._fill_estimates(plan.plan_runs('toy', home=b.home / 'results'), seeds=1)
+    assert (found.seconds > 0).all()
 
 
 def test_no_text_is_carried(machines, tmp_path):

@@ -537,3 +537,25 @@ def test_captured_runs_continue(tmp_path):
     interrupted('alone', path, lambda e, epoch: epoch == 1, device='cuda')
     a, b = run('alone', path, device='cuda'), run('alone', device='cuda')
     assert np.abs(a.losses - b.losses).max() < 1e-5
+
+
+# ---- threads
+
+
+def threads_in_training(**how):
+    "Return how many threads torch has while it trains, of two before."
+    seen, before = [], torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        train(Net, (0,), watch=lambda *_: seen.append(torch.get_num_threads()), **how)
+        return set(seen), torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_one_thread_trains_unless_more_are_asked_for(monkeypatch):
+    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
+    assert threads_in_training() == ({1}, 2)
+    assert threads_in_training(vectorise=False) == ({2}, 2)
+    monkeypatch.setenv('OMP_NUM_THREADS', '2')
+    assert threads_in_training() == ({2}, 2)

@@ -33,7 +33,7 @@ from erc.runs.recipes import (
 from .records import Record, read_records
 from .stale import _missing_runs
 from ..training.engine import Keyed, Single, Steps
-from ..training.fit import _products
+from ..training.fit import _products, _threads
 from ..training.search import grid
 from ..training.settings import criterion
 
@@ -132,7 +132,7 @@ def _trained_row_seconds(system: System, corpus, train: list, point: dict, timin
     some = [b.to(timing.device, dtype) for b in _some(train, timing.steps)]
     engine = _engine(system, _model_maker(system, corpus), timing, dtype)
     run = Steps(engine, some, criterion(system.target), point)
-    with _products(resolve(system.model), timing.device):
+    with _products(resolve(system.model), timing.device), _threads(system.vectorise):
         return _row_seconds(run, some, timing.device, timing.enough)
 
 
@@ -165,9 +165,17 @@ def _without_encoder(system: System) -> System:
     return system if reads_tokens else replace(system, encoder='hashing')
 
 
+def _to_be_timed(system: System, corpus: str, device):
+    "Return what a system reads, with hashed sentences; what was carried here has its vectors."
+    try:
+        return _load_encoded(_without_encoder(system), corpus, device)[0]
+    except FileNotFoundError:
+        return _load_encoded(system, corpus, device)[0]
+
+
 def _own_seconds(system: System, key: RunKey, timing: _Timing) -> float:
     "Return the seconds of a run without what is trained before it."
-    encoded, _ = _load_encoded(_without_encoder(system), key.corpus, timing.device)
+    encoded = _to_be_timed(system, key.corpus, timing.device)
     corpus = _of_fold(system, encoded)
     point = grid(settings_of(system, key.variant)['hyperparameters'])[0]
     batches = _split_batches(system, corpus, point)

@@ -23,7 +23,7 @@ from .keys import RunKey
 from .prepare import _load_encoded
 from .recipes import System, settings_of
 from .records import Fold, Record, _add_to_record, find_record
-from ..training.fit import _products_of
+from ..training.fit import _products_of, _threads_for
 
 # %% ../../nbs/360_run.ipynb #e06e4530
 def _installed(package: str) -> str:
@@ -36,6 +36,7 @@ def _installed(package: str) -> str:
 def _environment(
     device='cpu',
     arithmetic='float32',
+    threads=None,  # that train; torch's if None
 ) -> dict:
     "Return the versions, hardware and arithmetic that a result may depend on."
     on_gpu = str(device).startswith('cuda')
@@ -44,7 +45,7 @@ def _environment(
         'python': platform.python_version(),
         'machine': platform.machine(),
         'device': torch.cuda.get_device_name(device) if on_gpu else str(device),
-        'threads': torch.get_num_threads(),
+        'threads': threads or torch.get_num_threads(),
         'arithmetic': arithmetic,
         **({'deterministic': True} if torch.are_deterministic_algorithms_enabled() else {}),
         **{package: _installed(package) for package in packages},
@@ -124,7 +125,8 @@ def _write(new: Record, name: str, fold: Fold, seconds: float, where: dict, home
 def _run_fold(new: Record, job: _Job, seeds: list, facts: dict, home):
     "Run the missing seeds of a job's fold, and write each when it is there."
     start = time.monotonic()
-    where = _environment(job.device, _arithmetic(job.system, new.settings, job.device))
+    arithmetic = _arithmetic(job.system, new.settings, job.device)
+    where = _environment(job.device, arithmetic, _threads_for(job.system.vectorise))
     for fold in _run_all_of_fold(job, new.settings, seeds, facts, home):
         if job.system.kind == 'facts' and fold.facts == facts:
             continue

@@ -6,6 +6,7 @@
 __all__ = ['Fit', 'fit']
 
 # %% ../../nbs/330_fit.ipynb #9fc2a682
+import os
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -185,6 +186,23 @@ def _products(make, device='cpu'):
     finally:
         torch.set_float32_matmul_precision(before)
 
+# %% ../../nbs/330_fit.ipynb #a9e2f39b
+def _threads_for(vectorise=True) -> int:
+    "Return how many threads train a model on a CPU."
+    asked = 'OMP_NUM_THREADS' in os.environ
+    return torch.get_num_threads() if asked or not vectorise else 1
+
+
+@contextmanager
+def _threads(vectorise=True):
+    "Train with as many threads as suit a model, and restore what was set before."
+    before = torch.get_num_threads()
+    torch.set_num_threads(_threads_for(vectorise))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
 # %% ../../nbs/330_fit.ipynb #70fe8c4c
 def _check(task: _Task):
     "Raise ValueError where there is nothing to train, or a batch lacks the target."
@@ -246,7 +264,7 @@ def fit(  # noqa: PLR0913 (all about a run in one call)
         *data, weight, begin, device, vectorise, watch, checkpoint, every, capture, shuffle
     )
     _check(task)
-    with _products(make, device):
+    with _products(make, device), _threads(vectorise):
         done = _train_groups(task, _group_size(task, seeds_per_group), progress)
     return _collect(task.seeds, done, time.monotonic() - start)
 
