@@ -20,7 +20,6 @@ from erc.training.checkpoint import _end_of_time
 from erc.training.engine import Steps
 from erc.training.fit import fit
 
-
 MEASURED = erc.runs.plan._measured_seconds  # before a fixture replaces it
 
 
