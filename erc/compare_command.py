@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from .terminal import _Device, _Quiet, _show
+from .terminal import _Device, _plain_warnings, _Quiet, _show
 
 # %% ../nbs/996_compare_command.ipynb #4b942885
 _Corpus = Annotated[str, typer.Argument(help='A file or folder of conversations, or a name.')]
@@ -65,20 +65,24 @@ def _compare(
     quiet: _Quiet = False,
 ):
     "Train models on a corpus by one protocol; write tables, verdicts and confusion matrices."
-    from erc.comparing import compare_systems
+    from erc.comparing import _readable, compare_systems
 
     _see_working_folder()
     options = dict(seeds=seeds, folds=folds, device=device, out=out, progress=not quiet)
     what = _split(models), _split(features)
-    found = compare_systems(corpus, *what, encoder=_split(encoder), **options)
+    with _plain_warnings():
+        found = compare_systems(corpus, *what, encoder=_split(encoder), **options)
     _show(found.table.reset_index())
-    _show(found.pairs)
+    _show(_readable(found.pairs))
     typer.echo(f'tables and figures: {out}')
 
 # %% ../nbs/996_compare_command.ipynb #774dc7aa
 _One = Annotated[str, typer.Option('--model', help="A name, or 'module:Class' for your own.")]
 _Encoder = Annotated[
     str, typer.Option(help='Name or folder; default: as the corpus is, or minilm.')
+]
+_SeedCount = Annotated[
+    int, typer.Option('--seeds', min=1, help='Their probabilities are averaged.')
 ]
 _Kept = Annotated[Path, typer.Option('--out', help='Folder for the model.')]
 _Licence = Annotated[str, typer.Option(help="Of the weights, as the hub writes it: 'cc-by-4.0'.")]
@@ -124,7 +128,7 @@ def _train(
     model: _One = 'context_gru',
     encoder: _Encoder = '',
     features: _Features = '',
-    seeds: _Seeds = 5,
+    seeds: _SeedCount = 5,
     device: _Device = 'cpu',
     licence: _Licence = '',
     replace: _Replace = False,
@@ -132,7 +136,8 @@ def _train(
 ):
     "Train a model on a corpus by the protocol and keep it in a folder, for `erc predict --model`."
     _see_working_folder()
-    read = _ready(corpus, encoder, model, out, replace), _split(features) or None
-    trained = _trained(model, *read, seeds=seeds, device=device, progress=not quiet)
+    with _plain_warnings():
+        read = _ready(corpus, encoder, model, out, replace), _split(features) or None
+        trained = _trained(model, *read, seeds=seeds, device=device, progress=not quiet)
     trained.save(out, replace=replace, licence=licence)
     typer.echo(f'{out}: {trained}{_scores_of(trained)}')

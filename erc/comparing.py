@@ -63,8 +63,20 @@ def _is_small(corpus: Corpus) -> bool:
     return int(dialogues.get('test', 0)) < _FEW and int(dialogues.sum()) >= 2 * 5
 
 # %% ../nbs/993_comparing.ipynb #896c5bbd
-def _is_folded(corpus: Corpus, folds) -> bool:
-    return _is_small(corpus) if folds is None else bool(folds)
+_FOLDED = (
+    'few dialogues are there to test, so each is tested once, in five folds with two seeds at most; '
+    'folds=False (--no-folds) keeps to one split'
+)
+
+
+def _is_folded(corpus: Corpus, folds, progress=False) -> bool:
+    "Return whether a corpus is tested in folds; print it with `progress` if nobody asked for it."
+    if folds is not None:
+        return bool(folds)
+    small = _is_small(corpus)
+    if small and progress:
+        print(f'{corpus.name}: {_FOLDED}')
+    return small
 
 
 def _run_as(system: System, variant: str, cross: bool) -> System:
@@ -185,10 +197,17 @@ _WRITERS = {
 }
 
 
-def _write_frame(frame: pd.DataFrame, path: Path):
-    "Write a table in every format."
+def _readable(pairs: pd.DataFrame) -> pd.DataFrame:
+    "Return pairs with p in three digits."
+    p = ['' if p != p else f'{p:.3f}' if p >= 0.001 else 'below 0.001' for p in pairs['p (Holm)']]
+    return pairs.assign(**{'p (Holm)': p})
+
+
+def _write_frame(frame: pd.DataFrame, path: Path, shown=None):
+    "Write a table in every format; csv has its numbers as they are, the others `shown` if given."
     for suffix, text_of in _WRITERS.items():
-        write_atomic(path.with_suffix(suffix), text_of(frame))
+        found = frame if shown is None or suffix == '.csv' else shown
+        write_atomic(path.with_suffix(suffix), text_of(found))
 
 # %% ../nbs/993_comparing.ipynb #9dd57583
 @dataclass(frozen=True, repr=False)
@@ -211,7 +230,8 @@ class _Comparisons:
         "Write tables and figures into a folder."
         folder = Path(folder)
         _write_frame(self.table, folder / 'systems')
-        _write_frame(self.pairs, folder / 'pairs')
+        pairs = self.pairs.set_index('system')
+        _write_frame(pairs, folder / 'pairs', _readable(pairs))
         if len(self.classes):
             _save_figure(self.figure(), folder / 'confusions')
         return folder
@@ -223,7 +243,7 @@ class _Comparisons:
         return f'{found}; {decided} of {len(self.pairs)} pairs decided'
 
     def _repr_html_(self):
-        return self.table.to_html() + self.pairs.to_html(index=False)
+        return self.table.to_html() + _readable(self.pairs).to_html(index=False)
 
 # %% ../nbs/993_comparing.ipynb #34bfb701
 def _panels(number: int, side: float) -> tuple:  # figure, axes (number,)
@@ -317,7 +337,13 @@ def compare_systems(
     What has a record in `out` is not run again. Raises ValueError for unknown names."""
     corpus = _as_corpus(corpus)
     metric = _chosen_metric(corpus, metric)
-    asked = _listed(models), features, metric, hyperparameters or {}, _is_folded(corpus, folds)
+    asked = (
+        _listed(models),
+        features,
+        metric,
+        hyperparameters or {},
+        _is_folded(corpus, folds, progress),
+    )
     options = dict(seeds=range(seeds), device=check_device(device), home=Path(out))
     options['progress'] = progress
     records = _run_encoders(corpus, _listed(encoder or []), asked, options)

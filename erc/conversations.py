@@ -169,6 +169,8 @@ def _of_json(path: Path, given: dict) -> pd.DataFrame:
 
 def _of_file(path: Path, given: dict) -> pd.DataFrame:
     "Read a file of conversations; raise ValueError for what it is not."
+    if path.is_dir():
+        raise ValueError(f'{path} is a folder; give a file of conversations: {", ".join(_FORMATS)}')
     kind = choose(path.suffix.lower(), _FORMATS, f'kind of file ({path.name})')
     if not path.is_file():
         raise FileNotFoundError(f'there is no file {path}')
@@ -212,9 +214,9 @@ def _raw_table(source, given: dict) -> pd.DataFrame:
     return _of_objects(source if isinstance(source, Mapping) else list(source))
 
 
-def _cleaned(raw: pd.DataFrame) -> pd.DataFrame:
+def _cleaned(raw: pd.DataFrame, where='') -> pd.DataFrame:
     "Return turns with names and texts as strings, and numbered in each dialogue."
-    places = [f'turn {i}' for i in range(len(raw))]
+    places = [f'{where}turn {i}' for i in range(len(raw))]
     columns = {
         'dialogue': ['' if _is_missing(x) else str(x) for x in raw.dialogue],
         'turn': 0,
@@ -239,6 +241,6 @@ def conversation_table(
     raw = _raw_table(source, {'speaker': speaker, 'text': text, 'dialogue': dialogue})
     if raw.empty:
         raise ValueError('there is no turn to predict: the source is empty')
-    table = _cleaned(raw)
+    table = _cleaned(raw, f'{source}, ' if isinstance(source, (str, Path)) else '')
     _warn_of_gaps(table)
     return table

@@ -246,7 +246,7 @@ def choose(
         return name
     nearest = _nearest(name, known)
     hint = f'; did you mean {nearest!r}?' if nearest else '.'
-    raise ValueError(f'unknown {what} {name!r}{hint} Known: {", ".join(map(str, known))}')
+    raise ValueError(f'unknown {what} {name!r}{hint} Known: {", ".join(map(str, known)) or "none"}')
 
 # %% ../nbs/000_core.ipynb #266fc857
 def resolve(

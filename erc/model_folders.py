@@ -51,7 +51,9 @@ def _check_other(
     if found not in (None, (name, corpus, list(classes))):
         held = f'another model ({found[0]} on {found[1]}, {len(found[2])} classes)'
     if held:
-        raise FileExistsError(f'{folder} holds {held}: choose another name, or say replace=True')
+        raise FileExistsError(
+            f'{folder} holds {held}: choose another name, or say replace=True (--replace)'
+        )
 
 # %% ../nbs/974_model_folders.ipynb #80c13e6d
 def _model_place(

@@ -6,28 +6,13 @@
 __all__ = []
 
 # %% ../nbs/997_predict_commands.ipynb #ea809ab7
-import warnings
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from .compare_command import _own_class
-from .terminal import _Json, _Quiet, _shorten, _show
-
-# %% ../nbs/997_predict_commands.ipynb #deed95af
-@contextmanager
-def _plain_warnings():
-    "Print each warning once, as a line for people."
-
-    def show(message, *args, **kwargs):
-        typer.echo(f'erc: warning: {message}', err=True)
-
-    with warnings.catch_warnings():
-        warnings.simplefilter('once', UserWarning)
-        warnings.showwarning = show
-        yield
+from .terminal import _Json, _plain_warnings, _Quiet, _shorten, _show
 
 # %% ../nbs/997_predict_commands.ipynb #7a23024c
 _Chat = Annotated[

@@ -7,6 +7,7 @@ __all__ = ['Predictions', 'predict_turns']
 
 # %% ../nbs/964_predictor.ipynb #85db1c10
 import re
+import unicodedata
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -102,6 +103,24 @@ def _warn_of_language(encoders: dict, texts):
         warnings.warn(
             f'the text does not look English ({problem}), and the encoder was trained on English: '
             'emotions in another language mean little; train a model with an encoder of it',
+            stacklevel=4,
+        )
+
+
+def _is_emoji_alone(text: str) -> bool:
+    "Return whether a text has emoji or other signs, and no letter or digit."
+    if text.isascii() or re.search(r'[^\W_]', text):
+        return False
+    return any(unicodedata.category(sign) == 'So' for sign in text)
+
+
+def _warn_of_emoji(encoders: dict, texts):
+    "Say which turns hold nothing that an encoder without emoji can read."
+    alone = [_is_emoji_alone(text) for text in texts]
+    if any(alone) and any(name in _ENGLISH_ONLY for name in encoders.values()):
+        warnings.warn(
+            f'{_rows_where(alone)} are emoji alone, which the encoder does not know: '
+            'context decides their emotion',
             stacklevel=4,
         )
 
@@ -243,6 +262,13 @@ class Predictions(pd.DataFrame):
     (adding up to 1) and p_shift (NaN where the speaker has not spoken before); first `dialogue`
     where there are several. What is computed from it is a plain DataFrame."""
 
+    def __repr__(self) -> str:
+        classes = [c for c in self if str(c).startswith('p_') and c != 'p_shift']
+        lines = pd.DataFrame(self.drop(columns=classes)).to_string(
+            max_rows=20, max_colwidth=50, float_format='{:.2f}'.format
+        )
+        return f'{lines}\n[{len(self)} turns; also {", ".join(classes)}]'
+
     def _repr_html_(self) -> str:
         arc = 0 < len(self) <= _SHOWN and {'turn', 'speaker', 'p_shift'} <= {*self.columns}
         table = pd.DataFrame(self).to_html(max_rows=20, float_format='{:.2f}'.format)
@@ -318,6 +344,7 @@ def predict_turns(
     _check_classes(model)
     table = conversation_table(conversation, **columns)
     _warn_of_language(model.encoders, table.text)
+    _warn_of_emoji(model.encoders, table.text)
     _warn_of_cut(model.encoders, table.text)
     has_features = isinstance(conversation, Corpus) and conversation.features
     given = conversation if has_features else None

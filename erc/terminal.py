@@ -7,6 +7,8 @@ __all__ = []
 
 # %% ../nbs/984_terminal.ipynb #6b0860d5
 import os
+import warnings
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -60,6 +62,19 @@ class _CommandGroup(TyperGroup):
             if hasattr(e, 'format_message'):  # of a command line, which typer prints
                 raise
             raise _in_one_line(e) from e
+
+# %% ../nbs/984_terminal.ipynb #dfb7d5e1
+@contextmanager
+def _plain_warnings():
+    "Print each warning once, as a line for people."
+
+    def show(message, *args, **kwargs):
+        typer.echo(f'erc: warning: {message}', err=True)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter('once', UserWarning)
+        warnings.showwarning = show
+        yield
 
 # %% ../nbs/984_terminal.ipynb #f741da58
 _Json = Annotated[bool, typer.Option('--json', help='Print JSON, for programs.')]

@@ -18,6 +18,7 @@ import torch
 from .core import choose
 from .data.batches import make_batches
 from .data.corpus import SPLITS, Corpus
+from .data.dialogues import _many
 from .data.features import encode
 from .evidence.calibration import _fit_temperature, _with_temperature
 from .evidence.intervals import Interval, interval
@@ -173,7 +174,7 @@ class TrainedModel:
         epochs = ', '.join(str(e + 1) for e in self.info.training['selected'])
         return (
             f'TrainedModel({self.name} on {self.info.corpus["name"]}: {", ".join(self.features)}; '
-            f'{self.seeds} seeds, epochs {epochs})'
+            f'{_many(self.seeds, "seed")}, epochs {epochs})'
         )
 
     def _repr_html_(self):

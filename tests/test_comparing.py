@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import erc
 from erc.cli import app
-from erc.comparing import _as_corpus, _is_small, _pair_table
+from erc.comparing import _as_corpus, _is_small, _pair_table, _readable
 from erc.runs import recipes
 
 MODEL = """
@@ -65,6 +65,22 @@ def test_command_writes_tables_verdicts_and_figures(here):
     assert re.fullmatch(r'\d+\.\d \[\d+\.\d, \d+\.\d\]', systems.weighted_f1.iloc[0])
     pairs = pd.read_csv(here / 'out' / 'pairs.csv', index_col=0)
     assert len(pairs) == 10 and pairs['p (Holm)'].dropna().between(0, 1).all()
+    assert pairs.index.name == 'system'
+
+
+def test_p_is_read_in_three_digits():
+    pairs = pd.DataFrame({'p (Holm)': [0.0, 0.0123, 1, None]})
+    assert _readable(pairs)['p (Holm)'].tolist() == ['below 0.001', '0.012', '1.000', '']
+
+
+def test_what_is_odd_and_the_folds_are_said_in_lines(here):
+    table = pd.read_csv(here / 'chats.csv')
+    pd.concat([table, table.iloc[-1:]]).to_csv(here / 'chats.csv', index=False)
+    models = ['--models', 'context_gru', '--encoder', 'hashing', '--seeds', '1']
+    done = CliRunner().invoke(app, ['compare', 'chats.csv', *models])
+    assert done.exit_code == 0, done.output
+    assert 'erc: warning: chats: 1 row like an earlier one' in done.stderr
+    assert 'UserWarning' not in done.stderr and 'in five folds' in done.stdout
 
 
 def test_records_have_the_encoders_key_and_nothing_is_run_twice(here):

@@ -114,6 +114,7 @@ def test_a_wrong_column_is_answered_with_the_nearest():
         ('a.jsonl', b'{"speaker": "A", "text": "x"}\n[]', r'line 2: \[\] is not a turn'),
         ('a.jsonl', b'[1]', r'line 1: \[1\] is not a list of turns'),
         ('a.json', b'{', 'not JSON'),
+        ('a.json', b'[{"speaker": "A", "text": 5}]', r'a\.json, turn 0: the text is 5'),
         ('a.json', b'[' * 100_000, 'not JSON'),
         ('a.txt', b'hello there', "line 1: 'hello there' has no 'Speaker: '"),
     ],
@@ -125,6 +126,8 @@ def test_what_is_wrong_in_a_file_is_named(tmp_path, name, data, message):
 
 
 def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ValueError, match='is a folder; give a file'):
+        conversation_table(tmp_path)
     with pytest.raises(FileNotFoundError, match='no file'):
         conversation_table(tmp_path / 'a.csv')
 

@@ -13,7 +13,7 @@ import erc
 from erc.cli import app
 from erc.conversations import _NOBODY
 from erc.data.sentence_encoders import toy_encoder
-from erc.predictor import _language_problem, _pieces, predict_turns
+from erc.predictor import _is_emoji_alone, _language_problem, _pieces, predict_turns
 from erc.streams import predict_stream
 
 TALK = [
@@ -298,3 +298,30 @@ def test_what_a_chat_joins_or_cannot_close_is_said(model, tmp_path):
     broken.write_text('speaker,text\nAnn,"unfinished\nBen,hello\n')
     with pytest.raises(ValueError, match='line 2: a quotation mark is opened and never closed'):
         model.predict(broken)
+
+
+def test_a_terminal_shows_the_emotions(model):
+    shown = repr(model.predict(TALK))
+    assert 'emotion' in shown and 'p_shift' in shown.split('\n')[0]
+    assert shown.endswith('[4 turns; also p_joy, p_sadness, p_neutral]')
+
+
+@pytest.mark.parametrize(
+    'text, alone',
+    [
+        ('\U0001f480', True),
+        ('\u2764\ufe0f !', True),
+        ('ok \U0001f480', False),
+        ('\u2026', False),
+        ('', False),
+    ],
+)
+def test_emoji_alone(text, alone):
+    assert _is_emoji_alone(text) == alone
+
+
+def test_turns_of_emoji_alone_are_said():
+    import erc
+
+    with pytest.warns(UserWarning, match=r'1 of 2 turns \(row 1\) are emoji alone'):
+        erc.predict([('A', 'hello you'), ('B', '\U0001f62d')])

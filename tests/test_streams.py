@@ -189,7 +189,7 @@ def test_a_bad_line_is_named_and_what_was_before_is_kept(
     good = [json.dumps(row) for row in rows(6, per=1)]
     source, out = tmp_path / 'in.jsonl', tmp_path / 'out.jsonl'
     source.write_text('\n'.join([*good[:3], line, *good[3:]]))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message + '.*the 2 turns before are kept in .*part'):
         predict_stream(model, source, out, progress=False)
     assert not out.exists()
     source.write_text('\n'.join(good))
@@ -198,6 +198,11 @@ def test_a_bad_line_is_named_and_what_was_before_is_kept(
 
 
 def test_odd_files(model, tmp_path):
+    bad = tmp_path / 'bad.jsonl'
+    bad.write_text('{"speaker"')
+    with pytest.raises(ValueError, match='line 1: not JSON'):
+        predict_stream(model, bad, tmp_path / 'bad.csv', progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ['bad.jsonl'], 'nothing was to be kept'
     out = tmp_path / 'out.jsonl'
     empty = tmp_path / 'empty.jsonl'
     empty.write_text('\n\n')
@@ -239,3 +244,12 @@ def test_memory_is_flat(saved, tmp_path):
         run = start(MEMORY, source, tmp_path / f'{n}.out.jsonl', saved)
         peak.append(float(run.communicate()[0]))
     assert peak[1] - peak[0] < 20, peak
+
+
+def test_memory_is_given_back_after_each_block(model, tmp_path, monkeypatch):
+    "The heap of glibc does not shrink by itself."
+    calls = []
+    monkeypatch.setattr(S, '_BLOCK', 100)
+    monkeypatch.setattr(S, '_give_back_memory', lambda: calls.append(1))
+    predict_stream(model, write(tmp_path / 'in.jsonl', rows(250, 1)), tmp_path / 'o.csv')
+    assert len(calls) == 3

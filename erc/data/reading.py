@@ -96,7 +96,9 @@ def _missing_columns(turns: _Turns, missing: dict) -> ValueError:
         say = "if it has another separator, read it with `pandas.read_csv(path, sep=';')` and give "
         return ValueError(f'{turns.where}: one column, {found!r:.60}; {say}the DataFrame')
     say = ', '.join(_advice(what, columns) for what in missing)
-    return ValueError(f'{turns.where}: no column {listed}; it has {found}; say {say}')
+    return ValueError(
+        f'{turns.where}: no column {listed}; it has {found}; say {say} (options of `erc data add`)'
+    )
 
 # %% ../../nbs/049_read_corpus.ipynb #57423eca
 def _standard_columns(turns: _Turns, table, names: dict) -> pd.DataFrame:
@@ -207,7 +209,7 @@ def _without_values(taken: _Taken, table) -> pd.DataFrame:
 def _repeated_rows(taken: _Taken) -> list:
     "Count the rows of a table that are those of an earlier one in every column."
     twice = 0 if taken.is_pickle else int(taken.turns.table.astype(str).duplicated().sum())
-    return [f'{_many(twice, "row")} the same as an earlier one in every column'] if twice else []
+    return [f'{_many(twice, "row")} like an earlier one in every column, kept'] if twice else []
 
 
 def _arranged(taken: _Taken, table, given: list | None) -> pd.DataFrame:

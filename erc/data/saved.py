@@ -138,7 +138,9 @@ def _check_other(folder: Path, corpus):
     if found not in (None, (corpus.name, corpus.task, tuple(corpus.classes))):
         name, task, classes = found
         held = f'another corpus ({name}: {task}, {len(classes)} classes)'
-        raise FileExistsError(f'{folder} holds {held}; name another folder, or say replace=True')
+        raise FileExistsError(
+            f'{folder} holds {held}; name another folder, or say replace=True (--replace)'
+        )
 
 # %% ../../nbs/029_saved.ipynb #71f6db15
 def _saved_files(corpus) -> dict:  # name -> bytes
