@@ -3639,6 +3639,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/erc', 'doc_host': '', 'git
                                   'erc.training.fit._threads': ('fit.html#_threads', 'erc/training/fit.py'),
                                   'erc.training.fit._threads_for': ('fit.html#_threads_for', 'erc/training/fit.py'),
                                   'erc.training.fit._train_groups': ('fit.html#_train_groups', 'erc/training/fit.py'),
+                                  'erc.training.fit._train_task': ('fit.html#_train_task', 'erc/training/fit.py'),
                                   'erc.training.fit._training': ('fit.html#_training', 'erc/training/fit.py'),
                                   'erc.training.fit.fit': ('fit.html#fit', 'erc/training/fit.py')},
             'erc.training.groups': { 'erc.training.groups._bytes_of_a_seed': ('groups.html#_bytes_of_a_seed', 'erc/training/groups.py'),

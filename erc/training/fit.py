@@ -233,6 +233,14 @@ def _collect(seeds: list, done: list[_Training], seconds: float) -> Fit:
     return Fit(seeds, _select(curves), curves, losses, engines, seconds, earlier)
 
 # %% ../../nbs/330_fit.ipynb #40707c29
+def _train_task(task: _Task, seeds_per_group, progress: bool) -> Fit:
+    "Train what was checked, with the products and threads that suit it."
+    start = time.monotonic()
+    with _products(task.make, task.device), _threads(task.vectorise):
+        done = _train_groups(task, _group_size(task, seeds_per_group), progress)
+    return _collect(task.seeds, done, time.monotonic() - start)
+
+# %% ../../nbs/330_fit.ipynb #1592f86a
 def fit(  # noqa: PLR0913 (all about a run in one call)
     make,  # () -> nn.Module with `forward(batch) -> Out`
     train: list,  # batches
@@ -258,15 +266,12 @@ def fit(  # noqa: PLR0913 (all about a run in one call)
 
     Raise ValueError for unknown settings or targets, RuntimeError if one seed needs more memory.
     """
-    start = time.monotonic()
     data = make, train, dev, score, seeds, settings, target
     task = _Task(
         *data, weight, begin, device, vectorise, watch, checkpoint, every, capture, shuffle
     )
     _check(task)
-    with _products(make, device), _threads(vectorise):
-        done = _train_groups(task, _group_size(task, seeds_per_group), progress)
-    return _collect(task.seeds, done, time.monotonic() - start)
+    return _train_task(task, seeds_per_group, progress)
 
 # %% ../../nbs/330_fit.ipynb #3c5cb230
 def _fingerprint(
