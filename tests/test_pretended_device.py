@@ -335,6 +335,18 @@ def test_a_fine_tuned_encoder_trains_on_a_device(system, encoder):
 def only(monkeypatch, *names):
     systems = [s for s in TRAINED if s.name in names]
     monkeypatch.setattr(device_check, '_distinct_systems', lambda every=True: systems)
+    monkeypatch.setattr(device_check, '_check_limits', lambda device: [])  # of whole corpora
+
+
+def test_the_check_holds_steps_to_limits(monkeypatch):
+    only(monkeypatch)
+    lines = [{'what': 'a step of x', 'seeds': 1, 'ms': 9.0, 'limit ms': 5.0, 'ok': False}]
+    monkeypatch.setattr(device_check, '_checks', lambda *_: [])
+    monkeypatch.setattr(device_check, '_check_limits', lambda device: lines)
+    table = _check_training(progress=False)
+    assert table[['what', 'ms', 'limit ms', 'ok', 'error']].values.tolist() == [
+        ['a step of x', 9.0, 5.0, False, '']
+    ]
 
 
 def test_the_check_passes_on_a_pretended_device(monkeypatch):
