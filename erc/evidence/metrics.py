@@ -121,12 +121,16 @@ def _correct(counts):
 
 def _true(counts):
     "Return how often each class is true, (..., C)."
-    return counts.true if isinstance(counts, _Margins) else np.asarray(counts).sum(-1)
+    if isinstance(counts, _Margins):
+        return counts.true
+    return np.einsum('...ij->...i', np.asarray(counts))
 
 
 def _predicted(counts):
     "Return how often each class was predicted, (..., C)."
-    return counts.predicted if isinstance(counts, _Margins) else np.asarray(counts).sum(-2)
+    if isinstance(counts, _Margins):
+        return counts.predicted
+    return np.einsum('...ij->...j', np.asarray(counts))
 
 # %% ../../nbs/100_metrics.ipynb #d57c948c
 def class_f1(
