@@ -391,7 +391,7 @@ def test_repeats_and_absent_classes_are_counted():
     table = pd.concat([turns(3), turns(3).iloc[:1]])
     corpus, said = read(table, classes=['sad', 'glad', 'neutral', 'cross'])
     assert len(corpus) == 10
-    assert any('1 row the same as an earlier one' in s for s in said)
+    assert any('1 row like an earlier one in every column, kept' in s for s in said)
     assert any('no turn has class cross' in s for s in said)
 
 
