@@ -618,7 +618,7 @@ def test_one_long_step_is_estimate_enough(monkeypatch):
     key, taken, run = system.key('short', 'demo'), [], Steps.run
     monkeypatch.setattr(Steps, 'run', lambda self, b: taken.append(b) or run(self, b))
     assert _measured_seconds(system, key, seeds=range(2), enough=0.0) > 0
-    assert len(taken) == 2, "the first warms up and never counts"
+    assert len(taken) == 2, 'the first warms up and never counts'
     _measured_seconds(system, key, seeds=range(2))
     assert len(taken) > 3
 
