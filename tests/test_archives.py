@@ -13,8 +13,16 @@ import erc.runs.plan
 from erc.cli import app
 from erc.data.folds import folds, with_fold
 from erc.data.registry import load_corpus
-from erc.runs.archives import _pack_runs, _unpack_archive
-from erc.runs.carried import _without_texts
+from erc.runs.archives import _pack_runs, _unpack_archive, _what_is_read
+from erc.runs.carried import (
+    _carried_folder,
+    _carried_name,
+    _find_carried,
+    _save_carried,
+    _without_texts,
+)
+from erc.runs.keys import RunKey
+from erc.runs.recipes import _pretraining_system, find_system
 from erc.runs.records import find_record
 from erc.training.checkpoint import _end_of_time
 from erc.training.engine import Steps
@@ -32,12 +40,15 @@ class Machine:
         (home / 'recipes' / 'toy.toml').write_text(toy_recipe(epochs=2))
         (home / 'settings.ini').write_text('[DEFAULT]\n')
 
-    def run(self, *options):
+    def invoke(self, *options):
         where = {'ROOT': '', 'RECIPES': 'recipes', 'CACHE': 'cache'}
         for name, folder in where.items():
             self.patch.setenv(f'ERC_{name}', str(self.home / folder))
         command = ['run', 'toy', '--seeds', '2', '--quiet', *map(str, options)]
-        result = CliRunner().invoke(app, command)
+        return CliRunner().invoke(app, command)
+
+    def run(self, *options):
+        result = self.invoke(*options)
         assert result.exit_code == 0, result.output
         return result.output
 
@@ -128,6 +139,37 @@ def test_carried_runs_are_timed(machines, tmp_path, monkeypatch):
     assert (found.seconds > 0).all()
 
 
+def test_what_cannot_be_carried_is_left_out_and_a_failed_run_loses_nothing(machines, tmp_path):
+    a, _ = machines
+    recipe = a.home / 'recipes' / 'toy.toml'
+    counted = '[systems.counted]\nlike = "net"\nkind = "facts"\nas_printed = true\n'
+    recipe.write_text(recipe.read_text() + counted)
+    result = a.invoke('--export', tmp_path / 'x.zip')
+    assert result.exit_code == 1, result.output
+    assert '1 of 2 runs failed' in result.output
+    assert 'left out: toy/counted:paper@demo may read the words' in result.output
+    with ZipFile(tmp_path / 'x.zip') as archive:
+        assert 'records/toy/net--paper--demo.json' in archive.namelist()
+
+
+def test_what_is_trained_before_is_carried_too(tmp_path, monkeypatch):
+    monkeypatch.setenv('ERC_CACHE', str(tmp_path / 'cache'))
+    system = dataclasses.replace(find_system('shapes/gruarc'), encoder='hashing')
+    monkeypatch.setattr('erc.runs.archives.find_system', lambda _: system)
+    folders = _what_is_read(RunKey.parse('shapes/gruarc:tuned@demo'), tmp_path)
+    names = [_carried_name(s, 'demo') for s in (system, _pretraining_system(system))]
+    assert [folder.name for folder in folders] == names and names[0] != names[1]
+
+
+def test_no_baseline_gets_a_corpus_without_texts(tmp_path, monkeypatch):
+    monkeypatch.setenv('ERC_CACHE', str(tmp_path))
+    model, baseline = find_system('shapes/without_shift'), find_system('baselines/tfidf')
+    for system in (model, baseline):
+        demo = load_corpus('demo')
+        _save_carried(demo, demo.digest(), _carried_folder(system, 'demo'))
+    assert _find_carried(model, 'demo') and _find_carried(baseline, 'demo') is None
+
+
 def test_no_text_is_carried(machines, tmp_path):
     a, _ = machines
     a.run('--budget', 0, '--export', tmp_path / 'x.zip')
@@ -173,7 +215,7 @@ def test_a_record_of_another_experiment_is_left_alone(machines, tmp_path):
 )
 def test_a_foreign_name_is_refused_before_anything_is_written(tmp_path, name):
     with ZipFile(tmp_path / 'x.zip', 'w') as archive:
-        archive.writestr('records/toy/x.json', '{}')
+        archive.writestr('records/toy/net--paper--demo.json', '{}')
         archive.writestr(name, 'x')
     with pytest.raises(ValueError, match='x.zip holds .* which no archive of runs has'):
         _unpack_archive(tmp_path / 'x.zip', tmp_path / 'home')
@@ -183,7 +225,7 @@ def test_a_foreign_name_is_refused_before_anything_is_written(tmp_path, name):
 def test_a_bomb_and_a_damaged_archive_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr('erc.runs.archives._LARGEST', 10**6)
     with ZipFile(tmp_path / 'x.zip', 'w', ZIP_DEFLATED) as archive:
-        archive.writestr('records/toy/x.json', b'0' * 10**7)
+        archive.writestr('records/toy/net--paper--demo.json', b'0' * 10**7)
     with pytest.raises(ValueError, match='are allowed'):
         _unpack_archive(tmp_path / 'x.zip', tmp_path / 'home')
     data = (tmp_path / 'x.zip').read_bytes()
@@ -193,9 +235,14 @@ def test_a_bomb_and_a_damaged_archive_are_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    'key', ['dialoguetrm/U_ft:tuned@iemocap6', 'baselines/mvn_words:tuned@iemocap6']
+    'key',
+    [
+        'dialoguetrm/U_ft:tuned@iemocap6',
+        'baselines/mvn_words:tuned@iemocap6',
+        'baselines/tfidf:tuned@iemocap6',
+    ],
 )
 def test_systems_that_read_words_are_not_packed(tmp_path, key):
-    with pytest.raises(ValueError, match='reads the words of its corpus'):
+    with pytest.raises(ValueError, match='may read the words of its corpus'):
         _pack_runs([key], tmp_path / 'x.zip')
     assert not (tmp_path / 'x.zip').exists()
