@@ -73,7 +73,7 @@ class _Making:
 _MAKING = {
     'meld': _Making(
         'meld',
-        ('context_gru', 'bclstm', 'multiemo'),
+        ('context_gru', 'bclstm', 'multiemo', 'dialoguernn'),
         {'batch': 32},
         'gpl-3.0',
         'MELD, its annotations included, is distributed under GPL-3.0. These weights were trained on '
