@@ -39,8 +39,9 @@ reproduce: setup
 recorded: setup
 	$(BIN)/erc reproduce --profile recorded $(ARGS)
 
+# two processes, each file in one of them: much of the time is spent waiting for kernels and commands
 test: setup
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 # not a test: 50,000 damaged files; the tests have a short form
 torture: setup
