@@ -14,7 +14,6 @@ import pandas as pd
 from ..core import resolve
 from ..data.sentence_encoders import encoder_identity, encoder_path
 from .fingerprints import _fingerprints
-from .fold import _wanted_seeds
 from .keys import RunKey
 from .recipes import System, find_system, settings_of, wanted_runs
 from .records import Record, find_record
@@ -99,6 +98,8 @@ def _too_few_seeds(record: Record, system: System, seeds: int | None) -> str:
     "Return which folds of a record lack seeds, or ''."
     if system.kind == 'facts':
         return ''
+    from erc.runs.fold import _wanted_seeds  # slow to import
+
     wanted = _wanted_seeds(system, record.cross, range(seeds or system.seeds))
     have = {f: len(record.folds[f].seeds) if f in record.folds else 0 for f in wanted}
     short = [f'{have[f]} of {len(s)} seeds of {f}' for f, s in wanted.items() if have[f] < len(s)]
