@@ -17,6 +17,7 @@ from erc.data.batches import from_padded
 from erc.data.registry import load_corpus
 from erc.data.sentence_encoders import toy_encoder
 from erc.nn.cells import Out
+from erc.report.section import Section, _section_jobs
 from erc.runs import device_check
 from erc.runs.device_check import _check_training, _distinct_systems
 from erc.runs.recipe_files import papers
@@ -330,6 +331,24 @@ def test_a_fine_tuned_encoder_trains_on_a_device(system, encoder):
 
 
 # ---- the command that checks a real device
+
+
+def test_a_full_section_reaches_its_first_step(monkeypatch, tmp_path, data):
+    "What papermill runs with `-p profile full -p device cuda`, up to what a GPU computes."
+    key = 'shapes/gruarc:tuned@iemocap6'
+    monkeypatch.setattr('erc.report.section.results_home', lambda: tmp_path)
+    one = Section('shapes', '410_gruarc', profile='full', corpora='iemocap6', device='cuda')
+    jobs = [job for job in _section_jobs(one) if str(job.key) == key]
+    monkeypatch.setattr('erc.report.section._section_jobs', lambda section: jobs)
+
+    def stop(steps, batch):
+        assert batch.features and all(x.is_cuda for x in batch.features.values())
+        assert all(p.is_cuda for p in steps.engine.params.values())
+        raise InterruptedError('the first step')
+
+    monkeypatch.setattr(engine_module.Steps, 'train_on', stop)
+    with pretended_device(), pytest.raises(RuntimeError, match='InterruptedError: the first step'):
+        one.run()
 
 
 def only(monkeypatch, *names):

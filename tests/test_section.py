@@ -7,6 +7,7 @@ import shutil
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
+import torch
 
 from erc.core import results_home
 from erc.report.figures import Figure
@@ -87,6 +88,14 @@ def test_a_failing_system_is_named_and_the_others_go_on(tmp_path):
     with pytest.raises(RuntimeError, match=words):
         section.run()
     assert section.record('empty_is_shift:fixed@mosei') is not None
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
+def test_a_missing_device_is_said_once_and_before_anything_runs(monkeypatch):
+    monkeypatch.setattr('erc.report.section._attempt', lambda *_: pytest.fail('something ran'))
+    with pytest.raises(ValueError, match="^device 'cuda' is unavailable .*; use 'cpu'$"):
+        shift(profile='full', device='cuda').run()
+    shift(profile='recorded', device='cuda').run()
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from .comparison import _artefact_status, _records_of, comparison
 from .figures import Figure, _missing_figure
 from .tables import Table, facts_table
 from ..runs.keys import RunKey
+from ..runs.prepare import check_device
 from ..runs.recipes import System, load_recipe, wanted_runs
 from ..runs.records import Record, find_record
 from ..runs.run import run_system
@@ -122,8 +123,13 @@ class Section(_Drawing):
     "The systems and artefacts of one notebook under one profile."
 
     def run(self):
-        "Run what the profile asks for; at the end, raise RuntimeError that names failed systems."
-        failed = [sentence for job in _section_jobs(self) if (sentence := _attempt(self, job))]
+        """Run what the profile asks for; at the end, raise RuntimeError that names failed systems.
+
+        Without the device, ValueError before anything runs."""
+        jobs = _section_jobs(self)
+        if jobs:
+            check_device(self.device)
+        failed = [sentence for job in jobs if (sentence := _attempt(self, job))]
         self._tables.clear()
         if failed:
             raise RuntimeError('\n'.join([f'{len(failed)} systems failed:', *failed]))
