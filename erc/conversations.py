@@ -238,9 +238,10 @@ def conversation_table(
 
     Raises ValueError that names the turn for what is no text, and for a source without turns; warns
     of turns without text or speaker."""
+    where = f'{source}, ' if isinstance(source, (str, Path)) else ''
     raw = _raw_table(source, {'speaker': speaker, 'text': text, 'dialogue': dialogue})
     if raw.empty:
-        raise ValueError('there is no turn to predict: the source is empty')
-    table = _cleaned(raw, f'{source}, ' if isinstance(source, (str, Path)) else '')
+        raise ValueError(f'{where}there is no turn to predict: the source is empty')
+    table = _cleaned(raw, where)
     _warn_of_gaps(table)
     return table

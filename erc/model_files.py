@@ -193,7 +193,9 @@ def _holds(check, value) -> bool:
 def _checked_facts(facts, path: Path) -> _ModelInfo:
     "Return facts that were read; raise ValueError naming the file and the field that is wrong."
     if not isinstance(facts, dict) or facts.get('format') != 1:
-        raise ValueError(f'{path}: it does not describe a model in the format that is known here')
+        raise ValueError(
+            f'{path}: it describes no model of a format that is known here; save the model again'
+        )
     facts = {'licence': ''} | {k: v for k, v in facts.items() if k not in ('format', 'sha256')}
     _check_fields(facts, path)
     for name, (expected, holds) in _CHECKS.items():

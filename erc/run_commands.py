@@ -96,34 +96,39 @@ def _run_in_time(plan, budget: float | None, **options):
         )
 
 # %% ../nbs/986_run_commands.ipynb #95416140
+def _say_left_out(sentences: list):
+    for sentence in sentences:
+        typer.echo(f'erc: warning: left out: {sentence}', err=True)
+
+
 def _import(path: Path, home):
     "Take in an archive and say what was in it."
     from erc.runs.archives import _unpack_archive
 
     taken = _unpack_archive(path, home)
-    for sentence in taken.pop('refused'):
-        typer.echo(f'erc: warning: left out: {sentence}', err=True)
+    _say_left_out(taken.pop('refused'))
     typer.echo(f'{path}: ' + ', '.join(f'{n} {name}' for name, n in taken.items()))
 
 
-def _export(path: Path, plan, home):
+def _export(asked, plan):
     "Write an archive of what a plan lists; say how large it is, and what was left out."
-    from erc.runs.archives import _pack_runs
+    from erc.runs.archives import _cut_into_pieces, _pack_runs
 
-    left_out = _pack_runs(plan.index, path, home)
-    for sentence in left_out:
-        typer.echo(f'erc: warning: left out: {sentence}', err=True)
-    size = path.stat().st_size / 2**20
-    typer.echo(f'{path}: {len(plan) - len(left_out)} runs, {size:.1f} MiB')
+    left_out = _pack_runs(plan.index, asked.export, asked.home, asked.tokens)
+    _say_left_out(left_out)
+    size, cut = asked.export.stat().st_size / 2**20, ''
+    if asked.piece:
+        cut = f' in {len(_cut_into_pieces(asked.export, int(asked.piece * 2**20)))} pieces'
+    typer.echo(f'{asked.export}: {len(plan) - len(left_out)} runs, {size:.1f} MiB{cut}')
 
 
-def _carry_out(plan, budget, export, **options):
+def _carry_out(asked, plan, **options):
     "Run a plan and write an archive of it, if one is asked for, also where a run failed."
     try:
-        _run_in_time(plan, budget, **options)
+        _run_in_time(plan, asked.budget, **options)
     finally:
-        if export:
-            _export(export, plan, options['home'])
+        if asked.export:
+            _export(asked, plan)
 
 # %% ../nbs/986_run_commands.ipynb #89d03956
 _Target = Annotated[
@@ -153,10 +158,20 @@ _Budget = Annotated[
 ]
 _From = Annotated[
     Path | None,
-    typer.Option('--import', help='An archive of runs to go on with.', exists=True, dir_okay=False),
+    typer.Option('--import', help='An archive of runs to go on with.', dir_okay=False),
 ]
 _To = Annotated[
     Path | None, typer.Option('--export', help='An archive to write at the end, without texts.')
+]
+_Tokens = Annotated[
+    bool,
+    typer.Option(
+        '--tokens',
+        help='Export token ids and encoders too. Words can be read out of the ids: mind the licence.',
+    ),
+]
+_Piece = Annotated[
+    float | None, typer.Option(min=0.001, help='MiB of a piece of the archive; default: one piece.')
 ]
 _Deterministic = Annotated[
     bool, typer.Option('--deterministic', help='The same numbers each time on a GPU, more slowly.')
@@ -190,7 +205,7 @@ def _run_as_asked(asked):
     plan = _plan(asked.target, asked.missing, asked.budget, **which)
     _show_plan(asked.target, plan, asked.quiet, asked.json)
     if len(plan) and not asked.dry_run:
-        _carry_out(plan, asked.budget, asked.export, **where, progress=not asked.quiet)
+        _carry_out(asked, plan, **where, progress=not asked.quiet)
 
 # %% ../nbs/986_run_commands.ipynb #fa115ae6
 def _run(  # noqa: PLR0913 (options of one command)
@@ -204,6 +219,8 @@ def _run(  # noqa: PLR0913 (options of one command)
     budget: _Budget = None,
     archive: _From = None,
     export: _To = None,
+    tokens: _Tokens = False,
+    piece: _Piece = None,
     deterministic: _Deterministic = False,
     home: _Home = None,
     recipe: _Recipe = None,

@@ -254,7 +254,7 @@ class _Run:
                     bar.update(turns)
             except ValueError as error:
                 raise self._stopped(error) from None
-        self.finish()
+        self.finish(lines.path)
 
     def _stopped(self, error: ValueError) -> ValueError:
         "Return an error with what is kept; a file in which nothing is kept is removed."
@@ -296,11 +296,11 @@ class _Run:
         end = self.place
         return _StreamResult(self.out, end.turns, before, seconds, end.blank, end.nobody, end.cut)
 
-    def finish(self):
+    def finish(self, source: Path):
         "Give the output its name; raise ValueError if there was no turn."
         if not self.place.turns:
             self.part.unlink()
-            raise ValueError('there is no turn to predict: the source is empty')
+            raise ValueError(f'{source}, there is no turn to predict: the source is empty')
         self.part.replace(self.out)
         self.saved.unlink(missing_ok=True)
 

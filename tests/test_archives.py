@@ -1,9 +1,11 @@
 "A run that is stopped, carried to a machine without the corpus and finished there is as one that stayed."
 
 import dataclasses
+import shutil
 from functools import partial
 from zipfile import ZIP_DEFLATED, ZipFile
 
+import numpy as np
 import pytest
 from toy_recipe import KEY, toy_recipe
 from typer.testing import CliRunner
@@ -13,7 +15,15 @@ import erc.runs.plan
 from erc.cli import app
 from erc.data.folds import folds, with_fold
 from erc.data.registry import load_corpus
-from erc.runs.archives import _pack_runs, _unpack_archive, _what_is_read
+from erc.data.sentence_encoders import encoder_identity, encoder_path, toy_encoder
+from erc.nn.encoders import TextEncoder
+from erc.runs.archives import (
+    _cut_into_pieces,
+    _encoder_parts,
+    _pack_runs,
+    _unpack_archive,
+    _what_is_read,
+)
 from erc.runs.carried import (
     _carried_folder,
     _carried_name,
@@ -22,6 +32,7 @@ from erc.runs.carried import (
     _without_texts,
 )
 from erc.runs.keys import RunKey
+from erc.runs.prepare import _load_encoded
 from erc.runs.recipes import _pretraining_system, find_system
 from erc.runs.records import find_record
 from erc.training.checkpoint import _end_of_time
@@ -110,7 +121,7 @@ def test_a_carried_run_leaves_the_record_of_one_that_stayed(machines, tmp_path, 
     assert (len(a.record.seeds) if a.record else 0) == kept
     without_corpora(a.patch)
     said = b.run('--import', archive, '--budget', 1000)
-    assert f'1 carried, {kept} records, 1 checkpoints' in said
+    assert f'1 carried, 0 encoders, {kept} records, 1 checkpoints' in said
     assert without_times(b.record) == without_times(whole)
     assert not [p for p in (b.home / 'cache' / 'checkpoints').rglob('*') if p.is_file()]
 
@@ -243,6 +254,63 @@ def test_a_bomb_and_a_damaged_archive_are_refused(tmp_path, monkeypatch):
     ],
 )
 def test_systems_that_read_words_are_not_packed(tmp_path, key):
-    with pytest.raises(ValueError, match='may read the words of its corpus'):
+    with pytest.raises(ValueError, match='words of its corpus'):
         _pack_runs([key], tmp_path / 'x.zip')
     assert not (tmp_path / 'x.zip').exists()
+
+
+# ---- runs that train an encoder
+
+
+@pytest.fixture
+def words(monkeypatch, tmp_path):
+    "The run of a system that reads token ids, with an encoder in a folder."
+    monkeypatch.setenv('ERC_CACHE', str(tmp_path / 'here'))
+    folder = toy_encoder(tmp_path / 'bert', load_corpus('demo').table.text)
+    system = find_system('dialoguetrm/u_free_ft')
+    own = {'encoder': str(folder), 'args': {**system.args, 'encoder': str(folder)}}
+    system = dataclasses.replace(system, **own)
+    for module in ('archives', 'plan'):
+        monkeypatch.setattr(f'erc.runs.{module}.find_system', lambda _: system)
+    return system, RunKey.parse('dialoguetrm/u_free_ft:tuned@demo'), folder
+
+
+def test_token_ids_and_their_encoder_are_carried_where_that_is_asked_for(
+    words, tmp_path, monkeypatch
+):
+    system, key, folder = words
+    archive = tmp_path / 'x.zip'
+    with pytest.raises(ValueError, match='reads token ids.*--tokens'):
+        _pack_runs([key], archive)
+    assert _pack_runs([key], archive, tmp_path / 'home', tokens=True) == []
+    pieces = _cut_into_pieces(archive, 40_000)
+    assert len(pieces) > 2 and max(p.stat().st_size for p in pieces) == 40_000
+    here, digest_here = _load_encoded(system, 'demo')
+    identity = encoder_identity(folder)
+
+    monkeypatch.setenv('ERC_CACHE', str(tmp_path / 'there'))
+    without_corpora(monkeypatch)
+    shutil.rmtree(folder)
+    taken = _unpack_archive(archive, tmp_path / 'home')
+    assert taken['carried'] == taken['encoders'] == 1 and not taken['refused']
+    there, digest_there = _load_encoded(system, 'demo')
+    assert digest_there == digest_here and there.classes == here.classes
+    np.testing.assert_array_equal(there.features['text'], here.features['text'])
+    assert encoder_identity(encoder_path(str(folder))) == identity
+    assert TextEncoder(str(folder)).size == 32
+    pieces[1].unlink()
+    with pytest.raises(ValueError, match=r'x.zip.002 is missing beside x.zip.003'):
+        _unpack_archive(archive, tmp_path / 'home')
+
+
+def test_no_pickled_encoder_is_packed_or_taken_in(words, tmp_path):
+    _, key, folder = words
+    next(folder.glob('*.safetensors')).rename(folder / 'pytorch_model.bin')
+    with pytest.raises(ValueError, match='has pickled weights'):
+        _encoder_parts(str(folder))
+    with ZipFile(tmp_path / 'x.zip', 'w') as archive:
+        archive.writestr('encoders/' + '0' * 16 + '/pytorch_model.bin', b'')
+    with pytest.raises(ValueError, match='which no archive of runs has'):
+        _unpack_archive(tmp_path / 'x.zip', tmp_path / 'home')
+    with pytest.raises(FileNotFoundError, match='there is no archive .*, and no piece y.zip.001'):
+        _unpack_archive(tmp_path / 'y.zip', tmp_path / 'home')

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ..core import choose
 from .corpus import Corpus, Source
 from .files import require_file
 from .plain_data import _named_errors
@@ -62,6 +63,8 @@ def _read_json(root, file: str, name: str):
 def _placed(splits: dict, source: str, logs: dict, path) -> list:  # of (dialogue, split)
     "Return the dialogues of a source with their splits; ValueError for one without a log."
     with _named_errors(path):
+        for split in splits:
+            choose(split, ('train', 'dev', 'test'), 'split')
         placed = [(x, split) for split, names in splits.items() for x in names[source]]
         if unknown := [x for x, _ in placed if x not in logs]:
             raise ValueError(f'dialogue {unknown[0]!r} is not in the file of {source}')

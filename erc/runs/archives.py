@@ -6,15 +6,18 @@
 __all__ = []
 
 # %% ../../nbs/363_archives.ipynb #fdffb52f
+import glob
 import re
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
-from ..core import cache_home, results_home
+from ..core import cache_home, results_home, write_atomic
 from ..data.files import _whole_folder
+from ..data.sentence_encoders import _encoder_files, _place_of_carried, encoder_path
 from .carried import _carried_folder, _carried_name, _read_carried, _save_carried
 from .keys import RunKey
 from .prepare import _read_encoded
@@ -23,16 +26,23 @@ from .records import _add_to_record, _load_record, find_record
 from .run import _checkpoint_folder, _new_record
 
 # %% ../../nbs/363_archives.ipynb #e22c899c
-def _check_carried(key: RunKey):
-    "Raise ValueError for a run that needs texts: a baseline, a count, or a model of token ids."
+def _check_carried(key: RunKey, tokens: bool):
+    """Raise ValueError for a run that needs texts: a baseline, a count, or a model of token ids.
+
+    With `tokens`, a model may have its ids."""
     system = find_system(key.system_id)
-    if system.kind != 'model' or system.token_features or not system.vectorise:
+    if system.kind != 'model':
         raise ValueError(
-            f'{key} may read the words of its corpus, which an archive may not hold; '
+            f'{key} may read the words of its corpus, which no archive holds; '
             'run it where the corpus is'
         )
+    if not tokens and (system.token_features or not system.vectorise):
+        raise ValueError(
+            f'{key} reads token ids, which are the words of its corpus; run it where the corpus '
+            'is, or pack them with --tokens if its licence lets you carry its texts'
+        )
 
-
+# %% ../../nbs/363_archives.ipynb #43a5d436
 def _files_of(folder: Path, place: str) -> Iterator[tuple]:  # path, name in the archive
     "Yield the files of a folder that are complete."
     for path in sorted(folder.rglob('*')) if folder.is_dir() else ():
@@ -67,6 +77,20 @@ def _what_is_read(key: RunKey, aside: Path) -> list[Path]:
     return [folder for folder in folders if folder]
 
 # %% ../../nbs/363_archives.ipynb #4f4c3c75
+def _encoders_of(system: System) -> set[str]:
+    "Return the names of the encoders that a system's model loads."
+    named = {system.args.get('encoder'), system.args.get('embeddings')}
+    return {name for name in named if name} if system.token_features else set()
+
+
+def _encoder_parts(name: str) -> list[tuple]:  # path, name in the archive
+    "Return the files of an encoder; ValueError without safetensors."
+    files = _encoder_files(encoder_path(name))
+    if any(file.suffix == '.bin' for file in files):
+        raise ValueError(f'encoder {name} has pickled weights (.bin); save it as safetensors')
+    return [(file, f'encoders/{_place_of_carried(name).name}/{file.name}') for file in files]
+
+# %% ../../nbs/363_archives.ipynb #0cbd6e18
 def _checkpoints_of(key: RunKey, home) -> Path:
     "Return the folder of a run's checkpoints on this machine."
     new, _ = _new_record(find_system(key.system_id), key, None, 'cpu')
@@ -74,19 +98,21 @@ def _checkpoints_of(key: RunKey, home) -> Path:
 
 
 def _parts_of(key: RunKey, home, aside: Path) -> Iterator[tuple]:  # path, name in the archive
-    "Yield the files of a run: what it reads, its record, its checkpoints."
+    "Yield the files of a run: what it reads, its encoder, its record, its checkpoints."
     for folder in _what_is_read(key, aside):
         yield from _files_of(folder, f'carried/{folder.name}')
+    for name in _encoders_of(find_system(key.system_id)):
+        yield from _encoder_parts(name)
     record = key.path(home)
     if record.exists():
         yield record, f'records/{key.paper}/{record.name}'
     yield from _files_of(_checkpoints_of(key, home), _place(key, 'checkpoints'))
 
 # %% ../../nbs/363_archives.ipynb #bcf609c2
-def _pack_run(archive: ZipFile, key: RunKey, home, aside: Path) -> str:
+def _pack_run(archive: ZipFile, key: RunKey, home, aside: Path, tokens: bool) -> str:
     "Add a run to an archive; return why it is left out, or ''."
     try:
-        _check_carried(key)
+        _check_carried(key, tokens)
         files = list(_parts_of(key, home, aside))
     except (ValueError, FileNotFoundError) as e:
         return str(e)
@@ -97,34 +123,76 @@ def _pack_run(archive: ZipFile, key: RunKey, home, aside: Path) -> str:
     return ''
 
 
-def _pack_all(keys: list, path: Path, home, aside: Path) -> list[str]:
+def _pack_all(keys: list, path: Path, home, aside: Path, tokens: bool) -> list[str]:
     "Write runs into a new zip file; return why each was left out, '' if it was not."
     with ZipFile(path, 'w') as archive:
-        return [_pack_run(archive, key, home, aside) for key in keys]
+        return [_pack_run(archive, key, home, aside, tokens) for key in keys]
 
 
 def _pack_runs(
     keys,  # of runs
     path,  # of the archive, a zip file
     home=None,  # folder that holds `records/`
+    tokens=False,  # also runs that read token ids, out of which words can be read
 ) -> list[str]:  # a sentence for each run that was left out
     "Write an archive of runs; ValueError if none of them can be carried."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix='.archive.') as aside:
         new = Path(aside, 'new.zip')
-        answers = _pack_all(list(map(RunKey.parse, keys)), new, home, Path(aside))
+        answers = _pack_all(list(map(RunKey.parse, keys)), new, home, Path(aside), tokens)
         if all(answers):
             raise ValueError('\n'.join([f'nothing to pack into {path}', *answers]))
         new.replace(path)
     return list(filter(None, answers))
+
+# %% ../../nbs/363_archives.ipynb #d3cfc2ab
+def _pieces_of(path: Path) -> list[Path]:
+    "Return the pieces of a file in order; ValueError if one is missing."
+    found = sorted(path.parent.glob(f'{glob.escape(path.name)}.[0-9][0-9][0-9]'))
+    for number, piece in enumerate(found, 1):
+        if piece.suffix != f'.{number:03}':
+            raise ValueError(f'{path}.{number:03} is missing beside {piece.name}')
+    return found
+
+
+def _cut_into_pieces(
+    path: Path,
+    most: int,  # bytes of a piece
+) -> list[Path]:  # the file itself if it is small enough
+    "Cut a file into `path.001`, `path.002` and so on, and remove it and the pieces of an earlier one."
+    for old in path.parent.glob(f'{glob.escape(path.name)}.[0-9][0-9][0-9]'):
+        old.unlink()
+    if path.stat().st_size <= most:
+        return [path]
+    with path.open('rb') as file:
+        parts = enumerate(iter(lambda: file.read(most), b''), 1)
+        pieces = [write_atomic(f'{path}.{number:03}', part) for number, part in parts]
+    path.unlink()
+    return pieces
+
+# %% ../../nbs/363_archives.ipynb #4637f0c1
+@contextmanager
+def _joined(path: Path):
+    "Give an archive, put together from its pieces if it was cut; FileNotFoundError without any."
+    if path.exists():
+        yield path
+        return
+    if not (pieces := _pieces_of(path)):
+        raise FileNotFoundError(f'there is no archive {path}, and no piece {path.name}.001')
+    with tempfile.TemporaryDirectory() as aside:
+        with Path(aside, path.name).open('wb') as whole:
+            for piece in pieces:
+                with piece.open('rb') as file:
+                    shutil.copyfileobj(file, whole)
+        yield Path(aside, path.name)
 
 # %% ../../nbs/363_archives.ipynb #66769e4f
 _PART = r'[A-Za-z0-9][\w.-]*'
 _RUN = r'(?=[^/]+--[^/]+--[^/]+)' + _PART
 _NAME = re.compile(
     rf'records/{_PART}/{_RUN}\.json|checkpoints/{_PART}/{_RUN}/{_PART}/{_PART}(/{_PART})?'
-    rf'|carried/[0-9a-f]{{16}}/{_PART}',
+    rf'|carried/[0-9a-f]{{16}}/{_PART}|encoders/[0-9a-f]{{16}}/{_PART}\.(safetensors|json|txt|model)',
     re.ASCII,
 )
 _LARGEST = 8 * 2**30  # bytes of an archive, unpacked
@@ -142,19 +210,19 @@ def _check_names(archive: ZipFile, path: Path):
 def _unpack_into(path: Path, aside: Path):
     "Unpack an archive into an empty folder; ValueError for a damaged or a foreign one."
     try:
-        with ZipFile(path) as archive:
+        with _joined(path) as whole, ZipFile(whole) as archive:
             _check_names(archive, path)
             archive.extractall(aside)
     except (BadZipFile, NotImplementedError, EOFError, RuntimeError) as e:
         raise ValueError(f'{path} is no whole archive of runs ({e}); export it again') from e
 
 # %% ../../nbs/363_archives.ipynb #a4d8d254
-def _take_carried(aside: Path) -> int:
-    "Keep what runs read in the cache; return how much was new."
+def _take_into_cache(aside: Path, part: str, check=lambda folder: None) -> int:
+    "Keep the folders of a part in the cache, each after a check; return how many were new."
     new = 0
-    for folder in sorted((aside / 'carried').glob('*')):
-        _read_carried(folder)
-        target = cache_home() / 'carried' / folder.name
+    for folder in sorted((aside / part).glob('*')):
+        check(folder)
+        target = cache_home() / part / folder.name
         if not target.exists():
             with _whole_folder(target) as place:
                 shutil.copytree(folder, place, dirs_exist_ok=True)
@@ -191,20 +259,24 @@ def _key_of(folder: Path) -> str:  # 'paper/system:variant@corpus'
 # %% ../../nbs/363_archives.ipynb #b94efce8
 def _take_all(aside: Path, home) -> dict:
     "Take in what was unpacked; return how much of each part, and what was refused."
-    carried, taken, refused = _take_carried(aside), {}, []
+    taken = {'carried': _take_into_cache(aside, 'carried', _read_carried)}
+    taken['encoders'] = _take_into_cache(aside, 'encoders')
+    refused = []
     parts = {'records': ('*/*.json', _take_record), 'checkpoints': ('*/*', _take_checkpoints)}
     for part, (pattern, take) in parts.items():
         answers = [take(path, home) for path in sorted((aside / part).glob(pattern))]
         taken[part] = answers.count('')
         refused += [answer for answer in answers if answer]
-    return {'carried': carried, **taken, 'refused': refused}
+    return {**taken, 'refused': refused}
 
 
 def _unpack_archive(
-    path,  # of an archive
+    path,  # of an archive; of one in pieces, without their numbers
     home=None,  # folder that holds `records/`
-) -> dict:  # what was taken: 'carried', 'records', 'checkpoints', and 'refused' sentences
-    "Take in an archive of runs; ValueError for a damaged or foreign one, before anything is kept."
+) -> dict:  # how many 'carried', 'encoders', 'records', 'checkpoints'; 'refused' sentences
+    """Take in an archive of runs, or its pieces.
+
+    ValueError for a damaged or foreign one, before anything is kept."""
     with tempfile.TemporaryDirectory() as aside:
         _unpack_into(Path(path), Path(aside))
         return _take_all(Path(aside), Path(home or results_home()))
