@@ -17,6 +17,7 @@ from erc.data.batches import from_padded
 from erc.data.registry import load_corpus
 from erc.data.sentence_encoders import toy_encoder
 from erc.nn.cells import Out
+from erc.nn.encoders import TextEncoder
 from erc.report.section import Section, _section_jobs
 from erc.runs import device_check
 from erc.runs.device_check import _check_training, _distinct_systems
@@ -304,9 +305,16 @@ def token_features(system, mask_id) -> dict:
     return features
 
 
+@pytest.mark.parametrize('memory, recomputes', [(80 << 30, False), (1 << 14, True)])
 @pytest.mark.parametrize('system', ONE_OF_EACH, ids=lambda s: s.id)
-def test_a_fine_tuned_encoder_trains_on_a_device(system, encoder):
-    "In bfloat16, next to a head in float32; it is no further from the CPU than that."
+def test_a_fine_tuned_encoder_trains_on_a_device(system, encoder, memory, recomputes, monkeypatch):
+    """In bfloat16, next to a head in float32; it is no further from the CPU than that.
+
+    Activations are computed again only where the device has little memory."""
+    again, enable = [], TextEncoder._recompute_activations
+    monkeypatch.setattr(
+        TextEncoder, '_recompute_activations', lambda self: again.append(1) or enable(self)
+    )
     name, mask_id = system.model.partition(':')[2], 4
     args = {**system.args, **SMALL.get(name, {}), 'encoder': encoder}
     features = token_features(system, mask_id)
@@ -319,7 +327,10 @@ def test_a_fine_tuned_encoder_trains_on_a_device(system, encoder):
             part.mask_id = mask_id
     batch = toy_batch(system, features)
     with pretended_device() as device:
+        monkeypatch.setattr(torch.cuda, 'mem_get_info', lambda *_: (memory, memory))
         tuned = train_toy(system, lambda: copy.deepcopy(module), batch, 'cuda')
+        monkeypatch.undo()
+    assert bool(again) == recomputes
     plain = train_toy(system, lambda: copy.deepcopy(module), batch)
     assert device.captures == 0 and np.isfinite(tuned.losses).all()
     np.testing.assert_allclose(tuned.losses, plain.losses, atol=0.02)

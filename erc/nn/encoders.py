@@ -251,10 +251,16 @@ def _group_by_length(x: Tensor, most: int) -> tuple:
     return list(zip(rows, widths)), _rows(np.concatenate(blocks).argsort(), x.device)
 
 # %% ../../nbs/230_encoders.ipynb #b7ec205e
+def _activation_bytes(config, tokens: int) -> int:
+    "Return about how many bytes an encoder's activations take in a step of so many tokens."
+    return 34 * config.num_hidden_layers * config.hidden_size * tokens
+
+# %% ../../nbs/230_encoders.ipynb #1528cfbb
 class TextEncoder(nn.Module):
     """A pretrained encoder inside a model: signed token ids (N, L) -> vectors (N, D).
 
-    On CUDA it is trained in bfloat16 and recomputes activations in the backward pass. If a model
+    On CUDA it is trained in bfloat16, and recomputes activations in the backward pass if they would
+    take more than a quarter of the memory, which costs a third more products. If a model
     calls it `encoder`, the hyperparameter `encoder_lr` is its learning rate."""
 
     _groups = WeakTensorKeyDictionary()  # a batch's ids never change: token ids -> their blocks
@@ -264,7 +270,7 @@ class TextEncoder(nn.Module):
         encoder='minilm',  # short name, folder or hub id
         pooling='cls',  # one of `_POOLINGS`
         tokens=0,  # of a block; 0: 2048, or 65536 on CUDA
-        recompute=True,  # activations, on CUDA
+        recompute=None,  # activations, on CUDA; default: see above
         attention_dropout=None,  # default: the encoder's own; 0 lets a CPU use fused attention
         one_segment=False,  # True: the encoder reads all tokens as segment 0; pooling does not
     ):
@@ -289,9 +295,9 @@ class TextEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         trained_on_cuda = x.is_cuda and self.training
-        if trained_on_cuda and self.recompute:
-            self._recompute_activations()
         blocks, place = self._blocks(x)
+        if trained_on_cuda and self._needs_recomputing(blocks, x.device):
+            self._recompute_activations()
         x = x.long()
         with torch.autocast('cuda', torch.bfloat16, enabled=trained_on_cuda):
             vectors = [self.block(x[rows, :width]) for rows, width in blocks]
@@ -304,6 +310,13 @@ class TextEncoder(nn.Module):
         if most not in groups:
             groups[most] = _group_by_length(x, most)
         return groups[most]
+
+    def _needs_recomputing(self, blocks: list, device) -> bool:
+        if self.recompute is not None:
+            return self.recompute
+        tokens = sum(len(rows) * width for rows, width in blocks)
+        _, memory = torch.cuda.mem_get_info(device)
+        return _activation_bytes(self.model.config, tokens) > memory / 4
 
     def _recompute_activations(self):
         "Recompute activations in the backward pass from now on."
