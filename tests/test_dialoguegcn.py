@@ -112,5 +112,5 @@ def test_released_padding_stacks_too():
 
 
 def test_parameters():
-    model = DialogueGCN({'text': 100}, 6, speakers=2)
+    model = DialogueGCN({'text': 100}, 6, preset='released', speakers=2)
     assert sum(p.numel() for p in model.parameters()) == 1_186_646

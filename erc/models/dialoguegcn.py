@@ -168,7 +168,7 @@ class _PartyContext(nn.Module):
         ahead, behind = mask.to(cell.g_cell.weight_hh.dtype).chunk(2, -1)
         return torch.stack([ahead, behind[back]])
 
-# %% ../../nbs/262_dialoguegcn.ipynb #88653a51
+# %% ../../nbs/262_dialoguegcn.ipynb #ec2a0481
 _CHOICES = dict(
     base=('lstm', 'gru', 'dialoguernn', 'none'),
     edges=('position', 'content'),
@@ -178,8 +178,8 @@ _CHOICES = dict(
     padding=('masked', 'released'),
 )
 _PRESETS = {
-    'released': {},
     'plain': {'nodal': False},
+    'released': {},
     'content': {'edges': 'content', 'nodal': False},
     'paper': dict(base='gru', edges='content', normalise='receiver', activation='relu'),
 }
@@ -202,7 +202,7 @@ class DialogueGCN(nn.Module):
         sizes: dict,  # feature -> D
         classes: int,  # C
         *,
-        preset='released',  # a key of `_PRESETS`
+        preset='plain',  # a key of `_PRESETS`
         hidden=100,  # of each direction of the context
         graph=100,  # F, width of the graph layers
         speakers=9,  # most speakers of a dialogue
