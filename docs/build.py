@@ -34,6 +34,7 @@ PACKAGES = {
     'runs': 'Keys, recipes, records, runs',
     'report': 'Artefacts, tables, figures, claims',
     'studies': 'What belongs to one paper',
+    'prediction': 'Trained models, predictions, comparisons',
 }
 
 
@@ -96,10 +97,7 @@ def add_shelf(source: Path, notebooks: list[Path]):
 def add_api(source: Path):
     "Write a page for the front door and one for each package."
     write(source / 'api' / 'front_door.rst', front_door())
-    modules = ['prediction', 'core']
-    write(
-        source / 'api' / 'top.rst', title('erc: prediction, core') + ''.join(map(module, modules))
-    )
+    write(source / 'api' / 'top.rst', title('erc: core') + module('core'))
     for package, heading in PACKAGES.items():
         names = sorted(p.stem for p in (ROOT / 'erc' / package).glob('[a-z]*.py'))
         body = ''.join(module(f'{package}.{name}') for name in names)

@@ -18,11 +18,11 @@ _HOMES = {
     'read_corpus': 'data.reading',
     'encode': 'data.features',
     'Interval': 'evidence.intervals',
-    'train': 'prediction',
-    'compare': 'prediction',
-    'compare_systems': 'comparing',
-    'load': 'trained',
-    'predict': 'shipped',
+    'train': 'prediction.named',
+    'compare': 'prediction.named',
+    'compare_systems': 'prediction.comparing',
+    'load': 'prediction.trained',
+    'predict': 'prediction.shipped',
     'RunKey': 'runs.keys',
     'papers': 'runs.recipe_files',
     'systems': 'runs.browse',
@@ -60,15 +60,17 @@ def __dir__():
 if not TYPE_CHECKING:
     __getattr__ = _resolve
 if TYPE_CHECKING:
-    from erc.comparing import compare_systems as compare_systems
     from erc.core import root as root
     from erc.data.corpus import Corpus as Corpus
     from erc.data.features import encode as encode
     from erc.data.reading import read_corpus as read_corpus
     from erc.data.registry import load_corpus as load_corpus
     from erc.evidence.intervals import Interval as Interval
-    from erc.prediction import compare as compare
-    from erc.prediction import train as train
+    from erc.prediction.comparing import compare_systems as compare_systems
+    from erc.prediction.named import compare as compare
+    from erc.prediction.named import train as train
+    from erc.prediction.shipped import predict as predict
+    from erc.prediction.trained import load as load
     from erc.report.browse import claims as claims
     from erc.report.browse import figure as figure
     from erc.report.browse import table as table
@@ -77,5 +79,3 @@ if TYPE_CHECKING:
     from erc.runs.browse import systems as systems
     from erc.runs.keys import RunKey as RunKey
     from erc.runs.recipe_files import papers as papers
-    from erc.shipped import predict as predict
-    from erc.trained import load as load

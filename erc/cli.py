@@ -12,12 +12,12 @@ from typing import Annotated
 
 import typer
 
-from .compare_command import _compare, _train
-from .data_commands import _data
-from .device_commands import _bench, _check
-from .predict_commands import _predict, _ship
-from .run_commands import _run
-from erc.terminal import (
+from .commands.compare import _compare, _train
+from .commands.data import _data
+from .commands.device import _bench, _check
+from .commands.predict import _predict, _ship
+from .commands.run import _run
+from erc.commands.terminal import (
     _CommandGroup,
     _Device,
     _Home,

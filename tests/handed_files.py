@@ -36,7 +36,7 @@ def files_in(folder) -> dict:  # path relative to it -> bytes
 
 
 def read_conversation(path):
-    from erc.conversations import conversation_table
+    from erc.prediction.conversations import conversation_table
 
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', UserWarning)
@@ -44,14 +44,14 @@ def read_conversation(path):
 
 
 def read_stream(path):
-    from erc.streams import _Lines
+    from erc.prediction.streams import _Lines
 
     return list(_Lines(path, {}).turns())
 
 
 def read_place(path):
     "Where a killed prediction stood; a file that is none counts for nothing."
-    from erc.streams import _read_place
+    from erc.prediction.streams import _read_place
 
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', UserWarning)

@@ -321,7 +321,7 @@ def preload():
         'torch',
         'sklearn.linear_model',
         'transformers',
-        'erc.prediction',
+        'erc.prediction.named',
         'erc.studies.shapes',
     ):
         importlib.import_module(module)

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 
-from erc.arcs import _arc_html, _class_colours, _letters, arc_page
+from erc.prediction.arcs import _arc_html, _class_colours, _letters, arc_page
 
 CLASSES = ['neutral', 'surprise', 'fear', 'sadness', 'joy', 'disgust', 'anger']
 

@@ -115,9 +115,9 @@ def test_debug_shows_the_traceback():
 @pytest.mark.skipif(sys.platform == 'win32', reason='no SIGINT to a child')
 def test_an_interruption_says_how_to_go_on():
     code = (
-        'import erc.cli, erc.run_commands, signal, time; '
+        'import erc.cli, erc.commands.run, signal, time; '
         'signal.signal(signal.SIGINT, signal.default_int_handler); '  # a background shell ignores it
-        'erc.run_commands._run_plan = lambda *a, **k: (print("started", flush=True), time.sleep(60)); '
+        'erc.commands.run._run_plan = lambda *a, **k: (print("started", flush=True), time.sleep(60)); '
         'erc.cli.app()'
     )
     command = [sys.executable, '-c', code, 'run', 'baselines/majority:fixed@demo', '--corpora', '']
@@ -312,7 +312,7 @@ def test_status(tmp_path):
 
 
 def test_stale_records_are_listed_by_reason(capsys):
-    from erc.terminal import _print_status
+    from erc.commands.terminal import _print_status
 
     row = dict(paper='toy', artefact='table1', state='drawn', present=4, wanted=4, seeds='2')
     row |= dict(newest='', basis=[], notebook='', beyond=[], command='erc run toy --missing')

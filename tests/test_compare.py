@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import erc
-from erc.prediction import _remark
+from erc.prediction.named import _remark
 from erc.report.claims import read_claims
 from erc.runs.keys import RunKey
 from erc.runs.records import Fold, Record

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import erc
 from erc.cli import app
-from erc.comparing import _as_corpus, _is_small, _pair_table, _readable
+from erc.prediction.comparing import _as_corpus, _is_small, _pair_table, _readable
 from erc.runs import recipes
 
 MODEL = """

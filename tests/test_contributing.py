@@ -10,10 +10,10 @@ import pytest
 from test_readme import chats
 from typer.testing import CliRunner
 
-from erc import prediction
 from erc.cli import app
 from erc.core import package_file
 from erc.data import registry
+from erc.prediction import named
 from erc.report import claims
 from erc.report.judgements import _VERDICTS
 from erc.runs import recipe_files, recipes
@@ -88,7 +88,7 @@ def test_examples_run(surroundings, monkeypatch):
             values.append(execute(block, names))
     corpus, comparison, table, judged = [v for v in values if v is not None]
     assert corpus.name == 'chats' and len(corpus.rows('dev')) == 8
-    assert isinstance(comparison, prediction.Comparison)
+    assert isinstance(comparison, named.Comparison)
     assert '2 runs' in printed[0] and 'mine/pooled_ta:tuned@demo: weighted_f1' in printed[1]
     assert {'Pooled, text', 'Pooled, text and audio'} <= set(table.frame.line)
     assert judged.claim == 'Audio helps' and judged.verdict in _VERDICTS

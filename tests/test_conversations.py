@@ -6,7 +6,7 @@ import warnings
 import pandas as pd
 import pytest
 
-from erc.conversations import _NOBODY, conversation_table
+from erc.prediction.conversations import _NOBODY, conversation_table
 
 TALK = [('Ann', 'You came!'), ('Ben', 'Leave me alone.'), ('Ann', 'Why? 🙂')]
 

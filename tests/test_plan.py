@@ -7,8 +7,8 @@ import shlex
 import numpy as np
 import pytest
 
+from erc.commands.data import _convert_step
 from erc.data.registry import converted
-from erc.data_commands import _convert_step
 from erc.runs.keys import RunKey
 from erc.runs.plan import (
     _fill_estimates,

@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 
 import erc
 from erc.cli import app
-from erc.conversations import _NOBODY
 from erc.data.sentence_encoders import toy_encoder
-from erc.predictor import _is_emoji_alone, _language_problem, _pieces, predict_turns
-from erc.streams import predict_stream
+from erc.prediction.conversations import _NOBODY
+from erc.prediction.predictor import _is_emoji_alone, _language_problem, _pieces, predict_turns
+from erc.prediction.streams import predict_stream
 
 TALK = [
     ('Ann', 'well it was great'),

@@ -10,7 +10,7 @@ from pretend_device import pretended_device
 from erc.core import resolve
 from erc.data.batches import from_padded
 from erc.data.registry import load_corpus
-from erc.prediction import train
+from erc.prediction.named import train
 from erc.training.fit import fit
 
 TEXT, BOTH = {'text': 4}, {'text': 4, 'audio': 3}

@@ -17,7 +17,7 @@ import erc
 from erc.cli import app
 from erc.core import package_file
 from erc.data.sentence_encoders import encoder_path
-from erc.shipped import _find_model, _shipped_models, _smallest_of_the_best
+from erc.prediction.shipped import _find_model, _shipped_models, _smallest_of_the_best
 
 HOME = package_file('weights/meld')
 TALK = [('Ann', 'You came! I am so happy to see you!'), ('Ben', 'Leave me alone, you idiot!')]

@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 from own_chats import trained
 
-import erc.streams as S
-from erc.streams import predict_stream
+import erc.prediction.streams as S
+from erc.prediction.streams import predict_stream
 
 
 @pytest.fixture(scope='module')
@@ -111,7 +111,7 @@ def start(code, *args):
 SCRIPT = """
 import sys, time
 import erc
-import erc.streams as S
+import erc.prediction.streams as S
 S._BLOCK = 500
 model = erc.load(sys.argv[3])
 real = S._predicted
@@ -230,7 +230,7 @@ def test_a_conversation_that_comes_back_is_said(model, tmp_path):
 MEMORY = """
 import resource, sys
 import erc
-from erc.streams import predict_stream
+from erc.prediction.streams import predict_stream
 predict_stream(erc.load(sys.argv[3]), sys.argv[1], sys.argv[2], progress=False)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """

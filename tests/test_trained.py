@@ -16,8 +16,8 @@ from torch import nn
 import erc
 from erc.data.corpus import validate
 from erc.data.files import _whole_folder
-from erc.model_files import _read_model
 from erc.nn.cells import Out
+from erc.prediction.model_files import _read_model
 from erc.runs.recipes import _PROTOCOL, _SEARCH
 
 QUICK = dict(progress=False, seeds=2, hyperparameters={'epochs': 2, 'lr': 1e-3})
@@ -249,7 +249,7 @@ def test_what_lies_beside_a_model_is_kept(model, saved):
 
 
 def test_a_save_that_fails_leaves_nothing(model, tmp_path, monkeypatch):
-    import erc.model_files as files
+    import erc.prediction.model_files as files
 
     def full(*args):
         raise OSError('no space left')
