@@ -6,10 +6,12 @@ BIN := $(VENV)/bin
 # small tensors gain nothing from many threads, and lose much on a busy machine
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup reproduce recorded test torture endurance audit lint notebooks book clean
+.PHONY: help setup reproduce recorded cluster test test-cluster torture endurance audit lint notebooks book clean
 help:
 	@echo 'make reproduce   every table and figure on the demo corpus; report in _build/demo/report.html'
+	@echo 'make cluster     what is missing, as a workflow on this machine (ARGS="--config target=sagru")'
 	@echo 'make test        every test (ARGS="-k tables" for some)'
+	@echo 'make test-cluster  the workflow on a real SLURM of one node, killed and resumed, for minutes'
 	@echo 'make torture     every reader on hostile and damaged files, for minutes'
 	@echo 'make endurance   work that is killed, shared, large or in odd places, for minutes'
 	@echo 'make audit       known vulnerabilities of what is installed (asks the network)'
@@ -38,6 +40,20 @@ reproduce: setup
 
 recorded: setup
 	$(BIN)/erc reproduce --profile recorded $(ARGS)
+
+# Snakemake has an environment of its own, which sees what is installed beside it
+CLUSTER := _build/cluster
+$(CLUSTER)/.ready: setup
+	test -x $(CLUSTER)/bin/python || $(PYTHON) -m venv $(CLUSTER)
+	$(CLUSTER)/bin/python -m pip install --quiet $$($(BIN)/python -c "from configparser import ConfigParser as C; c = C(delimiters=['=']); c.read('settings.ini'); print(c['DEFAULT']['cluster_requirements'])")
+	@touch $@
+
+cluster: $(CLUSTER)/.ready
+	PATH="$(abspath $(BIN)):$$PATH" $(CLUSTER)/bin/snakemake --snakefile workflow/Snakefile --workflow-profile workflow/profiles/local --directory _build/workflow $(ARGS)
+
+# not a test: needs root and Debian's packages slurm-wlm and munge; ARGS="together overhead" for parts that need no SLURM
+test-cluster: $(CLUSTER)/.ready
+	SNAKEMAKE=$(abspath $(CLUSTER))/bin/snakemake $(BIN)/python tests/cluster/trial.py $(ARGS)
 
 # two processes, each file in one of them: much of the time is spent waiting for kernels and commands
 test: setup

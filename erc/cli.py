@@ -15,7 +15,8 @@ import typer
 from .commands.compare import _compare, _train
 from .commands.data import _data
 from .commands.device import _bench, _check
-from .commands.predict import _predict, _ship
+from .commands.plan import _plan
+from .commands.predict import _join, _predict, _ship
 from .commands.run import _run
 from erc.commands.terminal import (
     _CommandGroup,
@@ -38,7 +39,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(_data, name='data')
-for _command in (_run, _compare, _train, _predict, _ship, _check, _bench):
+for _command in (_run, _plan, _compare, _train, _predict, _join, _ship, _check, _bench):
     app.command(_command.__name__.strip('_'))(_command)
 
 # %% ../nbs/999_cli.ipynb #044f3cb7

@@ -28,6 +28,9 @@ _To = Annotated[
 ]
 _Speaker = Annotated[str | None, typer.Option(help='Column of speakers.')]
 _Text = Annotated[str | None, typer.Option(help='Column of texts.')]
+_Part = Annotated[
+    str, typer.Option(help="Of a .jsonl file only this part: '2/4' is the second of four.")
+]
 _Dialogue = Annotated[str | None, typer.Option(help='Column that tells conversations apart.')]
 
 
@@ -74,6 +77,20 @@ def _check_kind(out: Path):
         raise ValueError(f'{out}: predictions are written as .csv, .jsonl or .html')
 
 
+def _predict_turns(model, chat: Path, out: Path, options: dict):
+    "Predict a file turn by turn; say how many there were."
+    from erc.prediction.streams import predict_stream
+
+    typer.echo(str(predict_stream(model, chat, out, **options)), err=True)
+
+
+def _part_of(part: str, stream: bool) -> dict:
+    "Return the option of a part; ValueError for one of what is predicted at once."
+    if part and not stream:
+        raise ValueError('--part is of a .jsonl file that is predicted into --out .jsonl or .csv')
+    return {'part': part} if part else {}
+
+
 def _check_other(chat: Path, out: Path | None):
     "Raise ValueError for a file that would be written over itself."
     if out and out.resolve() == chat.resolve():
@@ -87,21 +104,39 @@ def _predict(
     speaker: _Speaker = None,
     text: _Text = None,
     dialogue: _Dialogue = None,
+    part: _Part = '',
     quiet: _Quiet = False,
     json: _Json = False,
     of: _Class = None,
 ):
     "Predict the emotion of each turn of conversations."
     from erc.prediction.shipped import _find_model
-    from erc.prediction.streams import predict_stream
 
     options = dict(speaker=speaker, text=text, dialogue=dialogue, progress=not quiet)
+    options |= _part_of(part, stream := _is_stream(chat, out))
     _check_other(chat, out)
     with _plain_warnings():
         loaded = _find_model(model, _own_class(of))
-        if _is_stream(chat, out):
-            return typer.echo(str(predict_stream(loaded, chat, out, **options)), err=True)
+        if stream:
+            return _predict_turns(loaded, chat, out, options)
         _predict_file(chat, loaded, out, f'{chat.name}, model {model}', json, options)
+
+# %% ../../nbs/997_predict_commands.ipynb #d776fb98
+_Whole = Annotated[Path, typer.Argument(help='.jsonl or .csv to write.')]
+_Parts = Annotated[list[Path], typer.Argument(help='Files of predictions, in order.')]
+_Of = Annotated[
+    list[Path] | None,
+    typer.Option('--of', help='A .jsonl file that was predicted; its turns are counted.'),
+]
+
+
+def _join(out: _Whole, parts: _Parts, of: _Of = None):
+    "Join predictions that were made in parts; every turn of the files that were read is there once."
+    from erc.prediction.joined import _join as join
+
+    counts = join(out, parts, of or ())
+    each = ', '.join(str(n) for n in counts.values())
+    typer.echo(f'{out}: {sum(counts.values())} turns of {len(counts)} parts ({each})')
 
 # %% ../../nbs/997_predict_commands.ipynb #d79cfda7
 _Shipped = Annotated[str, typer.Argument(help='meld')]

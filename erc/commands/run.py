@@ -46,7 +46,7 @@ def _outcome(record) -> str:
 
 
 def _run_one(key: str, seeds, folds: list, options: dict):
-    "Run one system, on some folds or on all, and print its score."
+    "Run one system, on some folds or seeds or on all, and print its score."
     from erc.runs.keys import RunKey
     from erc.runs.plan import _folds_of
     from erc.runs.recipes import find_system
@@ -147,6 +147,12 @@ _Seeds = Annotated[
 _Folds = Annotated[
     str, typer.Option(help="Names with commas, such as 'paper,session1'; default: all.")
 ]
+_Only = Annotated[
+    str,
+    typer.Option(
+        '--only-seeds', help="Of the seeds only these, '0' or '1,4'; others run elsewhere."
+    ),
+]
 _Recipe = Annotated[
     list[Path] | None,
     typer.Option('--recipe', help='A recipe file of your own; may be given several times.'),
@@ -177,6 +183,14 @@ _Deterministic = Annotated[
     bool, typer.Option('--deterministic', help='The same numbers each time on a GPU, more slowly.')
 ]
 
+# %% ../../nbs/986_run_commands.ipynb #62cd30ef
+def _seed_numbers(text: str) -> list[int] | None:  # None for all
+    "Read the seeds that were asked for; ValueError for what is no number."
+    names = _names(text)
+    if wrong := [name for name in names if not name.isdecimal()]:
+        raise ValueError(f'--only-seeds {wrong[0]!r} is not a seed; write numbers, such as 0,3')
+    return [int(name) for name in names] or None
+
 # %% ../../nbs/986_run_commands.ipynb #f6c636c7
 def _show_plan(target: str, plan, quiet: bool, as_json: bool):
     "Print what will be run, as JSON or unless it should be quiet."
@@ -197,15 +211,21 @@ def _prepare(asked):
         _make_deterministic()
 
 
+def _where(asked) -> dict:
+    "Return what a plan and its runs are told."
+    return dict(seeds=asked.seeds, folds=_names(asked.folds), device=asked.device, home=asked.home)
+
+
 def _run_as_asked(asked):
     "Plan, and run what was planned; `asked` has the options of the command."
     _prepare(asked)
-    where = dict(seeds=asked.seeds, folds=_names(asked.folds), device=asked.device, home=asked.home)
+    where = _where(asked)
     which = dict(variant=asked.variant, corpora=_names(asked.corpora), **where)
     plan = _plan(asked.target, asked.missing, asked.budget, **which)
     _show_plan(asked.target, plan, asked.quiet, asked.json)
     if len(plan) and not asked.dry_run:
-        _carry_out(asked, plan, **where, progress=not asked.quiet)
+        how = dict(only=asked.only, progress=not asked.quiet)
+        _carry_out(asked, plan, **where, **how)
 
 # %% ../../nbs/986_run_commands.ipynb #fa115ae6
 def _run(  # noqa: PLR0913 (options of one command)
@@ -215,6 +235,7 @@ def _run(  # noqa: PLR0913 (options of one command)
     variant: _Variant = '',
     seeds: _Seeds = None,
     folds: _Folds = '',
+    only_seeds: _Only = '',
     device: _Device = 'cpu',
     budget: _Budget = None,
     archive: _From = None,
@@ -229,4 +250,5 @@ def _run(  # noqa: PLR0913 (options of one command)
     json: _Json = False,
 ):
     "Run systems and write their records."
+    only = _seed_numbers(only_seeds)
     _run_as_asked(SimpleNamespace(**locals()))

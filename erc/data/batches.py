@@ -7,6 +7,7 @@ __all__ = ['Batch', 'map_batch', 'from_padded', 'reversed_rows', 'standardised',
 
 # %% ../../nbs/060_batches.ipynb #01c66260
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..core import choose
+from .mapped import _made, _rows_of
 
 # %% ../../nbs/060_batches.ipynb #8352bd5d
 def _check_lengths(lengths: np.ndarray):
@@ -204,13 +206,14 @@ def _sum_over(blocks) -> np.ndarray:  # (D,)
 
 def _mean_over(x, blocks: list, change=np.positive) -> np.ndarray:  # (D,)
     "Return the mean of rows of an array, or of what they are changed to, block by block."
-    return _sum_over(change(x[r].astype(np.float64)) for r in blocks) / sum(map(len, blocks))
+    total = _sum_over(change(_rows_of(x, r).astype(np.float64)) for r in blocks)
+    return total / sum(map(len, blocks))
 
 
 def _moments(x: np.ndarray, rows: np.ndarray) -> tuple:  # (D,) each, as numpy has them of all rows
     "Return mean and deviation of some rows of an array (N, D), in float64, some rows at a time."
     if len(rows) * x.shape[1] <= _BLOCK:
-        train = x[rows].astype(np.float64)
+        train = _rows_of(x, rows).astype(np.float64)
         return train.mean(0), train.std(0)
     blocks = [rows[i] for i in _blocks_of(x[: len(rows)])]
     mean = _mean_over(x, blocks)
@@ -338,7 +341,7 @@ class _Split:
 
     def taken(self, name: str, ids) -> np.ndarray:
         "Return rows of a feature, standardised if its scale is given."
-        x = self.corpus.features[name][ids]
+        x = _rows_of(self.corpus.features[name], ids)
         if name not in self.scaling:
             return x
         return _scaled_float32(x, self.corpus.has[name][ids], *self.scaling[name])
@@ -377,11 +380,12 @@ def make_batches(
     key=0,  # of the one shuffle, equal for all seeds
     cost=None,  # (N,) cost of each row of the corpus, such as its tokens; `size` then bounds it
     scaling=None,  # name -> mean (D,) and scale (D,) of features to standardise on the way
-) -> list:
+) -> Sequence:  # a list; of features that stay in a file each is built when it is asked for
     "Cut a split into packed batches, training ones shuffled once; raise ValueError for bad input."
     _check_request(corpus, split, size, features, targets, unit)
     source = _Split(corpus, split, unit, features, targets, scaling or {})
     order = np.arange(len(source.starts))
     if split == 'train':
         order = np.random.default_rng(key).permutation(len(order))
-    return [source.gather(group) for group in source.groups(order, size, cost)]
+    arrays = [corpus.features[name] for name in features]
+    return _made(source.gather, source.groups(order, size, cost), arrays)

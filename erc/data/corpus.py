@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from ..core import choose, sha256_of
+from .mapped import _in_order, _in_pieces
 from .saved import _save
 
 # %% ../../nbs/030_corpus.ipynb #3d8d140e
@@ -93,7 +94,8 @@ def _digest(corpus: Corpus) -> str:
         hashed.update(text.encode())
     for name in sorted(corpus.features):
         hashed.update(repr((name, corpus.features[name].shape)).encode())
-        hashed.update(np.ascontiguousarray(corpus.features[name]).data)
+        for piece in _in_pieces(corpus.features[name]):
+            hashed.update(np.ascontiguousarray(piece).data)
         hashed.update(np.ascontiguousarray(corpus.has[name]).data)
     return hashed.hexdigest()
 
@@ -220,7 +222,7 @@ def _check_shapes(name: str, x, has, rows: int):
 
 # %% ../../nbs/030_corpus.ipynb #1ade66a6
 def _check_finite(name: str, x):
-    if not np.isfinite(x.sum(dtype=np.float64)):
+    if not all(np.isfinite(piece.sum(dtype=np.float64)) for piece in _in_pieces(x)):
         row, column = np.argwhere(~np.isfinite(x))[0]
         raise ValueError(f'features {name!r}: {x[row, column]} in row {row}, column {column}')
 
@@ -255,7 +257,7 @@ def _by_name(corpus: Corpus) -> Corpus:
         return corpus
     return corpus.replace(
         table=corpus.table.iloc[order].reset_index(drop=True),
-        features={name: x[order] for name, x in corpus.features.items()},
+        features={name: _in_order(x, order) for name, x in corpus.features.items()},
         has={name: x[order] for name, x in corpus.has.items()},
     )
 

@@ -18,6 +18,7 @@ import pandas as pd
 
 from ..core import sha256_of, write_atomic
 from .files import _restored, _whole_folder
+from .mapped import _MAPPED, _mapped_tensor
 from .plain_data import _named_errors
 
 # %% ../../nbs/029_saved.ipynb #e410ec16
@@ -221,6 +222,12 @@ def _stored_array(path, key: str, shape) -> np.ndarray:
     return found
 
 # %% ../../nbs/029_saved.ipynb #84a31fa6
+def _stored(path, key: str, shape) -> np.ndarray:
+    "Read an array; large features stay in the file."
+    large = key.startswith('features/') and math.prod(shape) * 4 > _MAPPED
+    return _mapped_tensor(path, key) if large else _stored_array(path, key, shape)
+
+
 def _stored_arrays(path) -> dict:  # features and has, by name
     from safetensors import safe_open
 
@@ -230,7 +237,7 @@ def _stored_arrays(path) -> dict:  # features and has, by name
             names = list(file.keys())
             shapes = {key: file.get_slice(key).get_shape() for key in names}
         for key, shape in shapes.items():
-            x, (part, _, name) = _stored_array(path, key, shape), key.partition('/')
+            x, (part, _, name) = _stored(path, key, shape), key.partition('/')
             parts[part][name] = x if part == 'features' else x.view(np.uint8) == 1
         return parts
 

@@ -9,6 +9,7 @@ __all__ = ['predict_stream']
 import ctypes
 import hashlib
 import json
+import math
 import os
 import time
 import warnings
@@ -32,6 +33,7 @@ from erc.prediction.conversations import (
     _find_columns,
     _is_missing,
 )
+from .parts import _lines_before, _span
 from erc.prediction.predictor import (
     _as_predictions,
     _blocks,
@@ -79,12 +81,15 @@ class _Lines:
     path: Path
     given: dict  # speaker, text, dialogue -> column; None: found by name
     columns: dict = field(default_factory=dict)  # of the first turn
+    end: float = math.inf  # byte after which no turn is read
 
     def turns(self, offset=0, line=0) -> Iterator[_Turn]:
         "Read turns from a byte on; raise ValueError that names the line for one that is none."
         with open(self.path, 'rb') as file:
             file.seek(offset)
             for data in file:
+                if offset >= self.end:
+                    return
                 line += 1
                 start, offset = offset, offset + len(data)
                 if data.strip(b'\xef\xbb\xbf \t\r\n'):
@@ -169,16 +174,16 @@ def _identity(model, source: Path, columns: dict) -> str:
     return digest([weights.hexdigest(), list(model.classes), columns, beginning])
 
 
-def _read_place(path: Path, part: Path, run: str) -> _Place:
+def _read_place(path: Path, part: Path, new: _Place) -> _Place:
     "Return where a run stands; its beginning where there is none, or another run left it."
     try:
         place = _Place(**json.loads(path.read_text(encoding='utf-8')))
-        if place.run == run and part.stat().st_size >= place.written:
+        if place.run == new.run and part.stat().st_size >= place.written:
             return place
         warnings.warn(f'{part} is of another model or input: it is begun again', stacklevel=4)
     except (FileNotFoundError, ValueError, TypeError):
         pass
-    return _Place(run)
+    return new
 
 # %% ../../nbs/992_streams.ipynb #5522d80c
 _BLOCK = 4096  # turns that are predicted at once
@@ -311,12 +316,28 @@ class _Run:
         self.saved.unlink(missing_ok=True)
 
 # %% ../../nbs/992_streams.ipynb #bd89c351
-def _go_on(model, lines: _Lines, out: Path, progress: bool) -> _StreamResult:
-    part, saved = out.with_name(f'{out.name}.part'), out.with_name(f'{out.name}.part.json')
-    place = _read_place(saved, part, _identity(model, lines.path, lines.given))
-    run, start = _Run(model, out, place, part, saved), time.perf_counter()
+def _beginning(model, lines: _Lines, part: str) -> _Place:
+    "Return where a run of a file, or of a part of it, begins."
+    run = _identity(model, lines.path, lines.given)
+    if not part:
+        return _Place(run)
+    begin, lines.end = _span(lines, part)
+    return _Place(digest([run, part]), begin, _lines_before(lines.path, begin))
+
+
+def _run_from(place: _Place, run: _Run, lines: _Lines, progress: bool) -> _StreamResult:
+    start = time.perf_counter()
     run.all(lines, progress)
     return run.result(place.turns, time.perf_counter() - start)
+
+
+def _go_on(model, lines: _Lines, out: Path, part: str, progress: bool) -> _StreamResult:
+    unfinished, saved = out.with_name(f'{out.name}.part'), out.with_name(f'{out.name}.part.json')
+    new = _beginning(model, lines, part)
+    if new.offset >= lines.end:  # a part without a conversation of its own
+        return _StreamResult(write_atomic(out, ''), 0, 0, 0.0)
+    place = _read_place(saved, unfinished, new)
+    return _run_from(place, _Run(model, out, place, unfinished, saved), lines, progress)
 
 
 def _lock(out: Path) -> FileLock:
@@ -332,6 +353,7 @@ def predict_stream(
     source,  # a .jsonl file, one turn a line, the turns of a conversation together
     out,  # .jsonl or .csv
     *,
+    part='',  # '2/4': only the second of four parts of the file; `join` puts them together
     progress=True,  # show turns and turns a second
     **columns,  # names of the columns speaker, text, dialogue
 ) -> _StreamResult:
@@ -346,6 +368,6 @@ def predict_stream(
         raise FileNotFoundError(f'there is no file {source}')
     try:
         with _lock(out):
-            return _go_on(model, _Lines(source, columns), out, progress)
+            return _go_on(model, _Lines(source, columns), out, part, progress)
     except Timeout:
         raise RuntimeError(f'another process writes {out}') from None

@@ -18,7 +18,8 @@ import torch
 from ..core import digest, resolve
 from ..data.batches import _rescaled, _scaling_of
 from ..data.corpus import Corpus, validate
-from ..data.folds import folds, with_fold
+from ..data.folds import _fold_of_dialogue, with_fold
+from ..data.mapped import _moved
 from ..evidence.metrics import confusion
 from erc.runs.prepare import (
     _load_encoded,
@@ -50,10 +51,10 @@ def _cross_folds(
     if not _cross_validated(system, variant):
         return []
 
-    def is_papers(fold):
-        return np.array_equal(with_fold(corpus, fold).rows('test'), corpus.rows('test'))
-
-    return ['paper' if is_papers(fold) else fold for fold in folds(corpus)]
+    tested = corpus.table['dialogue'].map(_fold_of_dialogue(corpus))
+    papers = corpus.table['split'] == 'test'
+    names = sorted(tested.unique())
+    return ['paper' if ((tested == fold) == papers).all() else fold for fold in names]
 
 
 def _wanted_seeds(
@@ -143,7 +144,7 @@ def _batches(job: _Job, corpus: Corpus, seed: int, hyperparameters: dict) -> tup
     scaling = job.scaling(corpus)  # batches are scaled, not a copy of the corpus
     train, dev, test = _split_batches(job.system, corpus, hyperparameters, seed, scaling)
     dtype = getattr(torch, hyperparameters['dtype'])
-    return train, dev, [b.to(job.device, dtype) for b in test]
+    return train, dev, _moved(test, job.device, dtype)
 
 
 def _fit_options(job: _Job, corpus: Corpus, seed: int, hyperparameters: dict, begin) -> dict:

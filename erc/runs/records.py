@@ -113,8 +113,9 @@ class Fold:
         "Return this fold with the seeds of another that it lacks."
         fresh = [i for i, seed in enumerate(new.seeds) if seed not in self.seeds]
         joined = {k: _join(getattr(self, k), getattr(new, k), fresh) for k in _BY_SEED}
-        probes = {**self.probes, **_join(_probes_by_seed(self), new.probes, fresh)}
-        return replace(self, **joined, probes=probes)
+        first = min((f for f in (self, new) if f.seeds), key=lambda f: min(f.seeds), default=self)
+        probes = {**first.probes, **_join(_probes_by_seed(self), new.probes, fresh)}
+        return _by_number(replace(self, **joined, probes=probes))
 
 # %% ../../nbs/352_records.ipynb #cd28acae
 _BY_SEED = ('seeds', 'environments', 'seconds', 'selected', 'dev', 'test')
@@ -132,6 +133,23 @@ def _join(old, more, fresh: list):
     if isinstance(old, list):
         return old + [more[i] for i in fresh]
     return None if old is None else np.concatenate([old, more[fresh]])
+
+
+def _lined_up(x, order: list):
+    "Put the lines of a list, of an array, or of the arrays of a dict into an order."
+    if isinstance(x, dict):
+        return {k: _lined_up(v, order) for k, v in x.items()}
+    return [x[i] for i in order] if isinstance(x, list) else x if x is None else x[order]
+
+
+def _by_number(fold: Fold) -> Fold:
+    "Return a fold with its seeds in the order of their numbers, so that no order of adding them shows."
+    order = sorted(range(len(fold.seeds)), key=fold.seeds.__getitem__)
+    if order == list(range(len(order))):
+        return fold
+    probes = {**fold.probes, **_lined_up(_probes_by_seed(fold), order)}
+    own = {k: _lined_up(getattr(fold, k), order) for k in _BY_SEED}
+    return replace(fold, **own, probes=probes)
 
 # %% ../../nbs/352_records.ipynb #137d8337
 def _of_paper_split(name: str):

@@ -122,6 +122,18 @@ def _write(new: Record, name: str, fold: Fold, seconds: float, where: dict, home
     _add_to_record(replace(new, folds={name: timed}), home)
 
 # %% ../../nbs/360_run.ipynb #52689012
+def _clear_checkpoints(
+    folder: Path,  # of a fold
+    seeds,  # that are in the record now
+):
+    "Delete the checkpoints of seeds, and the folder if those of no other seed are left."
+    for seed in seeds:
+        for path in folder.rglob(f'{seed}-*'):
+            path.unlink(missing_ok=True)
+    if not any(path.is_file() for path in folder.rglob('*-*')):
+        shutil.rmtree(folder, ignore_errors=True)
+
+# %% ../../nbs/360_run.ipynb #f22e0393
 def _run_fold(new: Record, job: _Job, seeds: list, facts: dict, home):
     "Run the missing seeds of a job's fold, and write each when it is there."
     start = time.monotonic()
@@ -132,7 +144,7 @@ def _run_fold(new: Record, job: _Job, seeds: list, facts: dict, home):
             continue
         _write(new, job.fold, fold, time.monotonic() - start, where, home)
         start = time.monotonic()
-    shutil.rmtree(job.checkpoints, ignore_errors=True)
+    _clear_checkpoints(job.checkpoints, seeds)
 
 
 def _run_folds(new: Record, job: _Job, missing: dict, old: Record | None, home):
@@ -143,12 +155,22 @@ def _run_folds(new: Record, job: _Job, missing: dict, old: Record | None, home):
         facts = old.folds[name].facts if old and name in old.folds else {}
         _run_fold(new, job, seeds, facts, home)
 
-# %% ../../nbs/360_run.ipynb #77e49a65
-def _only(wanted: dict, chosen) -> dict:
-    "Return the wanted folds that were asked for; raise ValueError for an unknown one."
-    if chosen is None:
+# %% ../../nbs/360_run.ipynb #7b8c9b87
+def _of_seeds(wanted: dict, only) -> dict:
+    "Return the wanted seeds that were asked for; raise ValueError for one that no fold has."
+    if only is None:
         return wanted
-    return {fold: wanted[choose(fold, wanted, 'fold')] for fold in chosen}
+    known = dict.fromkeys(k for seeds in wanted.values() for k in seeds)
+    only = [choose(seed, known, 'seed') for seed in only]
+    own = {f: [k for k in seeds if k in only] for f, seeds in wanted.items()}
+    return {f: seeds for f, seeds in own.items() if seeds}
+
+
+def _only(wanted: dict, chosen, seeds) -> dict:
+    "Return the wanted folds and seeds that were asked for; raise ValueError for an unknown one."
+    if chosen is not None:
+        wanted = {fold: wanted[choose(fold, wanted, 'fold')] for fold in chosen}
+    return _of_seeds(wanted, seeds)
 
 
 def _written(key: RunKey, home) -> Record:
@@ -165,6 +187,7 @@ def run_system(
     *,
     seeds=range(5),  # of the paper's split; other folds have the first two
     folds=None,  # only these; default: all
+    only=None,  # of the seeds, only these: other processes run the others
     device='cpu',
     home=None,  # folder that holds `records/`; the project's `results/` if None
     demo=None,  # hyperparameters that a demonstration replaces, on the paper's split alone
@@ -174,7 +197,7 @@ def run_system(
     key = RunKey.parse(key)
     new, corpus = _new_record(system, key, demo, device)
     old = _old_record(new, home)
-    wanted = _only(_wanted_seeds(system, new.cross, seeds), folds)
+    wanted = _only(_wanted_seeds(system, new.cross, seeds), folds, only)
     missing = _missing(wanted, old, system)
     if missing:
         _check_writable(key.path(home))

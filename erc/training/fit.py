@@ -8,8 +8,10 @@ __all__ = ['Fit', 'fit']
 # %% ../../nbs/330_fit.ipynb #9fc2a682
 import os
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from tqdm import tqdm
 
 from ..core import choose, digest
 from ..data.batches import map_batch
+from ..data.mapped import _Lazy, _moved
 from .captured import _make_steps
 from .checkpoint import Checkpoint, _hash_tensors
 from .engine import Keyed, Single, Stack, Steps
@@ -92,16 +95,24 @@ class _Task:
         self.dtype = getattr(torch, self.settings.dtype)
         if self.weight is not None:
             self.weight = torch.as_tensor(self.weight, dtype=self.dtype, device=self.device)
-        self.train = [b.to(self.device, self.dtype) for b in self.train]
-        self.dev = [b.to(self.device, self.dtype) for b in self.dev]
+        self.train = _moved(self.train, self.device, self.dtype)
+        self.dev = _moved(self.dev, self.device, self.dtype)
         self.digest = _digest(self) if self.checkpoint else ''
 
 # %% ../../nbs/330_fit.ipynb #b177af31
+def _tensors_of(weight, batches) -> Iterator[torch.Tensor]:
+    "Yield the class weights and the tensors of batches, one batch at a time."
+    if weight is not None:
+        yield weight
+    for batch in batches:
+        found: list = []
+        map_batch(batch, lambda x, found=found: found.append(x) or x)
+        yield from found
+
+
 def _digest(task: _Task) -> str:
     "Return a digest of what two calls of `fit` must share for one to continue the other."
-    tensors = [] if task.weight is None else [task.weight]
-    for b in [*task.train, *task.dev]:
-        map_batch(b, lambda x: tensors.append(x) or x)
+    tensors = _tensors_of(task.weight, chain(task.train, task.dev))
     device = torch.device(task.device).type
     about = task.settings.to_dict(), task.target, task.vectorise, task.shuffle, device
     return digest([len(task.train), _hash_tensors(tensors), *about])
@@ -210,7 +221,8 @@ def _check(task: _Task):
     for name, found in given.items():
         if not found:
             raise ValueError(f'no {name} to train with')
-    for b in task.train:
+    first = [task.train[0]] if isinstance(task.train, _Lazy) else task.train  # all are alike
+    for b in first:
         choose(task.target, b.targets, 'target')
 
 # %% ../../nbs/330_fit.ipynb #f75a16ad

@@ -12,6 +12,7 @@ import warnings
 import numpy as np
 import torch
 
+from ..data.mapped import _moved
 from .checkpoint import OutOfTime, _time_is_over
 from .engine import Steps
 from .settings import _select
@@ -22,10 +23,11 @@ def predict(
     batches: list,  # of one split
 ) -> np.ndarray:  # (S, N)
     "Return each seed's predictions for a split, rows in the order of the corpus."
-    batches = [b.to(engine.seeds.device, engine.dtype) for b in batches]
-    order = torch.cat([b.ids for b in batches]).argsort()
-    predictions = torch.cat([engine.predict(b) for b in batches], 1)
-    return predictions[:, order].cpu().numpy()
+    ids, predictions = [], []
+    for b in _moved(batches, engine.seeds.device, engine.dtype):
+        ids.append(b.ids)
+        predictions.append(engine.predict(b))
+    return torch.cat(predictions, 1)[:, torch.cat(ids).argsort()].cpu().numpy()
 
 # %% ../../nbs/328_loop.ipynb #af30cddf
 def _order(shuffle: int, epoch: int, batches: int) -> np.ndarray:
