@@ -11,7 +11,7 @@ ini.read(here / 'settings.ini', encoding='utf-8')
 facts = ini['DEFAULT']
 extras = {name: facts[f'{name}_requirements'].split() for name in ('run', 'minilm', 'book', 'dev')}
 extras['dev'] = sorted(set().union(*extras.values()))
-extras['cluster'] = facts['cluster_requirements'].split()
+extras |= {name: facts[f'{name}_requirements'].split() for name in ('cluster', 'media')}
 
 setup(
     name=facts['lib_name'],

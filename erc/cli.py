@@ -15,6 +15,7 @@ import typer
 from .commands.compare import _compare, _train
 from .commands.data import _data
 from .commands.device import _bench, _check
+from .commands.media import _features
 from .commands.plan import _plan
 from .commands.predict import _join, _predict, _ship
 from .commands.run import _run
@@ -26,7 +27,6 @@ from erc.commands.terminal import (
     _names,
     _print_status,
     _Quiet,
-    _Root,
     _show,
 )
 
@@ -39,7 +39,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(_data, name='data')
-for _command in (_run, _plan, _compare, _train, _predict, _join, _ship, _check, _bench):
+for _command in (_run, _plan, _compare, _train, _predict, _features, _join, _ship, _check, _bench):
     app.command(_command.__name__.strip('_'))(_command)
 
 # %% ../nbs/999_cli.ipynb #044f3cb7
@@ -62,30 +62,6 @@ _Debug = Annotated[bool, typer.Option('--debug', help='Show tracebacks of errors
 def _main(version: _Version = False, debug: _Debug = False):
     if debug:
         os.environ['ERC_DEBUG'] = '1'
-
-# %% ../nbs/999_cli.ipynb #1aa1000d
-_Encoder = Annotated[str, typer.Option(help='minilm, a folder, or a name on the hub.')]
-_Pooling = Annotated[str, typer.Option(help='mean or cls')]
-
-
-@app.command('features')
-def _features(
-    corpus: str,
-    encoder: _Encoder = 'minilm',
-    pooling: _Pooling = 'mean',
-    device: _Device = 'cpu',
-    root: _Root = None,
-):
-    "Encode a corpus's sentences; a second call reads the cache."
-    import time
-
-    from erc.data.features import encode
-    from erc.data.registry import load_corpus
-
-    start, loaded = time.time(), load_corpus(corpus, root=root)
-    vectors = encode(loaded, encoder, pooling=pooling, device=device).features['text']
-    size = f'{vectors.shape[0]} sentences of {vectors.shape[1]} numbers'
-    typer.echo(f'{corpus}: {size}, {time.time() - start:.1f} s')
 
 # %% ../nbs/999_cli.ipynb #91e287dd
 _Paper = Annotated[str, typer.Argument(help='Only this paper.')]

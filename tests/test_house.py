@@ -15,7 +15,18 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / 'nbs').glob('[0-9]*.ipynb'))
-LAYERS = ['core', 'data', 'evidence', 'nn', 'models', 'training', 'runs', 'report', 'studies']
+LAYERS = [
+    'core',
+    'data',
+    'media',
+    'evidence',
+    'nn',
+    'models',
+    'training',
+    'runs',
+    'report',
+    'studies',
+]
 # what a reader has to hold at once: fastcore's and miniai's order of size is the aim (500 characters,
 # 60 nodes, nothing over 150 nodes, 300 names); these limits follow the house down and never up
 MEDIAN_CHARACTERS, MEDIAN_NODES, MOST_NODES, MOST_LINES, MOST_NAMES = 575, 80, 150, 400, 300

@@ -69,7 +69,7 @@ def _read_csv(path):
 
 def _load_converted(path):
     "Replace one file of a converted corpus, named before ' of ', and let the checksums agree."
-    from erc.data.reading import load_converted
+    from erc.data.registry import load_corpus
 
     folder = path.with_suffix('.folder')
     for name, raw in _good_corpus().items():
@@ -80,7 +80,7 @@ def _load_converted(path):
         about = json.loads((folder / 'corpus.json').read_text(encoding='utf-8'))
         about['sha256'][part] = hashlib.sha256(path.read_bytes()).hexdigest()
         write(folder / 'corpus.json', json.dumps(about).encode())
-    return load_converted(folder)
+    return load_corpus(folder)
 
 
 def _read_record_file(path):

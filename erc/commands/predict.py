@@ -12,11 +12,15 @@ from typing import Annotated
 import typer
 
 from .compare import _own_class
+from .media import _heard_and_seen, _Turns
 from .terminal import _Json, _plain_warnings, _Quiet, _shorten, _show
 
 # %% ../../nbs/997_predict_commands.ipynb #7a23024c
 _Chat = Annotated[
-    Path, typer.Argument(help='.csv, .tsv, .json, .jsonl, or .txt with lines "Speaker: text".')
+    Path,
+    typer.Argument(
+        help='.csv, .tsv, .json, .jsonl, or .txt with lines "Speaker: text"; with --turns a film.'
+    ),
 ]
 _Model = Annotated[str, typer.Option(help='A model that is shipped (meld), or a folder.')]
 _Class = Annotated[
@@ -63,6 +67,8 @@ def _predict_file(chat: Path, model, out: Path | None, about: str, json: bool, o
     start = time.perf_counter()
     if out:
         _check_kind(out)
+    if turns := options.pop('turns'):
+        chat = _heard_and_seen(model, chat, turns, options['progress'])
     frame = predict_turns(model, chat, **options)
     if not out:
         return _print_predictions(frame, json)
@@ -105,11 +111,12 @@ def _predict(
     text: _Text = None,
     dialogue: _Dialogue = None,
     part: _Part = '',
+    turns: _Turns = None,
     quiet: _Quiet = False,
     json: _Json = False,
     of: _Class = None,
 ):
-    "Predict the emotion of each turn of conversations."
+    "Predict the emotion of each turn of conversations, or of a recording with --turns."
     from erc.prediction.shipped import _find_model
 
     options = dict(speaker=speaker, text=text, dialogue=dialogue, progress=not quiet)
@@ -119,7 +126,8 @@ def _predict(
         loaded = _find_model(model, _own_class(of))
         if stream:
             return _predict_turns(loaded, chat, out, options)
-        _predict_file(chat, loaded, out, f'{chat.name}, model {model}', json, options)
+        about = f'{chat.name}, model {model}'
+        _predict_file(chat, loaded, out, about, json, options | {'turns': turns})
 
 # %% ../../nbs/997_predict_commands.ipynb #d776fb98
 _Whole = Annotated[Path, typer.Argument(help='.jsonl or .csv to write.')]

@@ -149,7 +149,8 @@ class _ModelInfo:
     def encoders(self) -> dict:  # feature -> name
         "The encoder of each feature that `erc.encode` made, by the name that it takes."
         made = {name: facts['encoder'] for name, facts in self.features.items()}
-        return {name: _called(encoder) for name, encoder in made.items() if encoder}
+        of_text = {n: e for n, e in made.items() if e and 'recording' not in e}
+        return {name: _called(encoder) for name, encoder in of_text.items()}
 
 # %% ../../nbs/970_model_info.ipynb #e5226619
 def _with_licence(info: _ModelInfo, licence: str) -> _ModelInfo:

@@ -18,7 +18,7 @@ from ..evidence.intervals import Interval, paired
 from .model_info import _Choice, _feature_facts, _find_model, _ModelInfo
 from .trained import TrainedModel, _calibrated
 from ..report.browse import claims as judged_claims
-from ..report.claims import Tested, _Claim, difference, on_paper_split, read_claims, tested
+from ..report.claims import _Tested, _Claim, difference, on_paper_split, read_claims, tested
 from ..runs.browse import record
 from ..runs.fold import _Job, _search, _train_seed
 from ..runs.prepare import check_device
@@ -179,11 +179,11 @@ class _Side:
 
     name: str
     metric: str  # that selected its epochs
-    split: Tested  # on the paper's or the corpus's own split
-    whole: Tested | None = None  # on every dialogue, where each was tested once
+    split: _Tested  # on the paper's or the corpus's own split
+    whole: _Tested | None = None  # on every dialogue, where each was tested once
     folds: tuple = ()  # of `whole`
 
-    def on(self, whole: bool) -> Tested:
+    def on(self, whole: bool) -> _Tested:
         "Return what it gave on every dialogue, or on the split."
         return self.whole if whole else self.split
 
@@ -202,7 +202,7 @@ def _side(x) -> _Side:
     if not isinstance(x, TrainedModel):
         return _side_of_record(x if isinstance(x, Record) else record(x))
     counts = {'all': x.confusions('test')}
-    split = Tested([counts], list(x.corpus.classes), x.corpus.task)
+    split = _Tested([counts], list(x.corpus.classes), x.corpus.task)
     return _Side(x.name, x.info.metric, split)
 
 # %% ../../nbs/990_prediction.ipynb #b238d802
@@ -223,7 +223,7 @@ def _told_apart(a, b) -> tuple[_Side, _Side]:
     return replace(sides[0], name=names[0]), replace(sides[1], name=names[1])
 
 # %% ../../nbs/990_prediction.ipynb #2900d94d
-def _shapes(side: Tested) -> str:
+def _shapes(side: _Tested) -> str:
     dialogues = sum(x.shape[1] for x in side.counts('all'))
     return f'{dialogues} dialogues, classes {side.classes}'
 
@@ -234,7 +234,7 @@ def _same_labels(pair) -> bool:
     return x.ndim != 4 or bool((x[0].sum(-1) == y[0].sum(-1)).all())
 
 # %% ../../nbs/990_prediction.ipynb #18fc6892
-def _check_same_test_set(a: Tested, b: Tested, names: str):
+def _check_same_test_set(a: _Tested, b: _Tested, names: str):
     "Raise ValueError for two sides that were not scored on the same dialogues, classes and labels."
     pairs = list(zip(a.counts('all'), b.counts('all')))
     if a.classes != b.classes or any(x.shape[1:] != y.shape[1:] for x, y in pairs):
@@ -244,7 +244,7 @@ def _check_same_test_set(a: Tested, b: Tested, names: str):
         raise ValueError(f'{names} were scored against different labels')
 
 # %% ../../nbs/990_prediction.ipynb #d0ccae0b
-def _on_one_test_set(a: _Side, b: _Side) -> tuple[Tested, Tested]:
+def _on_one_test_set(a: _Side, b: _Side) -> tuple[_Tested, _Tested]:
     "Return two sides on every dialogue where both have that, else on the split."
     both = a.whole is not None and a.folds == b.folds
     sides = a.on(both), b.on(both)
@@ -332,7 +332,7 @@ def _compare_for(claim: _Claim, a: str, b: str, sides: tuple) -> Comparison:
     return Comparison(a, b, claim.metric, effect, _judged(claim))
 
 # %% ../../nbs/990_prediction.ipynb #f669ff31
-def _difference(a: Tested, b: Tested, metric: str) -> Interval:
+def _difference(a: _Tested, b: _Tested, metric: str) -> Interval:
     "Return the difference of two sides over all of their turns."
     return paired(a.counts('all'), b.counts('all'), score_of(metric, a.classes))
 

@@ -68,7 +68,8 @@ def _encoder_changed(system: System, record: Record) -> str:
         now = encoder_identity(encoder_path(system.encoder)) if record.encoders else ''
     except ValueError:
         return ''
-    changed = [feature for feature, made in record.encoders.items() if made['files'] != now]
+    texts = {f: made for f, made in record.encoders.items() if 'recording' not in made}
+    changed = [feature for feature, made in texts.items() if made['files'] != now]
     return f'the encoder of {changed[0]} changed' if changed else ''
 
 
