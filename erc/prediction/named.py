@@ -18,7 +18,7 @@ from ..evidence.intervals import Interval, paired
 from .model_info import _Choice, _feature_facts, _find_model, _ModelInfo
 from .trained import TrainedModel, _calibrated
 from ..report.browse import claims as judged_claims
-from ..report.claims import _Tested, _Claim, difference, on_paper_split, read_claims, tested
+from ..report.claims import _Claim, _Tested, difference, on_paper_split, read_claims, tested
 from ..runs.browse import record
 from ..runs.fold import _Job, _search, _train_seed
 from ..runs.prepare import check_device
