@@ -9,7 +9,7 @@ from corpus_files import KINDS, family
 
 from erc.data.families import _STRUCTURES, _structure_of
 from erc.data.iemocap import _IEMOCAP4
-from erc.data.reading import convert, _load_converted, read_corpus
+from erc.data.reading import _load_converted, convert, read_corpus
 
 pytestmark = pytest.mark.filterwarnings('ignore:.*(codes without names|no turn has class)')
 
