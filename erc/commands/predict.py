@@ -58,18 +58,22 @@ def _print_predictions(frame, json: bool):
     _show(frame, True) if json else _show(_screen_lines(frame))
 
 
-def _predict_file(chat: Path, model, out: Path | None, about: str, json: bool, options: dict):
+def _source(model, chat: Path, options: dict):
+    "Return what is predicted: the file, or with turns the corpus of a recording."
+    turns = options.pop('turns')
+    return _heard_and_seen(model, chat, turns, options['progress']) if turns else chat
+
+
+def _predict_file(chat: Path, model, out: Path | None, name: str, json: bool, options: dict):
     "Predict a file at once; print the predictions or write them."
     import time
 
     from erc.prediction.predictor import predict_turns
 
-    start = time.perf_counter()
+    start, about = time.perf_counter(), f'{chat.name}, model {name}'
     if out:
         _check_kind(out)
-    if turns := options.pop('turns'):
-        chat = _heard_and_seen(model, chat, turns, options['progress'])
-    frame = predict_turns(model, chat, **options)
+    frame = predict_turns(model, _source(model, chat, options), **options)
     if not out:
         return _print_predictions(frame, json)
     frame.save(out, about)
@@ -126,8 +130,7 @@ def _predict(
         loaded = _find_model(model, _own_class(of))
         if stream:
             return _predict_turns(loaded, chat, out, options)
-        about = f'{chat.name}, model {model}'
-        _predict_file(chat, loaded, out, about, json, options | {'turns': turns})
+        _predict_file(chat, loaded, out, model, json, {**options, 'turns': turns})
 
 # %% ../../nbs/997_predict_commands.ipynb #d776fb98
 _Whole = Annotated[Path, typer.Argument(help='.jsonl or .csv to write.')]
