@@ -51,11 +51,11 @@ def read_stream(path):
 
 def read_place(path):
     "Where a killed prediction stood; a file that is none counts for nothing."
-    from erc.prediction.streams import _read_place
+    from erc.prediction.streams import _Place, _read_place
 
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', UserWarning)
-        return _read_place(path, path, 'run')
+        return _read_place(path, path, _Place('run'))
 
 
 def read_own_corpus(path):
