@@ -313,7 +313,7 @@ def test_without_the_extra_one_line_names_it(tmp_path, monkeypatch):
     for what in (lambda: _about(tmp_path / 'a.wav'), lambda: _Functionals('egemaps').width):
         with pytest.raises(ImportError) as error:
             what()
-        assert "(in a clone: pip install '.[media]')" in str(error.value)
+        assert "pip install '.[media]' in a clone" in str(error.value)
         assert '\n' not in str(error.value)
 
 

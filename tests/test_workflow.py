@@ -68,7 +68,7 @@ def test_the_trial_has_twenty_runs_and_one_that_is_cut(tmp_path):
 def test_the_rules_are_read(tmp_path):
     snakemake = os.environ.get('SNAKEMAKE') or shutil.which('snakemake')
     if not snakemake:
-        pytest.skip('snakemake is not installed: pip install erc[cluster]')
+        pytest.skip('snakemake is not installed: pip install .[cluster] in a clone')
     command = [snakemake, '--snakefile', WORKFLOW / 'Snakefile', '--directory', tmp_path, '-np']
     options = ['--config', f'erc={Path(sys.executable).parent / "erc"}', 'target=sagru']
     made = subprocess.run([*command, *options], capture_output=True, text=True)

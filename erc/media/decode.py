@@ -30,7 +30,7 @@ def _has_package(name: str) -> bool:
 def _need(package: str, what: str):
     "Raise ImportError, one line with the remedy, if a package is not installed."
     if not _has_package(package):
-        extra = "pip install 'erc[media]' (in a clone: pip install '.[media]')"
+        extra = "pip install '.[media]' in a clone"
         raise ImportError(f'{what} needs {package}: {_HOW.get(package, extra)}')
 
 # %% ../../nbs/070_decode.ipynb #a53e6840

@@ -1,7 +1,7 @@
 """The workflow on a real SLURM of one node, and what it costs beside plain commands.
 
     python tests/cluster/trial.py             everything; or one of: slurm, together, overhead, predict
-    make test-cluster                         the same, after `pip install erc[cluster]`
+    make test-cluster                         the same, after `pip install .[cluster] in a clone`
 
 `slurm` runs 23 real runs in 34 jobs, and kills a job, the controller daemon and Snakemake itself, each
 once, with SIGKILL; records must equal those of one plain `erc run` byte for byte but for times.
@@ -341,7 +341,7 @@ TRIALS = {
 
 def main(names) -> int:
     if not snakemake():
-        print('skipped: snakemake is not installed; pip install erc[cluster]')
+        print('skipped: snakemake is not installed; pip install .[cluster] in a clone')
         return 0
     wrong = []
     for name in names or TRIALS:
