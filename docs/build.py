@@ -34,6 +34,7 @@ PACKAGES = {
     'runs': 'Keys, recipes, records, runs',
     'report': 'Artefacts, tables, figures, claims',
     'studies': 'What belongs to one paper',
+    'media': 'Recordings to features',
     'prediction': 'Trained models, predictions, comparisons',
 }
 
