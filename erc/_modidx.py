@@ -3608,6 +3608,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/erc', 'doc_host': '', 'git
                               'erc.runs.run._new_record': ('run.html#_new_record', 'erc/runs/run.py'),
                               'erc.runs.run._of_seeds': ('run.html#_of_seeds', 'erc/runs/run.py'),
                               'erc.runs.run._old_record': ('run.html#_old_record', 'erc/runs/run.py'),
+                              'erc.runs.run._on_record': ('run.html#_on_record', 'erc/runs/run.py'),
                               'erc.runs.run._only': ('run.html#_only', 'erc/runs/run.py'),
                               'erc.runs.run._run_fold': ('run.html#_run_fold', 'erc/runs/run.py'),
                               'erc.runs.run._run_folds': ('run.html#_run_folds', 'erc/runs/run.py'),

@@ -241,6 +241,48 @@ def read_text_corpus(path):
             return load_corpus(name, root=part_of(path, files)[0])
 
 
+def read_transcript(path):
+    from erc.media.segments import read_turns
+
+    return read_turns(path)
+
+
+SAID = (('A', 0.5, 1.25, 'So it was'), ('B', 1.5, 3.0, 'Oh no'))
+
+
+def _transcripts() -> dict:  # name -> bytes
+    "The same turns in every format with times."
+    srt = '\n'.join(
+        f'{i}\n00:00:{a:06.3f} --> 00:00:{b:06.3f}\n{who}: {text}\n'
+        for i, (who, a, b, text) in enumerate(SAID, 1)
+    )
+    grid = ['"ooTextFile"', '"TextGrid"', '0 3 <exists> 2']
+    grid += [f'"IntervalTier" "{who}" 0 3 1 {a} {b} "{text}"' for who, a, b, text in SAID]
+    slots = ''.join(
+        f'<TIME_SLOT TIME_SLOT_ID="{who}{i}" TIME_VALUE="{int(1000 * t)}"/>'
+        for who, *times, _ in SAID
+        for i, t in enumerate(times)
+    )
+    tiers = ''.join(
+        f'<TIER TIER_ID="{who}"><ANNOTATION><ALIGNABLE_ANNOTATION TIME_SLOT_REF1="{who}0" '
+        f'TIME_SLOT_REF2="{who}1"><ANNOTATION_VALUE>{text}</ANNOTATION_VALUE>'
+        '</ALIGNABLE_ANNOTATION></ANNOTATION></TIER>'
+        for who, _, _, text in SAID
+    )
+    eaf = f'<ANNOTATION_DOCUMENT><TIME_ORDER>{slots}</TIME_ORDER>{tiers}</ANNOTATION_DOCUMENT>'
+    rttm = [f'SPEAKER talk 1 {a} {b - a} <NA> <NA> {who} <NA> <NA>' for who, a, b, _ in SAID]
+    csv = ['start,end,speaker,text'] + [f'{a},{b},{who},{text}' for who, a, b, text in SAID]
+    texts = {
+        'x.srt': srt,
+        'x.vtt': 'WEBVTT\n\n' + srt.replace(',', '.'),
+        'x.TextGrid': '\n'.join(grid),
+        'x.eaf': eaf,
+        'x.rttm': '\n'.join(rttm),
+        'x.csv': '\n'.join(csv),
+    }
+    return {name: text.encode() for name, text in texts.items()}
+
+
 READERS = {
     'conversation': read_conversation,
     'stream': read_stream,
@@ -253,6 +295,7 @@ READERS = {
     'manifest': read_manifest,
     'artefact': read_artefact,
     'text corpus': read_text_corpus,
+    'transcript': read_transcript,
 }
 
 
@@ -274,4 +317,5 @@ def good_files() -> dict:
         'manifest': [('manifest.json of x', _build()['manifest.json'])],
         'artefact': [(f'{Path(artefact).name} of x', _build()[artefact])],
         'text corpus': [(f'{name} of x', raw) for name, raw in texts],
+        'transcript': list(_transcripts().items()),
     }

@@ -304,7 +304,7 @@ def program(rng: random.Random) -> bytes:
 
 
 WEIGHTS = (6, 3, 1, 3, 3, 1, 3, 2, 3, 2)  # how often each reader gets a case, as `good` lists them
-WEIGHTS += (3, 1, 1, 3, 3, 3, 2, 1, 1, 1, 2)
+WEIGHTS += (3, 1, 1, 3, 3, 3, 2, 1, 1, 1, 2, 3)
 
 
 def mutated_case(number: int) -> tuple:  # reader, name, bytes

@@ -134,6 +134,12 @@ def _clear_checkpoints(
         shutil.rmtree(folder, ignore_errors=True)
 
 # %% ../../nbs/360_run.ipynb #f22e0393
+def _on_record(key: RunKey, fold: str, home) -> list[int]:
+    "Return the seeds of a fold that have been written, by this process or by another."
+    record = find_record(key, home)
+    return record.folds[fold].seeds if record and fold in record.folds else []
+
+
 def _run_fold(new: Record, job: _Job, seeds: list, facts: dict, home):
     "Run the missing seeds of a job's fold, and write each when it is there."
     start = time.monotonic()
@@ -144,7 +150,6 @@ def _run_fold(new: Record, job: _Job, seeds: list, facts: dict, home):
             continue
         _write(new, job.fold, fold, time.monotonic() - start, where, home)
         start = time.monotonic()
-    _clear_checkpoints(job.checkpoints, seeds)
 
 
 def _run_folds(new: Record, job: _Job, missing: dict, old: Record | None, home):
@@ -154,6 +159,7 @@ def _run_folds(new: Record, job: _Job, missing: dict, old: Record | None, home):
         job = replace(job, fold=name, checkpoints=folder / name)
         facts = old.folds[name].facts if old and name in old.folds else {}
         _run_fold(new, job, seeds, facts, home)
+        _clear_checkpoints(job.checkpoints, _on_record(new.key, name, home))
 
 # %% ../../nbs/360_run.ipynb #7b8c9b87
 def _of_seeds(wanted: dict, only) -> dict:
