@@ -122,7 +122,7 @@ def _praat_tokens(path: Path):
     found = iter(_PRAAT.findall(_text_of(path)))
     if next(found, '') != '"ooTextFile"' or next(found, '') != '"TextGrid"':
         raise ValueError(
-            f'{path}: not a TextGrid (its first words are not "ooTextFile", "TextGrid")'
+            f'{path}: not a TextGrid (it does not begin with "ooTextFile", "TextGrid"); save it as one'
         )
     return (t[1:-1].replace('""', '"') if t[0] == '"' else t for t in found)
 

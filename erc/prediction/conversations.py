@@ -241,7 +241,9 @@ def conversation_table(
     where = f'{source}, ' if isinstance(source, (str, Path)) else ''
     raw = _raw_table(source, {'speaker': speaker, 'text': text, 'dialogue': dialogue})
     if raw.empty:
-        raise ValueError(f'{where}there is no turn to predict: the source is empty')
+        raise ValueError(
+            f'{where}there is no turn to predict: the source is empty; give one with turns'
+        )
     table = _cleaned(raw, where)
     _warn_of_gaps(table)
     return table

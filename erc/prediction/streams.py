@@ -311,7 +311,9 @@ class _Run:
         "Give the output its name; raise ValueError if there was no turn."
         if not self.place.turns:
             self.part.unlink()
-            raise ValueError(f'{source}, there is no turn to predict: the source is empty')
+            raise ValueError(
+                f'{source}, there is no turn to predict: the source is empty; give one with turns'
+            )
         self.part.replace(self.out)
         self.saved.unlink(missing_ok=True)
 
