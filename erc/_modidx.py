@@ -608,7 +608,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/erc', 'doc_host': '', 'git
                                   'erc.data.reading._is_pickles': ('read_corpus.html#_is_pickles', 'erc/data/reading.py'),
                                   'erc.data.reading._is_saved': ('read_corpus.html#_is_saved', 'erc/data/reading.py'),
                                   'erc.data.reading._kind_of': ('read_corpus.html#_kind_of', 'erc/data/reading.py'),
-                                  'erc.data.reading._load_converted': ('read_corpus.html#_load_converted', 'erc/data/reading.py'),
                                   'erc.data.reading._made': ('read_corpus.html#_made', 'erc/data/reading.py'),
                                   'erc.data.reading._meant': ('read_corpus.html#_meant', 'erc/data/reading.py'),
                                   'erc.data.reading._missing_columns': ('read_corpus.html#_missing_columns', 'erc/data/reading.py'),

@@ -9,7 +9,8 @@ from corpus_files import KINDS, family
 
 from erc.data.families import _STRUCTURES, _structure_of
 from erc.data.iemocap import _IEMOCAP4
-from erc.data.reading import _load_converted, convert, read_corpus
+from erc.data.reading import convert, read_corpus
+from erc.data.registry import load_corpus
 
 pytestmark = pytest.mark.filterwarnings('ignore:.*(codes without names|no turn has class)')
 
@@ -22,7 +23,7 @@ def test_every_structure_is_converted(tmp_path, kind, protocol):
     path.write_bytes(pickle.dumps(x, protocol=protocol))
     structure = 'multilogue9' if kind == 'multilogue_real' else kind
     assert _STRUCTURES[_structure_of(x, path)] == _STRUCTURES[structure]
-    made, c = convert(path, tmp_path / 'out'), _load_converted(tmp_path / 'out')
+    made, c = convert(path, tmp_path / 'out'), load_corpus(tmp_path / 'out')
     assert sorted(os.listdir(tmp_path / 'out')) == [
         'corpus.json',
         'features.safetensors',
@@ -62,7 +63,7 @@ def test_four_class_file_and_own_name(tmp_path):
     x[2] = {d: [v % 4 for v in y] for d, y in x[2].items()}
     (tmp_path / 'x.pkl').write_bytes(pickle.dumps(tuple(x), protocol=2))
     c = convert(tmp_path / 'x.pkl', tmp_path / 'out', name='mine', classes='iemocap4')
-    assert c.classes == _IEMOCAP4 and _load_converted(tmp_path / 'out').name == 'mine'
+    assert c.classes == _IEMOCAP4 and load_corpus(tmp_path / 'out').name == 'mine'
     assert convert(tmp_path / 'x.pkl', tmp_path / 'out2', structure='mmgcn9').task == 'emotion'
     with pytest.raises(ValueError, match="unknown structure 'mmgcn'"):
         convert(tmp_path / 'x.pkl', tmp_path / 'out3', structure='mmgcn')
@@ -97,7 +98,7 @@ def test_multiemo(tmp_path):
         (tmp_path / f'in/{m}Features.pkl').write_bytes(pickle.dumps(v))
     (tmp_path / 'in/Speakers.pkl').write_bytes(pickle.dumps(speakers))
     c = convert(tmp_path / 'in', tmp_path / 'out', name='multiemo')
-    assert {k: v.shape[1] for k, v in _load_converted(tmp_path / 'out').features.items()} == {
+    assert {k: v.shape[1] for k, v in load_corpus(tmp_path / 'out').features.items()} == {
         'text': 768,
         'audio': 512,
         'visual': 1000,
@@ -218,10 +219,10 @@ def test_converted_files_belong_together(tmp_path):
     table = tmp_path / 'out/table.jsonl'
     table.write_text(table.read_text().replace('Line 0', 'Lime 0', 1))
     with pytest.raises(ValueError, match='table.jsonl is not what corpus.json describes'):
-        _load_converted(tmp_path / 'out')
+        load_corpus(tmp_path / 'out')
     table.unlink()
     with pytest.raises(FileNotFoundError, match='no table.jsonl'):
-        _load_converted(tmp_path / 'out')
+        load_corpus(tmp_path / 'out')
 
 
 def test_the_real_mosei_pickle_of_pairs_is_no_corpus(data, tmp_path):

@@ -393,8 +393,3 @@ def convert(
     corpus = read_corpus(source, **options)
     corpus.save(folder, replace=replace)
     return corpus
-
-# %% ../../nbs/049_read_corpus.ipynb #04d27ebd
-def _load_converted(folder) -> Corpus:
-    "Load what `convert` wrote: `load_corpus` of a folder."
-    return load_corpus(Path(folder))
