@@ -212,6 +212,16 @@ def test_a_record_of_another_experiment_is_left_alone(machines, tmp_path):
     assert (b.home / 'results/records/toy/net--paper--demo.json').read_bytes() == before
 
 
+def test_a_record_that_holds_replaces_a_stale_one(machines, tmp_path):
+    a, b = machines
+    (b.home / 'recipes' / 'toy.toml').write_text(toy_recipe(epochs=1))
+    b.run()
+    (b.home / 'recipes' / 'toy.toml').write_text(toy_recipe(epochs=2))  # theirs is stale now
+    a.run('--export', tmp_path / 'x.zip')
+    b.run('--import', tmp_path / 'x.zip', '--budget', 0)
+    assert find_record(KEY, b.home / 'results').curves['loss'].shape[1] == 2
+
+
 @pytest.mark.parametrize(
     'name',
     [
