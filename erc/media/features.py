@@ -10,9 +10,8 @@ import json
 import time
 import warnings
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from ..core import cache_home, digest, write_atomic
 from ..data.corpus import Corpus
 from ..data.dialogues import _many
 from ..data.sentence_encoders import _file_hash
+from ..data.workers import _in_workers
 from .audio import _sound_reader
 from .clips import _Film, _sounds
 from .decode import _check_file, _Limits
@@ -223,9 +223,9 @@ def _done(jobs: list, workers: int, progress: bool) -> Iterator[tuple]:
         if min(workers, len(jobs)) < 2:
             yield from (_tried(job, bar) for job in jobs)
             return
-        with ProcessPoolExecutor(workers, get_context('spawn')) as pool:
-            for future in as_completed([pool.submit(_tried, job) for job in jobs]):
-                bar.update(len(future.result()[0].spans))
+        with closing(_in_workers(_tried, jobs, workers)) as running:
+            for job, future in running:
+                bar.update(len(job.spans))
                 yield future.result()
 
 # %% ../../nbs/080_media_features.ipynb #727fa3cd
