@@ -6,11 +6,12 @@ BIN := $(VENV)/bin
 # small tensors gain nothing from many threads, and lose much on a busy machine
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup reproduce recorded cluster test test-cluster torture endurance audit lint notebooks book clean
+.PHONY: help setup reproduce recorded cluster test test-media test-cluster torture endurance audit lint notebooks book clean
 help:
 	@echo 'make reproduce   every table and figure on the demo corpus; report in _build/demo/report.html'
 	@echo 'make cluster     what is missing, as a workflow on this machine (ARGS="--config target=sagru")'
 	@echo 'make test        every test (ARGS="-k tables" for some)'
+	@echo 'make test-media  the tests of recordings that need openSMILE and weights (100 MB, then 320 on disk)'
 	@echo 'make test-cluster  the workflow on a real SLURM of one node, killed and resumed, for minutes'
 	@echo 'make torture     every reader on hostile and damaged files, for minutes'
 	@echo 'make endurance   work that is killed, shared, large or in odd places, for minutes'
@@ -58,6 +59,19 @@ test-cluster: $(CLUSTER)/.ready
 # two processes, each file in one of them: much of the time is spent waiting for kernels and commands
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+# What reads recordings has an environment of its own, which sees what is installed beside it: openSMILE is
+# for research alone, and with the pyarrow that it installs pandas keeps text in another way
+MEDIA := _build/media
+PACKAGES := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+$(MEDIA)/.ready: $(VENV)/.ready requirements-media.txt
+	test -x $(MEDIA)/bin/python || $(PYTHON) -m venv $(MEDIA)
+	$(BIN)/python $(PACKAGES) > "$$($(MEDIA)/bin/python $(PACKAGES))/beside.pth"
+	$(MEDIA)/bin/python -m pip install --quiet --no-deps --require-hashes -r requirements-media.txt
+	@touch $@
+
+test-media: $(MEDIA)/.ready
+	PYTHONPATH="$(CURDIR)" $(MEDIA)/bin/python -m pytest -m media tests/test_media.py $(ARGS)
 
 # not a test: 50,000 damaged files; the tests have a short form
 torture: setup

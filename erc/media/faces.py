@@ -183,7 +183,7 @@ class _DlibEncoder:
         network = _dlib_file('dlib_face_recognition_resnet_model_v1.dat')
         return dlib.shape_predictor(str(landmarks)), dlib.face_recognition_model_v1(str(network))
 
-    @property
+    @cached_property
     def about(self) -> str:
         return sha256_of(_dlib_file('dlib_face_recognition_resnet_model_v1.dat'))[:16]
 
