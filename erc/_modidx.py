@@ -393,6 +393,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/erc', 'doc_host': '', 'git
                                 'erc.data.files._given_up': ('files.html#_given_up', 'erc/data/files.py'),
                                 'erc.data.files._is_number': ('files.html#_is_number', 'erc/data/files.py'),
                                 'erc.data.files._label_codes': ('files.html#_label_codes', 'erc/data/files.py'),
+                                'erc.data.files._put_aside': ('files.html#_put_aside', 'erc/data/files.py'),
                                 'erc.data.files._read_csv': ('files.html#_read_csv', 'erc/data/files.py'),
                                 'erc.data.files._remove': ('files.html#_remove', 'erc/data/files.py'),
                                 'erc.data.files._require_rows': ('files.html#_require_rows', 'erc/data/files.py'),
