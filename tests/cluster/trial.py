@@ -332,7 +332,7 @@ def trial_failing(home: Path) -> list[str]:
     done = sorted(path.name for path in (work / 'done').iterdir())
     print(f'failing: exit code {code}; done: {", ".join(done)}')
     print(f'failing: {len(named)} attempts failed, named by {", ".join(sorted(set(named)))}')
-    failed = 'run--three--wrong--fixed--demo'
+    failed = 'run--three--wrong--fixed--demo--paper'
     well = code and len(done) == 2 and set(named) == {f'logs/{failed}.log'} and len(named) == 3
     return [] if well else ['a run that fails is not named, or stops others']
 
