@@ -6,11 +6,13 @@
 __all__ = []
 
 # %% ../../nbs/015_mapped.ipynb #b86e8039
+import ctypes
 import json
 import mmap
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import cache
 
 import numpy as np
 
@@ -49,7 +51,19 @@ def _let_go(x):
             held.madvise(mmap.MADV_DONTNEED)
 
 # %% ../../nbs/015_mapped.ipynb #e6f48792
-_AT_ONCE = 512  # rows: the system maps up to 64 kB around each that is read
+@cache
+def _trim():
+    "Return the function of glibc that gives freed memory back to the system; elsewhere one that does nothing."
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError, TypeError):
+        return lambda pad: 0
+
+# %% ../../nbs/015_mapped.ipynb #7160aee3
+_LARGE = (
+    1 << 23
+)  # bytes of rows before which memory is given back: small arrays that stay cut it up
+_AT_ONCE = 32  # rows: the system may map two megabytes around each that is read
 
 
 def _rows_of(
@@ -60,6 +74,8 @@ def _rows_of(
     if _map_of(x) is None:
         return x[rows]
     found = np.empty((len(rows), *x.shape[1:]), x.dtype)
+    if found.nbytes > _LARGE:
+        _trim()(0)
     for start in range(0, len(rows), _AT_ONCE):
         some = slice(start, start + _AT_ONCE)
         found[some] = x[rows[some]]

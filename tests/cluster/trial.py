@@ -257,13 +257,16 @@ def by_hand(home: Path, jobs: list):
         erc(home, *job['command'], '--quiet')
 
 
+FEW_FOLDS = ('--folds', 'paper,fold1,fold2')  # a job each
+
+
 def cost(home: Path, profile: str) -> tuple[float, float]:
     "Return the processor seconds of a workflow, and of another on the same records, which finds nothing to do."
     run = with_slurm if profile == 'slurm' else without_slurm
     options = THROUGH_SLURM if profile == 'slurm' else ('--cores', '1')
     calls = [
-        workflow(home / f'{profile}-{i}', home / profile, CROSSED, profile, *options)
-        for i in (0, 1)
+        workflow(work, home / profile, CROSSED, profile, *options, options=' '.join(FEW_FOLDS))
+        for work in (home / f'{profile}-first', home / f'{profile}-again')
     ]
     return tuple(processor(lambda call=call: run(home, call)) for call in calls)
 
@@ -271,9 +274,9 @@ def cost(home: Path, profile: str) -> tuple[float, float]:
 def trial_overhead(home: Path) -> list[str]:
     "Compare one plain command, a plain command for each job, and workflows."
     adopt_orphans()
-    where = ('--recipe', RECIPE, '--home', home / 'by-hand')
+    where = ('--recipe', RECIPE, '--home', home / 'by-hand', *FEW_FOLDS)
     jobs, wrong = json.loads(erc(home, 'plan', CROSSED, '--json', *where)), []
-    alone = processor(lambda: plain(home / 'plain', CROSSED, home))
+    alone = processor(lambda: plain(home / 'plain', CROSSED, home, *FEW_FOLDS))
     apart = processor(lambda: by_hand(home, jobs))
     print(
         f'overhead: one plain command takes {alone:.1f} s of the processor, one for each of its '
