@@ -103,7 +103,9 @@ class Slurm:
         self.start('slurmctld', 'slurmctld', '-D')
 
     def up(self) -> 'Slurm':
-        "Start everything; RuntimeError if no node is idle after a minute."
+        "Start everything; RuntimeError if no node is idle after a minute, or another SLURM is there."
+        if PLACE.exists():
+            raise RuntimeError(f'{PLACE} is there: another trial runs, or this machine has a SLURM')
         PLACE.parent.mkdir(parents=True, exist_ok=True)
         PLACE.unlink(missing_ok=True)  # a link that a killed trial left leads nowhere
         PLACE.symlink_to(self.conf)
