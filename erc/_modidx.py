@@ -180,7 +180,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/erc', 'doc_host': '', 'git
                                   'erc.data.batches._sum_over': ('batches.html#_sum_over', 'erc/data/batches.py'),
                                   'erc.data.batches._target': ('batches.html#_target', 'erc/data/batches.py'),
                                   'erc.data.batches._to_tensor': ('batches.html#_to_tensor', 'erc/data/batches.py'),
-                                  'erc.data.batches._without_texts': ('batches.html#_without_texts', 'erc/data/batches.py'),
                                   'erc.data.batches.from_padded': ('batches.html#from_padded', 'erc/data/batches.py'),
                                   'erc.data.batches.make_batches': ('batches.html#make_batches', 'erc/data/batches.py'),
                                   'erc.data.batches.map_batch': ('batches.html#map_batch', 'erc/data/batches.py'),

@@ -323,16 +323,10 @@ def _target(y) -> Tensor:
     return _to_tensor(y.astype(np.float32 if y.dtype.kind == 'f' else np.int64))
 
 # %% ../../nbs/060_batches.ipynb #301eb3d2
-def _without_texts(table, targets: dict):
-    "Return the columns that batches need, of which rows are copied."
-    return table[list(dict.fromkeys(['dialogue', 'speaker', *targets.values()]))]
-
-
 def _dialogues_of(table, unit: str) -> tuple:  # first row and rows of each, speaker of each row
     "Return where dialogues lie; with `unit='turn'` each turn is one."
     if unit == 'turn':
-        ones = np.ones(len(table), int)
-        return np.arange(len(table)), ones, ones * 0
+        return *_spans(table.index), np.zeros(len(table), int)
     return *_spans(table.dialogue), _speaker_numbers(table)
 
 
@@ -341,7 +335,8 @@ class _Split:
 
     def __init__(self, corpus, split, unit, features, targets, scaling):
         self.rows = corpus.rows(split)
-        table = _without_texts(corpus.table, targets).iloc[self.rows]
+        needed = dict.fromkeys(['dialogue', 'speaker', *targets.values()])  # not the texts
+        table = corpus.table[list(needed)].iloc[self.rows]
         self.starts, self.lengths, self.speakers = _dialogues_of(table, unit)
         self.corpus, self.features, self.scaling = corpus, features, scaling
         self.targets = {name: table[column].to_numpy() for name, column in targets.items()}
