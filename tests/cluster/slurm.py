@@ -17,7 +17,7 @@ from pathlib import Path
 
 PLACE = Path('/etc/slurm/slurm.conf')
 PACKAGES = ('slurm-wlm', 'munge')
-COMMANDS = ('munged', 'slurmctld', 'slurmd', 'sbatch', 'squeue', 'scancel', 'sinfo')
+COMMANDS = ('munged', 'slurmctld', 'slurmd', 'sbatch', 'squeue', 'scancel', 'scontrol', 'sinfo')
 _CONF = """ClusterName=trial
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort=16817
@@ -130,6 +130,26 @@ class Slurm:
         self.daemons['slurmctld'].wait()
         time.sleep(5)
         self.start_controller()
+
+    def release(self, seconds=20) -> bool:
+        """Do what an administrator does after a crash; return whether there was anything to do.
+
+        A controller that ends within seconds of a job's start, before it has written so, starts the job
+        again; the node refuses the second copy, and SLURM drains the node and holds the job."""
+        time.sleep(seconds)
+        drained = 'drain' in self.ask('sinfo', '-h', '-o', '%T')
+        if drained:
+            self.ask('scontrol', 'update', f'nodename={socket.gethostname()}', 'state=resume')
+        held = [
+            number
+            for number, _, why in (
+                line.partition(' ') for line in self.ask('squeue', '-h', '-o', '%i %r').splitlines()
+            )
+            if 'held' in why.lower()
+        ]
+        for number in held:
+            self.ask('scontrol', 'release', number)
+        return drained or bool(held)
 
     def down(self):
         "Cancel what runs, and end the daemons."

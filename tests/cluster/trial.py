@@ -156,6 +156,8 @@ def with_kills(slurm: Slurm, work: Path, results: Path, home: Path) -> int:
     wait_for(lambda: marks(work) >= 8, process)
     slurm.kill_controller()
     print('  killed the controller daemon, and started it again', flush=True)
+    if slurm.release():
+        print('  released what SLURM held after that, as an administrator would', flush=True)
     wait_for(lambda: marks(work) >= 14, process)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
