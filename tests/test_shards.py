@@ -148,6 +148,18 @@ def test_commands(tmp_path):
     assert wrong.exit_code == 2 and "'x' is not a seed" in wrong.output
 
 
+def test_folds_that_are_on_record_are_no_job(tmp_path):
+    fold = Fold([0], seconds=[1.0])
+    system = find_system('sagru/S5')
+    record = Record(RunKey.parse(KEY), cross=['paper'], folds={'paper': fold})
+    save_record(record, tmp_path)
+    why = _too_few_seeds(record, system, 1)
+    plan = pd.DataFrame({'why': [why], 'seconds': [1.0]}, index=[KEY])
+    asked = dict(home=tmp_path, seeds=1)
+    assert _jobs(plan, folds=['paper'], **asked) == []
+    assert [j.fold for j in _jobs(plan, folds=['paper', 'fold1'], split=0, **asked)] == ['fold1']
+
+
 def watched(monkeypatch) -> list:  # of (fold, seeds), as they are run
     ran, run_fold = [], R._run_fold
 
