@@ -248,9 +248,10 @@ def _take_checkpoints(folder: Path, home) -> str:
         target = _checkpoints_of(RunKey.parse(_key_of(folder)), home)
     except FileNotFoundError as e:
         return f'checkpoints of {_key_of(folder)}: {e}'
-    if not target.exists():
-        with _whole_folder(target) as place:
-            shutil.copytree(folder, place, dirs_exist_ok=True)
+    for fold in sorted(folder.iterdir()):
+        if not (target / fold.name).exists():
+            with _whole_folder(target / fold.name) as place:
+                shutil.copytree(fold, place, dirs_exist_ok=True)
     return ''
 
 

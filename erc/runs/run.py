@@ -169,7 +169,8 @@ def _claim(folder: Path, fold: str, seeds, wait: bool) -> ExitStack | None:
     with ExitStack() as held:
         for seed in sorted(seeds):
             try:
-                held.enter_context(_locked(folder / f'{fold}-{seed}', wait))
+                name = f'{folder.parent.name}-{folder.name}-{fold}-{seed}'
+                held.enter_context(_locked(cache_home() / name, wait))
             except RuntimeError:
                 return None
         return held.pop_all()
