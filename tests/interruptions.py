@@ -188,6 +188,78 @@ def prepare_models(home: Path):
         trained(seeds=seeds).save(home / name)
 
 
+def spoken(home: Path, dialogues: int, turns=5) -> Path:
+    "Write a recording whose turns are high or low hums, and their transcript with labels."
+    from media_files import tones
+
+    from erc.media.decode import _toy_recording
+
+    count = dialogues * turns
+    label = np.random.default_rng(0).integers(0, 2, count)
+    table = own_corpus(dialogues, turns).table[['dialogue', 'speaker', 'text', 'split']]
+    start = np.arange(count, dtype=float)
+    table = table.assign(start=start, end=start + 1, label=np.array(['low', 'high'])[label])
+    table.to_csv(home / 'talk.csv', index=False)
+    return _toy_recording(home / 'talk.wav', tones(110 + 90 * label))
+
+
+def prepare_recording(home: Path):
+    "Write a film, its transcript, and tiny models that read sound and scenes."
+    from media_files import noise_pictures, tones
+
+    from erc.media.audio import _toy_speech
+    from erc.media.decode import _toy_recording
+    from erc.media.faces import _toy_vision
+
+    home.mkdir(parents=True)
+    spoken(home, 20).unlink()
+    _toy_recording(home / 'talk.mkv', tones(range(110, 210)), pictures=noise_pictures(2500))
+    _toy_speech(home / 'ear')
+    _toy_vision(home / 'eye')
+
+
+def recorded_corpus_of(home: Path):
+    "Return what a corpus of a recording holds, but for times; None where there is none yet."
+    import erc
+    from erc.data.files import _restored
+
+    folder = _restored(home / 'corpus')
+    if not folder.exists():
+        return None
+    corpus = erc.load_corpus(folder)
+    arrays = {
+        name: (x.tobytes(), corpus.has[name].tobytes()) for name, x in corpus.features.items()
+    }
+    about = {k: v for k, v in corpus.provenance.items() if k != 'seconds'}
+    return corpus.table.to_csv(), arrays, repr(about)
+
+
+def prepare_speech(home: Path):
+    "Save a model that reads sound, and a recording for it."
+    import erc
+    from erc.media.audio import _toy_speech
+    from erc.media.features import with_media
+
+    home.mkdir(parents=True)
+    path, ear = spoken(home, 20), _toy_speech(home / 'ear')
+    corpus = with_media(
+        home / 'talk.csv', path, audio=str(ear), progress=False, cache=home / 'kept'
+    )
+    settings = dict(seeds=1, hyperparameters={'epochs': 2}, progress=False, hidden=8)
+    erc.train('context_gru', corpus, ['audio'], **settings).save(home / 'model')
+    shutil.rmtree(home / 'kept')
+
+
+def prepare_parts(home: Path):
+    "Write two parts of predictions, and what they were made of."
+    home.mkdir(parents=True)
+    lines = [
+        json.dumps({'turn': i, 'text': f'{i} ' * 20, 'emotion': 'calm'}) for i in range(200_000)
+    ]
+    for name, part in {'all': lines, 'a': lines[:90_000], 'b': lines[90_000:]}.items():
+        (home / f'{name}.jsonl').write_text('\n'.join(part) + '\n')
+
+
 SAVE_CORPUS = """import erc
 corpus = erc.load_corpus('./own')
 for _ in range(5):
@@ -228,6 +300,8 @@ class Command:
         return [sys.executable, '-c', self.code] if self.code else [*ERC, *self.arguments]
 
 
+TWO = ['--workers', '2']
+READERS = ['--audio', 'ear', '--visual', 'eye']
 PREDICT = ['predict', '--model', 'model', '--quiet']
 ADD = ['data', 'add', 'chat.csv', '--name', 'mine', '--features', 'audio=audio.npy']
 COMMANDS = {
@@ -241,6 +315,31 @@ COMMANDS = {
     'predict_stream': Command(
         [*PREDICT, 'chat.jsonl', '--out', 'out.jsonl'],
         prepare_chat,
+        bytes_of('out.jsonl'),
+        whole=True,
+    ),
+    'features_of_recording': Command(
+        ['features', 'talk.mkv', '--turns', 'talk.csv', *READERS, '--out', 'corpus'],
+        prepare_recording,
+        recorded_corpus_of,
+        whole=True,
+    ),
+    'features_of_recording_shared': Command(
+        ['features', 'talk.mkv', '--turns', 'talk.csv', *READERS, '--out', 'corpus', *TWO],
+        prepare_recording,
+        recorded_corpus_of,
+        fork=False,
+        whole=True,
+    ),
+    'predict_recording': Command(
+        [*PREDICT, 'talk.wav', '--turns', 'talk.csv', '--out', 'out.csv'],
+        prepare_speech,
+        bytes_of('out.csv'),
+        whole=True,
+    ),
+    'join': Command(
+        ['join', 'out.jsonl', 'a.jsonl', 'b.jsonl', '--of', 'all.jsonl'],
+        prepare_parts,
         bytes_of('out.jsonl'),
         whole=True,
     ),

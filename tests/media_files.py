@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from erc.media.decode import _toy_recording
+from erc.media.faces import _toy_face
 
 RATE = 16_000
 TURNS = [(0.0, 1.0, 'Ann', 'You came!'), (1.0, 2.0, 'Bob', 'Late.'), (2.0, 3.0, 'Ann', 'Sit down.')]
@@ -53,13 +54,20 @@ def noise_pictures(count, size=(96, 128), seed=0):
 
 
 def face_pictures(count, size=256, upright=True):
-    "A photograph of a face (NASA, public domain), a little moved in each frame."
-    from skimage import data
-
-    photo = data.astronaut()[0:size, 96 : 96 + size]
+    "A photograph of a face (US Navy, public domain), a little moved in each frame."
+    photo = _toy_face()[: 2 * size : 2, : 2 * size : 2]
     for i in range(count):
         moved = np.roll(photo, i % 8, 1)
         yield moved if upright else np.ascontiguousarray(np.rot90(moved))
+
+
+def scene_pictures(count):
+    "A photograph without a face, a little moved in each frame."
+    from sklearn.datasets import load_sample_image
+
+    photo = load_sample_image('china.jpg')[:256, :256]
+    for i in range(count):
+        yield np.roll(photo, i % 8, 1)
 
 
 def turned(path: Path, degrees=90):

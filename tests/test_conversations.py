@@ -65,6 +65,14 @@ def test_missing_text_and_speakers_are_kept_and_said():
     assert any('2 of 5 turns (row 2, 3) name no speaker' in s for s in said)
 
 
+def test_half_a_character_stops_nothing(tmp_path):
+    "Messengers cut texts in the middle of an emoji; Arrow's strings, where pandas has them, refuse that."
+    lines = [json.dumps({'speaker': 'A', 'text': text}) for text in ('half \ud83d', 'whole')]
+    (tmp_path / 'a.jsonl').write_text('\n'.join(lines))
+    table = conversation_table(tmp_path / 'a.jsonl')
+    assert table.text[0].startswith('half ') and table.text[1] == 'whole'
+
+
 @pytest.mark.parametrize(
     'source, message',
     [

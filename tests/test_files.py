@@ -72,3 +72,20 @@ def test_arrays_have_the_right_length():
         _require_rows(arrays, 'b', 2, 'x.npz')
     with pytest.raises(ValueError, match=r"x.npz: array 'a' has shape \(2, 3\), expected 3 rows"):
         _require_rows(arrays, 'a', 3, 'x.npz')
+
+
+def test_what_a_killed_writer_put_aside_is_its_own_folders(tmp_path):
+    "A folder, another one whose name goes on with a point, and files of the same name."
+    from erc.data.files import _restored
+
+    for name in ('.mine.v2.ab_c1.tmp', '.mine.d2_ef.tmp'):
+        (tmp_path / name / 'old').mkdir(parents=True)
+        (tmp_path / name / 'old' / 'made').write_text(name)
+        (tmp_path / name / 'lock').write_bytes(b'')
+    for name in ('.mine.csv.gh3.erc.tmp', '.mine.ij4.erc.tmp'):
+        (tmp_path / name).write_text('half')
+    assert (_restored(tmp_path / 'mine') / 'made').read_text() == '.mine.d2_ef.tmp'
+    assert not (tmp_path / 'mine.v2').exists()
+    assert (_restored(tmp_path / 'mine.v2') / 'made').read_text() == '.mine.v2.ab_c1.tmp'
+    left = {path.name for path in tmp_path.glob('.*')}
+    assert left == {'.mine.csv.gh3.erc.tmp', '.mine.ij4.erc.tmp'}

@@ -132,6 +132,11 @@ BAD = {
     'a.csv': ('start,speaker,text\n0,A,hi\n', "no column 'end'"),
     'b.csv': ('start,end,text\n0,soon,hi\n', "b.csv: row 0, column 'end': 'soon' is no time"),
     'c.csv': ('start,end,text\n0,nan,hi\n', 'is no time'),
+    'a.json': (
+        '[{"start": 0, "end": 1, "text": "\\ud800"}]',
+        'a.json: row 0: ',
+        'half a character',
+    ),
     'a.srt': ('hello\n', 'no turn was found'),
     'a.vtt': ('WEBVTT\n\n00:99:99:99 --> 1\nx\n', 'line 3'),
     'a.eaf': ('<!DOCTYPE x [<!ENTITY a "b">]><x>&a;</x>', 'has a document type'),
@@ -146,11 +151,11 @@ BAD = {
 
 @pytest.mark.parametrize('name', BAD)
 def test_damaged_transcripts(name, tmp_path):
-    text, sentence = BAD[name]
+    text, *sentences = BAD[name]
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError) as error:  # noqa: PT011 (the sentence is compared below)
         read_turns(tmp_path / name)
-    assert sentence in str(error.value) and '\n' not in str(error.value)
+    assert all(s in str(error.value) for s in sentences) and '\n' not in str(error.value)
 
 
 def test_times():

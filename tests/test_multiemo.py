@@ -196,6 +196,16 @@ def alone(batch, dialogue, turns):
     return from_padded(x, batch.to_padded(batch.speakers)[[dialogue], :turns], [turns])
 
 
+def test_without_multiattn_features_cannot_grow():
+    "Or Soft-HGR as released, which has no lower bound, is all that is learnt."
+    model = made(fusion='concat', preset='released_iemocap')
+    with torch.no_grad():
+        for layer in model.inputs.values():
+            layer.weight *= 1000
+        fused = model(toy()).probes['fused']
+    assert 0.9 < fused.square().mean(-1).sqrt().max() < 1 + 1e-6
+
+
 @pytest.mark.parametrize('options', OPTIONS, ids=name_of)
 def test_a_dialogue_does_not_see_its_neighbours(options):
     batch, model = toy(), made(**options)

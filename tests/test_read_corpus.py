@@ -242,7 +242,7 @@ def test_the_header_says_what_separates_cells(tmp_path, separator, kind):
     'change,message',
     [
         ({'text': 5}, 'row 0: 5 is a int, not text'),
-        ({'text': 'half \ud800'}, 'half a character'),
+        ({'text': pd.Series(['half \ud800'] * 18, dtype=object)}, 'half a character'),
         ({'speaker': None}, 'row 0 has no speaker'),
         ({'label': [[0.5, 0.5]] * 18}, 'neither a name, a number nor a one-hot row'),
         ({'label': np.inf}, 'row 0: the label is infinite'),

@@ -4,6 +4,9 @@ import dataclasses
 import itertools
 import json
 import math
+import threading
+import time
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -11,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from erc.cli import app
+from erc.runs import run as R
 from erc.runs.keys import RunKey
 from erc.runs.recipes import find_system
 from erc.runs.records import Fold, Record, find_record, save_record
@@ -142,3 +146,69 @@ def test_commands(tmp_path):
     } <= set(json.loads(made.stdout)[0])
     wrong = runner.invoke(app, ['run', KEY, '--only-seeds', 'x', '--home', str(tmp_path)])
     assert wrong.exit_code == 2 and "'x' is not a seed" in wrong.output
+
+
+def test_folds_that_are_on_record_are_no_job(tmp_path):
+    fold = Fold([0], seconds=[1.0])
+    system = find_system('sagru/S5')
+    record = Record(RunKey.parse(KEY), cross=['paper'], folds={'paper': fold})
+    save_record(record, tmp_path)
+    why = _too_few_seeds(record, system, 1)
+    plan = pd.DataFrame({'why': [why], 'seconds': [1.0]}, index=[KEY])
+    asked = dict(home=tmp_path, seeds=1)
+    assert _jobs(plan, folds=['paper'], **asked) == []
+    assert [j.fold for j in _jobs(plan, folds=['paper', 'fold1'], split=0, **asked)] == ['fold1']
+
+
+def watched(monkeypatch) -> list:  # of (fold, seeds), as they are run
+    ran, run_fold = [], R._run_fold
+
+    def noted(new, job, seeds, facts, home):
+        ran.append((job.fold, seeds))
+        run_fold(new, job, seeds, facts, home)
+
+    monkeypatch.setattr(R, '_run_fold', noted)
+    return ran
+
+
+def run_small(home):
+    variants = {'tuned': {**SYSTEM.variants['tuned'], **FEW}}
+    system = dataclasses.replace(SYSTEM, variants=variants)
+    return run_system(system, KEY, seeds=[0], folds=['paper', 'fold1', 'fold2'], home=home)
+
+
+def test_what_another_process_runs_comes_last(tmp_path, monkeypatch):
+    ran, claim = watched(monkeypatch), R._claim
+    other = []
+
+    def claimed(folder, fold, seeds, wait):
+        if not other:
+            other.append(claim(folder, 'paper', [0], False))
+        if wait:
+            assert [f for f, _ in ran] == ['fold1', 'fold2']  # what is free was run meanwhile
+            other[0].close()
+        return claim(folder, fold, seeds, wait)
+
+    monkeypatch.setattr(R, '_claim', claimed)
+    with pytest.warns(UserWarning, match='fold paper: another process runs it'):
+        record = run_small(tmp_path)
+    assert [f for f, _ in ran] == ['fold1', 'fold2', 'paper']
+    assert list(record.folds) == list(run_small(tmp_path).folds)
+
+
+def test_two_that_run_the_same_at_once_run_each_seed_once(tmp_path, monkeypatch):
+    ran, records = watched(monkeypatch), []
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        threads = [
+            threading.Thread(target=lambda: records.append(run_small(tmp_path))) for _ in range(2)
+        ]
+        for thread in threads:
+            thread.start()
+            time.sleep(0.05)
+        for thread in threads:
+            thread.join()
+    assert sorted(f for f, _ in ran) == ['fold1', 'fold2', 'paper']
+    assert len(records) == 2 and {frozenset(r.folds) for r in records} == {
+        frozenset(['paper', 'fold1', 'fold2'])
+    }

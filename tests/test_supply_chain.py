@@ -26,6 +26,18 @@ def test_hashes_are_of_the_pinned_versions():
     assert 'http' not in re.sub(r'^http\w+==|^[\w.-]+==', '', text, flags=re.M), 'no address'
 
 
+def test_what_reads_recordings_is_hashed_and_listed_once():
+    "The extra `media` with all that it installs: in the one list or in the other."
+    extra, base = plain(pins('requirements-media.txt')), plain(pins('constraints.txt'))
+    text = (ROOT / 'requirements-media.txt').read_text(encoding='utf-8')
+    blocks = re.split(r'^(?=[\w.-]+==)', text, flags=re.M)[1:]
+    assert all(re.search(r'--hash=sha256:[0-9a-f]{64}\b', block) for block in blocks)
+    wanted = re.search(r'^media_requirements = (.*)$', (ROOT / 'settings.ini').read_text(), re.M)[1]
+    names = plain(dict(re.findall(r'([\w-]+)>=(\S+)', wanted)))
+    assert len(names) == 4 and names.keys() <= extra.keys() | base.keys()
+    assert not extra.keys() & base.keys()
+
+
 def test_workflows_pin_actions_and_may_only_read():
     for path in (ROOT / '.github' / 'workflows').glob('*.yml'):
         text = path.read_text(encoding='utf-8')

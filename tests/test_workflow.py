@@ -65,11 +65,30 @@ def test_the_trial_has_twenty_runs_and_one_that_is_cut(tmp_path):
     assert sum(bool(job['inputs']) for job in jobs) == 6  # the second seeds of six folds
 
 
-def test_the_rules_are_read(tmp_path):
+def dry_run(folder, profile: str, *config, target='all') -> str:
+    "Return what Snakemake would do."
     snakemake = os.environ.get('SNAKEMAKE') or shutil.which('snakemake')
     if not snakemake:
         pytest.skip('snakemake is not installed: pip install .[cluster] in a clone')
-    command = [snakemake, '--snakefile', WORKFLOW / 'Snakefile', '--directory', tmp_path, '-np']
-    options = ['--config', f'erc={Path(sys.executable).parent / "erc"}', 'target=sagru']
+    command = [snakemake, target, '--snakefile', WORKFLOW / 'Snakefile', '--directory', folder]
+    command += ['-np', '--workflow-profile', WORKFLOW / 'profiles' / profile]
+    options = ['--config', f'erc={Path(sys.executable).parent / "erc"}', *config]
     made = subprocess.run([*command, *options], capture_output=True, text=True)
-    assert made.returncode == 0 and 'erc plan sagru --json' in made.stdout + made.stderr
+    assert made.returncode == 0, made.stderr
+    return made.stdout + made.stderr
+
+
+def test_the_rules_are_read(tmp_path):
+    shown = dry_run(tmp_path, 'local', 'target=sagru')
+    assert re.search('erc plan sagru --json .*--device cpu', shown)
+
+
+def test_the_profile_of_a_gpu_gives_each_run_the_gpu(tmp_path):
+    words = ['plan', 'small/crossed', '--recipe', str(RECIPE), '--home', str(tmp_path)]
+    plan = CliRunner().invoke(app, [*words, '--device', 'cuda', '--json']).stdout
+    asked = ['target=small/crossed', f'home={tmp_path}', f'recipes=["{RECIPE}"]']
+    assert '--device cuda' in dry_run(tmp_path, 'gpu', *asked)  # whatever else is configured
+    (tmp_path / 'plan.json').write_text(plan)
+    shown = dry_run(tmp_path, 'gpu', *asked, target=f'done/{json.loads(plan)[0]["name"]}')
+    rules = dict(re.findall(r'^rule (\w+):.*?^ +resources: (.*?)$', shown, re.M | re.S))
+    assert 'gpu=1' in rules['job'], shown

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -187,7 +188,7 @@ def reversed_rows(
     return torch.from_numpy(np.concatenate(rows)).to(device)
 
 # %% ../../nbs/060_batches.ipynb #c6a4faa8
-_BLOCK = 1 << 23  # numbers that are held in float64 at once
+_BLOCK = 1 << 20  # numbers that are held in float64 at once
 
 
 def _blocks_of(x) -> list:
@@ -286,14 +287,16 @@ def standardise(
 
 # %% ../../nbs/060_batches.ipynb #d3ad164f
 def _speaker_numbers(table) -> np.ndarray:
-    "Number the speakers of each dialogue in order of appearance, (n,)."
-    speakers = table.groupby('dialogue', sort=False).speaker
-    return speakers.transform(lambda names: names.factorize()[0]).to_numpy()
+    "Number the speakers of each dialogue in order of appearance, (n,); -1 for one without a name."
+    dialogue, speaker = (table[column].factorize()[0] for column in ('dialogue', 'speaker'))
+    number = pd.factorize(dialogue * (speaker.max(initial=0) + 2) + speaker)[0]  # of each pair
+    starts, lengths = _spans(dialogue)
+    return np.where(speaker < 0, -1, number - np.repeat(number[starts], lengths))
 
 # %% ../../nbs/060_batches.ipynb #af61fc54
 def _spans(dialogues):
     "Return the first row and the number of rows of each dialogue."
-    group = dialogues.factorize()[0]
+    group = pd.factorize(dialogues)[0]
     starts = np.flatnonzero(np.r_[True, group[1:] != group[:-1]])
     return starts, np.diff(np.r_[starts, len(group)])
 
@@ -320,15 +323,21 @@ def _target(y) -> Tensor:
     return _to_tensor(y.astype(np.float32 if y.dtype.kind == 'f' else np.int64))
 
 # %% ../../nbs/060_batches.ipynb #301eb3d2
+def _dialogues_of(table, unit: str) -> tuple:  # first row and rows of each, speaker of each row
+    "Return where dialogues lie; with `unit='turn'` each turn is one."
+    if unit == 'turn':
+        return *_spans(table.index), np.zeros(len(table), int)
+    return *_spans(table.dialogue), _speaker_numbers(table)
+
+
 class _Split:
     "What the batches of a split are gathered from: n rows in dialogues, or single turns."
 
     def __init__(self, corpus, split, unit, features, targets, scaling):
         self.rows = corpus.rows(split)
-        table = corpus.table.iloc[self.rows]
-        single = unit == 'turn'  # each turn is a dialogue of its own
-        self.starts, self.lengths = _spans(table.index if single else table.dialogue)
-        self.speakers = np.zeros(len(table), int) if single else _speaker_numbers(table)
+        needed = dict.fromkeys(['dialogue', 'speaker', *targets.values()])  # not the texts
+        table = corpus.table[list(needed)].iloc[self.rows]
+        self.starts, self.lengths, self.speakers = _dialogues_of(table, unit)
         self.corpus, self.features, self.scaling = corpus, features, scaling
         self.targets = {name: table[column].to_numpy() for name, column in targets.items()}
 

@@ -192,9 +192,15 @@ def _given_up(
         yield ended and _hold(lock.fileno(), wait=False)
 
 # %% ../../nbs/012_files.ipynb #b07d102b
+def _put_aside(folder: Path) -> list:
+    "Return the temporary folders of a folder; those of its name with a suffix are another's."
+    found = folder.parent.glob(f'.{glob.escape(folder.name)}.*.tmp')
+    return [path for path in found if path.name[1 + len(folder.name) :].count('.') == 2]
+
+
 def _restored(folder: Path) -> Path:
     "Put back what a killed writer put aside, and delete what it left; return the folder."
-    for aside in folder.parent.glob(f'.{glob.escape(folder.name)}.*.tmp'):
+    for aside in _put_aside(folder):
         with _given_up(aside) as ended:
             if ended and (aside / 'old').exists() and not folder.exists():
                 (aside / 'old').rename(folder)

@@ -33,12 +33,25 @@ def _links(dialogue: np.ndarray, keys: pd.Series, count: int) -> coo_array:
     return coo_array((np.ones(linked.sum()), pairs), shape=(count, count))
 
 # %% ../../nbs/035_folds.ipynb #7e00eb48
+_PIECE = 100_000  # rows whose texts are in memory in another form
+
+
+def _hashed_texts(table) -> pd.Series:  # 64 bits of two turns as one text, NaN where they are short
+    "Return a hash of each pair of turns, some rows at a time: texts take many times the room."
+    pieces = []
+    for start in range(0, max(len(table), 1), _PIECE):
+        both = _successive_texts(table.iloc[start : start + _PIECE + 1])[:_PIECE]
+        keys = pd.util.hash_array(both.fillna('').to_numpy(object), categorize=False)
+        pieces.append(pd.Series(keys, dtype=object).where(both.notna().to_numpy()))
+    return pd.concat(pieces, ignore_index=True)
+
+# %% ../../nbs/035_folds.ipynb #f8ecf2c0
 def _has_sessions(table) -> bool:
     return 'session' in table and table['session'].nunique() > 1
 
 
 def _clip_keys(table) -> list:  # of a key for each row, NaN for none
-    keys = [] if _has_sessions(table) else [_successive_texts(table)]
+    keys = [] if _has_sessions(table) else [_hashed_texts(table)]
     return keys + ([table['clip'].replace('', np.nan)] if 'clip' in table else [])
 
 # %% ../../nbs/035_folds.ipynb #ca6ce537

@@ -6,11 +6,13 @@
 __all__ = []
 
 # %% ../../nbs/015_mapped.ipynb #b86e8039
+import ctypes
 import json
 import mmap
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import cache
 
 import numpy as np
 
@@ -49,10 +51,35 @@ def _let_go(x):
             held.madvise(mmap.MADV_DONTNEED)
 
 # %% ../../nbs/015_mapped.ipynb #e6f48792
-def _rows_of(x: np.ndarray, rows) -> np.ndarray:
+@cache
+def _trim():
+    "Return the function of glibc that gives freed memory back to the system; elsewhere one that does nothing."
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError, TypeError):
+        return lambda pad: 0
+
+# %% ../../nbs/015_mapped.ipynb #7160aee3
+_LARGE = (
+    1 << 23
+)  # bytes of rows before which memory is given back: small arrays that stay cut it up
+_AT_ONCE = 32  # rows: the system may map two megabytes around each that is read
+
+
+def _rows_of(
+    x: np.ndarray,
+    rows,  # their numbers
+) -> np.ndarray:
     "Return a copy of some rows; of an array that stays in its file nothing more is kept in memory."
-    found = x[rows]
-    _let_go(x)
+    if _map_of(x) is None:
+        return x[rows]
+    found = np.empty((len(rows), *x.shape[1:]), x.dtype)
+    if found.nbytes > _LARGE:
+        _trim()(0)
+    for start in range(0, len(rows), _AT_ONCE):
+        some = slice(start, start + _AT_ONCE)
+        found[some] = x[rows[some]]
+        _let_go(x)
     return found
 
 # %% ../../nbs/015_mapped.ipynb #b56ff1a4
@@ -86,10 +113,9 @@ def _in_order(x: np.ndarray, order) -> np.ndarray:
         return x[order]
     found = _nameless(x)
     for rows in _slices(x):
-        found[rows] = x[order[rows]]
-        _let_go(x)
+        found[rows] = _rows_of(x, order[rows])
+        _let_go(found)  # what was written is the file's now
     found.flush()
-    _let_go(found)
     return found
 
 # %% ../../nbs/015_mapped.ipynb #15728b3e

@@ -7,7 +7,6 @@ __all__ = []
 
 # %% ../../nbs/029_saved.ipynb #7bc0ccbc
 import hashlib
-import io
 import json
 import math
 import os
@@ -70,9 +69,9 @@ def _shared(value, seen: dict):
     return seen.setdefault(value, value)
 
 
-def _rows_of_lines(data: bytes, names: list):
+def _rows_of_lines(lines, names: list):
     "Yield the row of each line; raise ValueError for one that has other columns."
-    for number, line in enumerate(io.BytesIO(data)):
+    for number, line in enumerate(lines):
         row = json.loads(line.decode('utf-8'))
         if not isinstance(row, dict) or list(row) != names:
             raise ValueError(f'row {number} has not the columns {", ".join(names)}')
@@ -80,11 +79,11 @@ def _rows_of_lines(data: bytes, names: list):
 
 
 def _table_of_lines(
-    data: bytes,  # as `_table_lines` wrote them
+    lines,  # of bytes, as `_table_lines` wrote them: a file, read a line at a time
     types: dict,  # column -> name of its type
 ) -> pd.DataFrame:
     columns, seen = {name: [] for name in types}, {name: {} for name in types}
-    for row in _rows_of_lines(data, list(types)):
+    for row in _rows_of_lines(lines, list(types)):
         for name, value in row.items():
             columns[name].append(_shared(value, seen[name]))
     return pd.DataFrame({k: pd.Series(columns.pop(k), dtype=kind) for k, kind in types.items()})
@@ -248,8 +247,8 @@ def _read_saved(
     "Read a saved corpus; ValueError if its files are damaged or do not belong together."
     folder = _restored(Path(folder).expanduser().absolute())
     fields, types = _about(folder)
-    with _named_errors(folder / _TABLE, _REMEDY):
-        table = _table_of_lines((folder / _TABLE).read_bytes(), types)
+    with _named_errors(folder / _TABLE, _REMEDY), open(folder / _TABLE, 'rb') as lines:
+        table = _table_of_lines(lines, types)
     arrays = _stored_arrays(folder / _FEATURES)
     with _named_errors(folder / _ABOUT, _REMEDY):
         ordered = {

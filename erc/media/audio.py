@@ -220,7 +220,7 @@ class _Voice:
         _need('resemblyzer', "'dvector'")
         return Path(importlib.util.find_spec('resemblyzer').origin).parent / 'pretrained.pt'
 
-    @property
+    @cached_property
     def about(self) -> dict:
         return {'encoder': self.name, 'files': sha256_of(self.path)[:16], 'rate': _RATE}
 

@@ -18,7 +18,7 @@ import numpy as np
 # %% ../../nbs/070_decode.ipynb #04c211b8
 _HOW = {  # package -> how to install it
     'resemblyzer': 'pip install --no-deps resemblyzer (its weights alone are read)',
-    'facenet_pytorch': 'pip install --no-deps facenet-pytorch torchvision',
+    'facenet_pytorch': 'pip install --no-deps facenet-pytorch (its pins are older than torch here)',
     'faster_whisper': 'pip install faster-whisper',
 }
 

@@ -7,10 +7,13 @@ __all__ = ['VisExtNet']
 
 # %% ../../nbs/076_faces.ipynb #1f401b49
 import importlib.util
+import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -73,6 +76,66 @@ class _Dlib:
         return [_Face(b.left(), b.top(), b.right(), b.bottom(), s) for b, s in zip(boxes, scores)]
 
 # %% ../../nbs/076_faces.ipynb #a05ae484
+def _overlap(box: np.ndarray, others: np.ndarray) -> np.ndarray:  # (4,), (n, 4) -> (n,)
+    "Return intersection over union of a box (left, top, right, bottom) with others."
+    low, high = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
+    shared = np.maximum(high - low, 0).prod(1)
+    return shared / (
+        (box[2:] - box[:2]).prod() + np.prod(others[:, 2:] - others[:, :2], 1) - shared
+    )
+
+# %% ../../nbs/076_faces.ipynb #b4f808ed
+def _best_boxes(
+    boxes,  # tensor (n, 4)
+    scores,  # tensor (n,)
+    most: float,  # overlap
+):  # tensor of the kept ones' numbers, best first
+    "Leave out boxes that overlap a better one, as torchvision's `nms` does."
+    import torch
+
+    corners, kept = boxes.numpy(), []
+    order = np.argsort(-scores.numpy(), kind='stable')
+    while len(order):
+        best, order = order[0], order[1:]
+        kept.append(int(best))
+        order = order[_overlap(corners[best], corners[order]) <= most]
+    return torch.tensor(kept, dtype=torch.long)
+
+# %% ../../nbs/076_faces.ipynb #fb872e0f
+def _of_one_picture(boxes, scores, pictures, overlap: float):
+    return _best_boxes(boxes, scores, overlap)
+
+
+_STOOD_IN = {  # module -> what is imported from it
+    **dict.fromkeys(('torchvision', 'torchvision.transforms', 'torchvision.ops', 'requests'), {}),
+    'torchvision.transforms.functional': {},
+    'torchvision.ops.boxes': {'batched_nms': _of_one_picture},
+    'requests.adapters': {'HTTPAdapter': None},
+}
+
+
+@contextmanager
+def _stand_ins():
+    "Stand in for what facenet-pytorch imports, where it is not imported already."
+    absent = [name for name in _STOOD_IN if name not in sys.modules]
+    for name in absent:
+        sys.modules[name] = ModuleType(name)
+        vars(sys.modules[name]).update(_STOOD_IN[name])
+    try:
+        yield
+    finally:
+        for name in absent:
+            del sys.modules[name]
+
+# %% ../../nbs/076_faces.ipynb #ca7a637d
+def _facenet(what: str):
+    "Import facenet-pytorch; ImportError, in one line, where it is missing."
+    _need('facenet_pytorch', what)
+    with _stand_ins():
+        import facenet_pytorch
+    return facenet_pytorch
+
+# %% ../../nbs/076_faces.ipynb #b7f59770
 @dataclass
 class _Mtcnn:
     "MTCNN as facenet-pytorch has it, with its usual settings."
@@ -81,10 +144,7 @@ class _Mtcnn:
 
     @cached_property
     def detector(self):
-        _need('facenet_pytorch', "'mtcnn'")
-        from facenet_pytorch import MTCNN
-
-        return MTCNN(keep_all=True, device='cpu')
+        return _facenet("'mtcnn'").MTCNN(keep_all=True, device='cpu')
 
     @property
     def about(self) -> str:
@@ -92,10 +152,12 @@ class _Mtcnn:
         return f'facenet-pytorch {version("facenet-pytorch")}'
 
     def __call__(self, picture: np.ndarray) -> list[_Face]:
+        if min(picture.shape[:2]) < self.detector.min_face_size:
+            return []
         boxes, scores = self.detector.detect(picture)
         if boxes is None:
             return []
-        return [_Face(*map(round, map(float, b)), float(s)) for b, s in zip(boxes, scores)]
+        return [_Face(*map(int, map(float, b)), float(s)) for b, s in zip(boxes, scores)]
 
 # %% ../../nbs/076_faces.ipynb #cdd7edc5
 def _dlib_file(name: str) -> Path:
@@ -121,7 +183,7 @@ class _DlibEncoder:
         network = _dlib_file('dlib_face_recognition_resnet_model_v1.dat')
         return dlib.shape_predictor(str(landmarks)), dlib.face_recognition_model_v1(str(network))
 
-    @property
+    @cached_property
     def about(self) -> str:
         return sha256_of(_dlib_file('dlib_face_recognition_resnet_model_v1.dat'))[:16]
 
@@ -171,8 +233,8 @@ class _Vision:
         import torch
 
         prepare, model = self.parts
-        whole = [face.crop(picture, 0.0 if face.score == 1 else 0.1) for face in faces]
-        inputs = prepare(whole, return_tensors='pt')['pixel_values']
+        crops = [face.crop(picture) for face in faces]
+        inputs = prepare(crops, return_tensors='pt')['pixel_values']
         with torch.inference_mode():
             if hasattr(model, 'get_image_features'):
                 found = model.get_image_features(pixel_values=inputs)
@@ -207,7 +269,7 @@ def _toy_vision(folder, clip=False, seed=0) -> Path:  # the folder
 # %% ../../nbs/076_faces.ipynb #4d0cd270
 @dataclass
 class _VggFace2:
-    "The InceptionResnet of facenet-pytorch, trained on VGGFace2; it downloads its weights."
+    "The InceptionResnet of facenet-pytorch, trained on VGGFace2: 512 numbers of length 1."
 
     weights: str | None = 'vggface2'  # None: random ones
     name: str = 'vggface2'
@@ -215,24 +277,35 @@ class _VggFace2:
 
     @cached_property
     def network(self):
-        _need('facenet_pytorch', "'vggface2'")
-        from facenet_pytorch import InceptionResnetV1
-
-        return InceptionResnetV1(pretrained=self.weights).eval().requires_grad_(False)
+        "The package's network; ValueError if its weights cannot be had."
+        network = _facenet("'vggface2'").InceptionResnetV1
+        try:
+            return network(pretrained=self.weights).eval().requires_grad_(False)
+        except OSError as e:
+            raise ValueError(
+                f"'vggface2': its weights cannot be downloaded ({e}); 'dlib' needs no download"
+            ) from None
 
     @property
     def about(self) -> str:
         _need('facenet_pytorch', "'vggface2'")
         return f'facenet-pytorch {version("facenet-pytorch")}, {self.weights}'
 
-    def __call__(self, picture: np.ndarray, faces: list) -> np.ndarray:  # (n, 512)
+    def inputs(self, picture: np.ndarray, faces: list):  # tensor (n, 3, 160, 160) in [-1, 1]
+        "Cut the faces out and scale them."
         import torch
         from PIL import Image
 
-        crops = [Image.fromarray(f.crop(picture)).resize((160, 160)) for f in faces]
-        inputs = torch.from_numpy(np.stack([np.asarray(c, np.float32) for c in crops]))
+        crops = [Image.fromarray(np.ascontiguousarray(f.crop(picture, 0.0))) for f in faces]
+        scaled = [np.asarray(c.resize((160, 160), Image.Resampling.BILINEAR)) for c in crops]
+        pixels = torch.from_numpy(np.stack(scaled).astype(np.float32)).permute(0, 3, 1, 2)
+        return (pixels - 127.5) / 128
+
+    def __call__(self, picture: np.ndarray, faces: list) -> np.ndarray:  # (n, 512)
+        import torch
+
         with torch.inference_mode():
-            return self.network((inputs.permute(0, 3, 1, 2) - 127.5) / 128).numpy()
+            return self.network(self.inputs(picture, faces)).numpy()
 
 # %% ../../nbs/076_faces.ipynb #1e2e09c1
 _DETECTORS = {'dlib': _Dlib, 'mtcnn': _Mtcnn, 'frame': _Frame}
@@ -311,3 +384,12 @@ def _picture_reader(name: str, **options) -> VisExtNet:
             name, [*_SEERS, *_VISION], 'reader of pictures (or detector+encoder, hub id, folder)'
         )
     return VisExtNet('frame', name, **options)
+
+# %% ../../nbs/076_faces.ipynb #c14508a1
+def _toy_face() -> np.ndarray:  # (600, 512, 3) uint8
+    "Return a photograph of a face."
+    from matplotlib.cbook import get_sample_data
+    from PIL import Image
+
+    with get_sample_data('grace_hopper.jpg') as file:
+        return np.asarray(Image.open(file).convert('RGB'))

@@ -10,9 +10,9 @@ import json
 import time
 import warnings
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import dataclass, field
-from multiprocessing import get_context
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -21,97 +21,13 @@ from tqdm import tqdm
 
 from ..core import cache_home, digest, write_atomic
 from ..data.corpus import Corpus
-from ..data.dialogues import _many
 from ..data.sentence_encoders import _file_hash
+from ..data.workers import _in_workers
 from .audio import _sound_reader
-from .clips import _Film, _sounds
 from .decode import _check_file, _Limits
 from .faces import _picture_reader
+from .reading import _NO_BAR, _empty, _Given, _read_pictures, _read_sound
 from .turns import _turns_corpus
-
-# %% ../../nbs/080_media_features.ipynb #edc0615a
-@dataclass
-class _Given:
-    "Vectors of turns, and why some have none."
-
-    x: np.ndarray  # float32 (N, D)
-    why: list  # N texts, '' where there is a vector
-    seconds: float = 0.0  # of reading, without decoding
-
-# %% ../../nbs/080_media_features.ipynb #b022c2b9
-def _empty(reader, rows: int, why: str = '') -> _Given:
-    return _Given(np.zeros((rows, reader.width), np.float32), [why] * rows)
-
-# %% ../../nbs/080_media_features.ipynb #00a4cb2d
-def _vector(reader, samples) -> tuple:  # vector (D,) or None, why not
-    "Read one turn's sound."
-    try:
-        found = np.asarray(reader(samples), np.float32)
-    except (RuntimeError, ValueError) as e:
-        return None, f'the reader failed: {str(e)[:80]}'
-    if not np.isfinite(found).all():
-        return None, 'the reader gives NaN or infinite numbers'
-    return found, ''
-
-# %% ../../nbs/080_media_features.ipynb #064b3142
-def _advance(bar, turns: float):
-    if bar is not None:
-        bar.update(turns)
-
-
-def _put(given: _Given, row: int, vector, why: str):
-    given.why[row] = why
-    if vector is not None:
-        given.x[row] = vector
-
-# %% ../../nbs/080_media_features.ipynb #f57d916d
-def _read_sound(path, spans: list, readers: dict, bar=None) -> dict:  # feature -> _Given
-    "Read the sound of turns (start, end) with all readers, decoding it once."
-    given = {name: _empty(reader, len(spans)) for name, reader in readers.items()}
-    for row, samples, why in _sounds(path, spans):
-        for name, reader in readers.items():
-            begun = time.perf_counter()
-            found = (None, why) if samples is None else _vector(reader, samples)
-            _put(given[name], row, *found)
-            given[name].seconds += time.perf_counter() - begun
-        _advance(bar, 1)
-    return given
-
-# %% ../../nbs/080_media_features.ipynb #fea4508a
-def _finish_rows(film: _Film, net, vectors: dict, given: _Given) -> _Given:
-    "Pool the faces of each turn; without one it is missing."
-    for row in range(len(given.why)):
-        if why := film.problem(row):
-            given.why[row] = why
-            continue
-        pooled = net.pool(vectors.get(row, []))
-        none = f'no face in its {_many(len(vectors.get(row, [])), "frame")}'
-        _put(given, row, pooled, none if pooled is None else '')
-    return given
-
-# %% ../../nbs/080_media_features.ipynb #bdd25383
-def _look(net, picture: np.ndarray, rows: list, vectors: dict, given: _Given):
-    "Read the faces of a picture for the turns that show it."
-    begun = time.perf_counter()
-    found = net(picture)
-    given.seconds += time.perf_counter() - begun
-    for row in rows:
-        vectors.setdefault(row, []).append(found)
-
-# %% ../../nbs/080_media_features.ipynb #e0fac40f
-def _film_for(path, spans: list, net) -> _Film:
-    return _Film(Path(path), spans, net.frames, net.longest)
-
-
-def _read_pictures(path, spans: list, readers: dict, bar=None) -> dict:  # feature -> _Given
-    "Read the faces of turns (start, end) with all readers, decoding the film once."
-    work = {name: (net, {}, _empty(net, len(spans))) for name, net in readers.items()}
-    film = _film_for(path, spans, next(iter(readers.values())))
-    for rows, picture in film:
-        for net, vectors, given in work.values():
-            _look(net, picture, rows, vectors, given)
-        _advance(bar, len(rows) / film.frames)
-    return {name: _finish_rows(film, *parts) for name, parts in work.items()}
 
 # %% ../../nbs/080_media_features.ipynb #a8e348be
 _VERSION = 1  # of how turns are cut; a change makes what is kept useless
@@ -164,12 +80,16 @@ class _Job:
     cache: object = None  # folder
 
 # %% ../../nbs/080_media_features.ipynb #0a95cba6
+@cache
+def _reader(kind: str, called: str, how: tuple):
+    return _KINDS[kind][0](called, **dict(how))
+
+
 def _readers_of(job: _Job) -> dict:  # feature -> reader
-    return {name: _KINDS[job.kind][0](called, **dict(how)) for name, called, how in job.readers}
+    return {name: _reader(job.kind, called, how) for name, called, how in job.readers}
 
 # %% ../../nbs/080_media_features.ipynb #aace0596
-def _about(kind: str, reader) -> dict:
-    "Describe how a feature is made, as a corpus's provenance has it."
+def _about(kind: str, reader) -> dict:  # as a corpus's provenance has it
     return reader.about | {'recording': kind}
 
 # %% ../../nbs/080_media_features.ipynb #33740592
@@ -185,7 +105,7 @@ def _read_now(job: _Job, readers: dict, bar) -> tuple:  # feature -> _Given, sec
     return found, time.perf_counter() - begun - sum(g.seconds for g in found.values())
 
 # %% ../../nbs/080_media_features.ipynb #7b40f1d4
-def _do(job: _Job, bar=None) -> tuple:  # job, feature -> _Given, seconds of decoding
+def _do(job: _Job, bar=_NO_BAR) -> tuple:  # job, feature -> _Given, seconds of decoding
     "Read one stream of one recording, or what was kept of it; ValueError if it is no recording."
     _check_file(job.path, _Limits())
     readers = _readers_of(job)
@@ -202,7 +122,7 @@ def _failed(job: _Job, error: Exception) -> tuple:
     return job, given, error
 
 # %% ../../nbs/080_media_features.ipynb #dbd793d6
-def _tried(job: _Job, bar=None) -> tuple:
+def _tried(job: _Job, bar=_NO_BAR) -> tuple:
     try:
         return _do(job, bar)
     except (ValueError, FileNotFoundError) as e:
@@ -223,9 +143,9 @@ def _done(jobs: list, workers: int, progress: bool) -> Iterator[tuple]:
         if min(workers, len(jobs)) < 2:
             yield from (_tried(job, bar) for job in jobs)
             return
-        with ProcessPoolExecutor(workers, get_context('spawn')) as pool:
-            for future in as_completed([pool.submit(_tried, job) for job in jobs]):
-                bar.update(len(future.result()[0].spans))
+        with closing(_in_workers(_tried, jobs, workers)) as running:
+            for job, future in running:
+                bar.update(len(job.spans))
                 yield future.result()
 
 # %% ../../nbs/080_media_features.ipynb #727fa3cd
@@ -293,21 +213,30 @@ class _Gathered:
         self.seconds[what] = self.seconds.get(what, 0.0) + seconds
 
 # %% ../../nbs/080_media_features.ipynb #8a2ebc51
+def _parts(wanted: dict) -> list:  # of (kind, readers that have the same options)
+    "Put readers together that can share one decoding."
+    alike = {}
+    for kind, readers in wanted.items():
+        for reader in readers:
+            alike.setdefault((kind, reader[2]), []).append(reader)
+    return [(kind, tuple(readers)) for (kind, _), readers in alike.items()]
+
+# %% ../../nbs/080_media_features.ipynb #fb9ba76d
 def _jobs(corpus: Corpus, media: Path, wanted: dict, cache) -> list:  # of (rows, job)
-    "Cut the work into one job a recording and kind of stream."
+    "Cut the work into one job a recording, kind of stream, and options of readers."
     names, jobs = _recordings(corpus, media).map(str), []
     times = corpus.table[['start', 'end']].to_numpy(float)
     for path, rows in names.groupby(names, sort=False).indices.items():
         spans = tuple(map(tuple, times[rows].tolist()))
-        for kind in filter(wanted.get, wanted):
-            jobs.append((rows, _Job(Path(path), kind, spans, wanted[kind], cache)))
+        for kind, readers in _parts(wanted):
+            jobs.append((rows, _Job(Path(path), kind, spans, readers, cache)))
     return jobs
 
 # %% ../../nbs/080_media_features.ipynb #79174453
 def _described(wanted: dict) -> dict:  # feature -> how it is made
     "Describe all readers before anything is decoded; errors of names and missing packages come here."
     return {
-        name: _about(kind, _KINDS[kind][0](called, **dict(how)))
+        name: _about(kind, _reader(kind, called, how))
         for kind, readers in wanted.items()
         for name, called, how in readers
     }
@@ -391,4 +320,7 @@ def with_media(
     if not isinstance(corpus, Corpus):
         corpus = _turns_corpus(corpus, media, label=label)
     options = {'workers': workers, 'progress': progress, 'cache': cache}
-    return _with_found(corpus, _gathered(corpus, Path(media).expanduser(), wanted, options))
+    try:
+        return _with_found(corpus, _gathered(corpus, Path(media).expanduser(), wanted, options))
+    finally:
+        _reader.cache_clear()

@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..core import choose
+from ..data.labels import _as_text, _is_missing
 from ..data.tables import _TABLE_SUFFIXES, _read_frame, _text_of
 
 # %% ../../nbs/065_segments.ipynb #59e1618b
@@ -211,22 +212,31 @@ def _times(frame, name: str, path) -> list:
     return [_seconds(t, f'{path}: row {i}, column {name!r}') for i, t in enumerate(frame[name])]
 
 # %% ../../nbs/065_segments.ipynb #c185ab4f
-def _strings(frame, name: str, other: str) -> pd.Series:
+def _string(value, other: str, place: str) -> str:
+    if _is_missing(value):
+        return other
+    return _as_text(value if isinstance(value, (str, bytes)) else str(value), place)
+
+
+def _strings(frame, name: str, other: str, path) -> pd.Series:
     "Return a column as text, `other` where it is blank or missing."
-    if name not in frame:
-        return pd.Series(other, frame.index, dtype=object)
-    return frame[name].fillna(other).astype(str).replace('', other).astype(object)
+    values = frame[name] if name in frame else [other] * len(frame)
+    texts = [_string(value, other, f'{path}: row {i}') for i, value in enumerate(values)]
+    return pd.Series(texts, frame.index, dtype=object)
 
 # %% ../../nbs/065_segments.ipynb #e1ea54f5
-def _tidy(frame: pd.DataFrame, path) -> pd.DataFrame:
-    "Return turns with times as numbers, speaker and text as strings, in the order of their beginning."
-    times = {name: _times(frame, name, path) for name in ('start', 'end')}
-    words = {'speaker': _strings(frame, 'speaker', _NOBODY), 'text': _strings(frame, 'text', '')}
-    frame = frame.assign(**times, **words)
+def _in_order_of_time(frame: pd.DataFrame) -> pd.DataFrame:
     by = [name for name in ('recording', 'start') if name in frame]
     first = ['start', 'end', 'speaker', 'text']
     frame = frame.sort_values(by, kind='stable').reset_index(drop=True)
     return frame[[*first, *(c for c in frame if c not in first)]]
+
+
+def _tidy(frame: pd.DataFrame, path) -> pd.DataFrame:
+    "Return turns with times as numbers, speaker and text as strings, in the order of their beginning."
+    times = {name: _times(frame, name, path) for name in ('start', 'end')}
+    speaker, text = _strings(frame, 'speaker', _NOBODY, path), _strings(frame, 'text', '', path)
+    return _in_order_of_time(frame.assign(**times, speaker=speaker, text=text))
 
 # %% ../../nbs/065_segments.ipynb #4795bc9d
 def read_turns(

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
+from torch.nn.functional import layer_norm
 
 from ..core import choose
 from ..data.batches import Batch
@@ -251,6 +252,8 @@ class MultiEMO(_Contexts, _Classifier):
         else:
             context = self.context(batch)
             fused = self.multiattn(context, batch)
+        if self.options['fusion'] == 'concat':
+            fused = {m: layer_norm(x, x.shape[-1:]) for m, x in fused.items()}
         return self.classify(context, fused, batch)
 
     def _attend_to_padding(self, batch: Batch):

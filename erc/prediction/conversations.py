@@ -122,7 +122,8 @@ def _of_objects(source, name='') -> pd.DataFrame:
 def _of_frame(frame: pd.DataFrame, given: dict, name: str) -> pd.DataFrame:
     "Return a table's columns under our names; without a column of conversations it is one."
     columns = _find_columns(frame.columns, given, f'the table {name!r}')
-    table = pd.DataFrame({k: frame[columns[k]].to_numpy(object) for k in ('speaker', 'text')})
+    parts = {k: frame[columns[k]].to_numpy(object) for k in ('speaker', 'text')}
+    table = pd.DataFrame(parts, dtype=object)  # Arrow's strings hold no half characters
     column = columns['dialogue']
     return table.assign(dialogue=name if column is None else frame[column].to_numpy(object))
 

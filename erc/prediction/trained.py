@@ -16,7 +16,6 @@ import pandas as pd
 import torch
 
 from ..core import choose
-from ..data.batches import make_batches
 from ..data.corpus import SPLITS, Corpus
 from ..data.dialogues import _many
 from ..data.features import encode
@@ -27,7 +26,7 @@ from .model_cards import _model_card
 from .model_files import _model_folder, _read_model, _upload, _write_model
 from .model_info import _check_features, _ModelInfo, _with_licence
 from .predictor import Predictions, predict_turns
-from ..runs.prepare import count_confusions
+from ..runs.prepare import _scored_batches, count_confusions
 from ..runs.records import VALUE_METRICS, _facts_table, score_of
 from ..training.engine import _predict
 
@@ -199,7 +198,7 @@ def _batches_of(model: TrainedModel, of) -> tuple:  # table of the rows, batches
     rows = corpus.table.iloc[corpus.rows(split)]
     options = dict(features=model.features, targets={}, unit=model.info.unit)
     options['scaling'] = model.scaling
-    return rows, make_batches(corpus, split, size=4096, **options)
+    return rows, _scored_batches(corpus, split, **options)
 
 # %% ../../nbs/980_trained.ipynb #cffa6dd4
 def _uncalibrated(model: TrainedModel, of) -> np.ndarray:

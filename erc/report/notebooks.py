@@ -10,17 +10,14 @@ import ast
 import json
 import os
 import re
-import signal
-import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import closing
 from dataclasses import dataclass, field, fields
-from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 
 from ..core import choose, root, write_atomic
+from ..data.workers import _be_worker, _in_workers
 
 # %% ../../nbs/380_notebooks.ipynb #19117bd0
 def _number(path) -> int:  # 400 for '400_shift.ipynb', -1 for the map
@@ -230,20 +227,10 @@ def _end(*_):
         kernel.kill()
     os._exit(1)
 
-
-def _end_with_parent():
-    "End when the process that started this one does, however that ends."
-    parent_process().join()
-    _end()
-
 # %% ../../nbs/380_notebooks.ipynb #c82a04bf
 def _prepare_worker(workers: int, log: str):
-    """Give a worker its share of the cores, and send what kernels write to stderr into a file.
-
-    It ends with its parent, and leaves an interruption by the keyboard to it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _end)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    "Give a worker its share of the cores, and send what kernels write to stderr into a file."
+    _be_worker(_end)
     for name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS'):
         os.environ.setdefault(name, str(max(1, _cores() // workers)))
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -261,25 +248,14 @@ def _run_task(task: tuple) -> _NotebookResult:  # notebook, output, parameters
         result = _failed(task[0], e, parameters=task[2])
     return result
 
-# %% ../../nbs/380_notebooks.ipynb #86671317
-def _as_they_end(running: dict) -> Iterator:  # future -> task
-    "Yield results as they come; a worker that dies is the failure of its notebook."
-    for future in as_completed(running):
-        error = future.exception()
-        yield _failed(running[future][0], error) if error else future.result()
-
 # %% ../../nbs/380_notebooks.ipynb #9d7733da
 def _run_parallel(tasks: list, workers: int, log: str) -> Iterator:
-    "Yield the results of workers; whoever stops asking for them ends the workers."
-    others, context = active_children(), get_context('spawn')
-    with ProcessPoolExecutor(workers, context, _prepare_worker, (workers, log)) as pool:
-        try:
-            yield from _as_they_end({pool.submit(_run_task, task): task for task in tasks})
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for worker in [p for p in active_children() if p not in others]:
-                worker.terminate()
-            raise
+    "Yield the results of workers as they come; one that dies is the failure of its notebook."
+    running = _in_workers(_run_task, tasks, workers, _prepare_worker, workers, log)
+    with closing(running):
+        for task, future in running:
+            error = future.exception()
+            yield _failed(task[0], error) if error else future.result()
 
 # %% ../../nbs/380_notebooks.ipynb #ea4c44cd
 def _waves(tasks: list) -> list:  # lists of tasks

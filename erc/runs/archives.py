@@ -24,6 +24,7 @@ from .prepare import _read_encoded
 from .recipes import System, _pretraining_system, find_system
 from .records import _add_to_record, _load_record, find_record
 from .run import _checkpoint_folder, _new_record
+from .stale import _stale
 
 # %% ../../nbs/363_archives.ipynb #e22c899c
 def _check_carried(key: RunKey, tokens: bool):
@@ -234,7 +235,8 @@ def _take_record(path: Path, home) -> str:
     "Add a record to those of this machine; return why that was not possible, or ''."
     record = _load_record(path)
     old = find_record(record.key, home)
-    if old and (differs := old.same_experiment(record)):
+    differs = old and old.same_experiment(record)
+    if differs and (_stale(record) or not _stale(old)):  # as in a run, a stale one makes room
         return f'{record.key}: the record here is of another experiment ({differs} differs)'
     _add_to_record(record, home)
     return ''
@@ -246,9 +248,10 @@ def _take_checkpoints(folder: Path, home) -> str:
         target = _checkpoints_of(RunKey.parse(_key_of(folder)), home)
     except FileNotFoundError as e:
         return f'checkpoints of {_key_of(folder)}: {e}'
-    if not target.exists():
-        with _whole_folder(target) as place:
-            shutil.copytree(folder, place, dirs_exist_ok=True)
+    for fold in sorted(folder.iterdir()):
+        if not (target / fold.name).exists():
+            with _whole_folder(target / fold.name) as place:
+                shutil.copytree(fold, place, dirs_exist_ok=True)
     return ''
 
 

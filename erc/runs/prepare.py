@@ -192,6 +192,20 @@ def scorer(
         return lambda predictions: score(moments(labels, predictions))
     return lambda predictions: score(confusion(labels, predictions, len(corpus.classes)))
 
+# %% ../../nbs/353_prepare.ipynb #e93b35da
+_SCORED = 8192  # turns that are scored at once
+
+
+def _scored_batches(
+    corpus: Corpus,
+    split: str,
+    unit='dialogue',
+    **about,  # of `make_batches`
+):
+    "Cut a split into batches that are not trained on."
+    cost = np.full(len(corpus), 2 if unit == 'turn' else 1)
+    return make_batches(corpus, split, size=_SCORED, cost=cost, unit=unit, **about)
+
 # %% ../../nbs/353_prepare.ipynb #008ce7d9
 def _batch_size(system: System, corpus: Corpus, hyperparameters: dict) -> dict:
     "Return what a training batch may hold: dialogues or turns, or tokens of the first feature that has them."
@@ -208,18 +222,21 @@ def _split_batches(
     "Return the training, dev and test batches of a system, a list each; a seed has its own training batches."
     targets = {system.target: 'label', **system.targets}
     about = dict(features=system.features, targets=targets, unit=system.unit, scaling=scaling)
-    cut = partial(make_batches, corpus, **about)
-    train = cut('train', key=seed, **_batch_size(system, corpus, hyperparameters))
-    test = cut('test', size=4096) if len(corpus.rows('test')) else []
-    return [train, cut('dev', size=4096), test]
+    size = _batch_size(system, corpus, hyperparameters)
+    train = make_batches(corpus, 'train', key=seed, **size, **about)
+    dev = _scored_batches(corpus, 'dev', **about)
+    return [
+        train,
+        dev,
+        _scored_batches(corpus, 'test', **about) if len(corpus.rows('test')) else [],
+    ]
 
 # %% ../../nbs/353_prepare.ipynb #7df81fd3
 def _model_maker(system: System, corpus: Corpus):
     "Return a function without arguments that builds a system's model for a corpus."
-    train = corpus.table.iloc[corpus.rows('train')]
-    weights = {}
+    rows, weights = corpus.rows('train'), {}
     for argument, target in system.weights.items():
-        labels = train[system.targets[target]].to_numpy()
+        labels = corpus.table[system.targets[target]].to_numpy()[rows]
         weights[argument] = class_weights('inverse', labels, (0, 1)).tolist()
     sizes = {f: corpus.features[f].shape[1] for f in system.features}
     model = resolve(system.model)

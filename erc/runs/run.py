@@ -9,13 +9,15 @@ __all__ = ['run_system']
 import platform
 import shutil
 import time
+import warnings
+from contextlib import ExitStack
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
-from ..core import _check_writable, cache_home, choose, digest, resolve, results_home
+from ..core import _check_writable, _locked, cache_home, choose, digest, resolve, results_home
 from ..data.corpus import Corpus
 from .fingerprints import _fingerprints
 from .fold import _cross_folds, _Job, _run_all_of_fold, _wanted_seeds
@@ -152,16 +154,43 @@ def _run_fold(new: Record, job: _Job, seeds: list, facts: dict, home):
         start = time.monotonic()
 
 
-def _run_folds(new: Record, job: _Job, missing: dict, old: Record | None, home):
-    "Run what is missing, fold by fold."
-    folder = _checkpoint_folder(new, home)
-    for name, seeds in missing.items():
-        job = replace(job, fold=name, checkpoints=folder / name)
-        facts = old.folds[name].facts if old and name in old.folds else {}
-        _run_fold(new, job, seeds, facts, home)
-        _clear_checkpoints(job.checkpoints, _on_record(new.key, name, home))
+def _run_left(new: Record, job: _Job, seeds: list, home):
+    "Run the seeds of a job's fold that are not on record by now."
+    old = _old_record(new, home)
+    left = _missing({job.fold: seeds}, old, job.system).get(job.fold, [])
+    facts = old.folds[job.fold].facts if old and job.fold in old.folds else {}
+    if left:
+        _run_fold(new, job, left, facts, home)
+    _clear_checkpoints(job.checkpoints, _on_record(new.key, job.fold, home))
 
 # %% ../../nbs/360_run.ipynb #7b8c9b87
+def _claim(folder: Path, fold: str, seeds, wait: bool) -> ExitStack | None:
+    "Keep other processes from seeds of a fold; None if one of them has a claim and `wait` is false."
+    with ExitStack() as held:
+        for seed in sorted(seeds):
+            try:
+                name = f'{folder.parent.name}-{folder.name}-{fold}-{seed}'
+                held.enter_context(_locked(cache_home() / name, wait))
+            except RuntimeError:
+                return None
+        return held.pop_all()
+
+# %% ../../nbs/360_run.ipynb #9f74ca57
+def _run_folds(new: Record, job: _Job, missing: dict, home):
+    "Run what is missing, fold by fold, and last what other processes are running."
+    folder, later = _checkpoint_folder(new, home), {}
+    for wait in (False, True):
+        for name, seeds in (later if wait else missing).items():
+            claim = _claim(folder, name, seeds, wait)
+            if claim is None:
+                warnings.warn(f'{new.key}, fold {name}: another process runs it', stacklevel=4)
+                later[name] = seeds
+                continue
+            with claim:
+                own = replace(job, fold=name, checkpoints=folder / name)
+                _run_left(new, own, seeds, home)
+
+# %% ../../nbs/360_run.ipynb #94516bff
 def _of_seeds(wanted: dict, only) -> dict:
     "Return the wanted seeds that were asked for; raise ValueError for one that no fold has."
     if only is None:
@@ -208,5 +237,5 @@ def run_system(
     if missing:
         _check_writable(key.path(home))
         job = _Job(system, corpus, device=device, progress=progress)
-        _run_folds(new, job, missing, old, home)
+        _run_folds(new, job, missing, home)
     return _written(key, home)

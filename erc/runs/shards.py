@@ -289,7 +289,8 @@ def _jobs(
     options, found = _options(seeds, device, home, recipes), ({}, [])
     for text, row in plan.iterrows():
         run = _run_of(RunKey.parse(text), row, seeds, folds, home)
-        _add_jobs(*found, run, split, options, _about(run, row.why, device, home))
+        if run.left or not folds:  # of the folds that were asked for, something is missing
+            _add_jobs(*found, run, split, options, _about(run, row.why, device, home))
     features, jobs = found
     return [*features.values(), *jobs]
 

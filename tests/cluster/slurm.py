@@ -17,7 +17,7 @@ from pathlib import Path
 
 PLACE = Path('/etc/slurm/slurm.conf')
 PACKAGES = ('slurm-wlm', 'munge')
-COMMANDS = ('munged', 'slurmctld', 'slurmd', 'sbatch', 'squeue', 'scancel', 'sinfo')
+COMMANDS = ('munged', 'slurmctld', 'slurmd', 'sbatch', 'squeue', 'scancel', 'scontrol', 'sinfo')
 _CONF = """ClusterName=trial
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort=16817
@@ -103,7 +103,9 @@ class Slurm:
         self.start('slurmctld', 'slurmctld', '-D')
 
     def up(self) -> 'Slurm':
-        "Start everything; RuntimeError if no node is idle after a minute."
+        "Start everything; RuntimeError if no node is idle after a minute, or another SLURM is there."
+        if PLACE.exists():
+            raise RuntimeError(f'{PLACE} is there: another trial runs, or this machine has a SLURM')
         PLACE.parent.mkdir(parents=True, exist_ok=True)
         PLACE.unlink(missing_ok=True)  # a link that a killed trial left leads nowhere
         PLACE.symlink_to(self.conf)
@@ -128,6 +130,26 @@ class Slurm:
         self.daemons['slurmctld'].wait()
         time.sleep(5)
         self.start_controller()
+
+    def release(self, seconds=20) -> bool:
+        """Do what an administrator does after a crash; return whether there was anything to do.
+
+        A controller that ends within seconds of a job's start, before it has written so, starts the job
+        again; the node refuses the second copy, and SLURM drains the node and holds the job."""
+        time.sleep(seconds)
+        drained = 'drain' in self.ask('sinfo', '-h', '-o', '%T')
+        if drained:
+            self.ask('scontrol', 'update', f'nodename={socket.gethostname()}', 'state=resume')
+        held = [
+            number
+            for number, _, why in (
+                line.partition(' ') for line in self.ask('squeue', '-h', '-o', '%i %r').splitlines()
+            )
+            if 'held' in why.lower()
+        ]
+        for number in held:
+            self.ask('scontrol', 'release', number)
+        return drained or bool(held)
 
     def down(self):
         "Cancel what runs, and end the daemons."

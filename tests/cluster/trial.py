@@ -1,16 +1,19 @@
 """The workflow on a real SLURM of one node, and what it costs beside plain commands.
 
-    python tests/cluster/trial.py             everything; or one of: slurm, together, overhead, predict
+    python tests/cluster/trial.py             everything; or some of: slurm, together, overhead, failing, predict
     make test-cluster                         the same, after `pip install .[cluster] in a clone`
 
-`slurm` runs 23 real runs in 34 jobs, and kills a job, the controller daemon and Snakemake itself, each
+`slurm` runs 23 real runs in 26 jobs, and kills a job, the controller daemon and Snakemake itself, each
 once, with SIGKILL; records must equal those of one plain `erc run` byte for byte but for times.
 `together` lets two workflows write one folder of results at once. `overhead` counts the processor time
-of a job beside that of the run in it. `predict` scores a file in four parts, a million turns by default.
+of a job, on this machine and through SLURM, beside that of plain commands. `failing` lets one run fail:
+the others go on, and it is named. `predict` scores a file in four parts, a million turns by default.
 What cannot be done here is skipped with the reason. SNAKEMAKE names another snakemake than that of
 this environment, TURNS another number of turns, PLAIN a folder of results to compare with (and to make,
 if it is not there)."""
 
+import contextlib
+import ctypes
 import hashlib
 import itertools
 import json
@@ -32,7 +35,13 @@ from slurm import Slurm, installed
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / 'tests' / 'cluster' / 'small.toml'
 ERC = Path(sys.executable).parent / 'erc'
-FAST = ('--slurm-init-seconds-before-status-checks', '2', '--seconds-between-status-checks', '2')
+# no accounting database, and jobs of seconds: the queue is asked every other second
+THROUGH_SLURM = (
+    *('--slurm-status-command', 'squeue', '--slurm-init-seconds-before-status-checks', '2'),
+    *('--seconds-between-status-checks', '2', '--latency-wait', '20', '--jobs', '2'),
+    *('--default-resources', 'slurm_partition=main'),
+)
+FOLDS = ('--folds', 'paper,fold1')  # of the run that has folds, in the trial with kills
 
 
 def snakemake() -> str:
@@ -53,15 +62,10 @@ def environment(home: Path) -> dict:
     }
 
 
-def workflow(work: Path, results: Path, target: str, profile: str, *options, split=600) -> list:
+def workflow(work: Path, results: Path, target: str, profile: str, *options, **config) -> list:
     "Return the words that start the workflow on the small recipe."
-    config = {
-        'target': target,
-        'recipes': [str(RECIPE)],
-        'home': str(results),
-        'split': split,
-        'erc': str(ERC),
-    }
+    own = {'target': target, 'recipes': [str(RECIPE)], 'home': str(results), 'erc': str(ERC)}
+    config = own | config
     work.mkdir(parents=True, exist_ok=True)
     (work / 'config.json').write_text(json.dumps(config))
     where = ['--directory', str(work), '--configfile', str(work / 'config.json')]
@@ -70,11 +74,17 @@ def workflow(work: Path, results: Path, target: str, profile: str, *options, spl
     return [*command, '--workflow-profile', profile, *where, *options]
 
 
-def plain(results: Path, target: str, home: Path) -> float:
+def erc(home: Path, *words) -> str:
+    "Run a command; return what it prints."
+    command = [ERC, *map(str, words)]
+    done = subprocess.run(command, check=True, env=environment(home), stdout=subprocess.PIPE)
+    return done.stdout.decode()
+
+
+def plain(results: Path, target: str, home: Path, *options) -> float:
     "Run a target by one plain command; return its seconds."
     start = time.time()
-    command = [ERC, 'run', target, '--recipe', RECIPE, '--home', results, '--quiet']
-    subprocess.run(command, check=True, env=environment(home), stdout=subprocess.DEVNULL)
+    erc(home, 'run', target, '--recipe', RECIPE, '--home', results, '--quiet', *options)
     return time.time() - start
 
 
@@ -138,23 +148,16 @@ def start(command: list, env: dict, log: Path):
 def with_kills(slurm: Slurm, work: Path, results: Path, home: Path) -> int:
     "Run the workflow, and kill each part once; return the exit code of the last call."
     env, log = {**environment(home), **slurm.environment}, home / 'snakemake.log'
-    options = ['--slurm-status-command', 'squeue', *FAST, '--latency-wait', '20', '--jobs', '2']
-    command = workflow(
-        work,
-        results,
-        'small',
-        'slurm',
-        *options,
-        '--default-resources',
-        'slurm_partition=main',
-        split=0,
-    )
+    about = {'split': 0, 'options': ' '.join(FOLDS)}
+    command = workflow(work, results, 'small', 'slurm', *THROUGH_SLURM, **about)
     process = start(command, env, log)
     wait_for(lambda: marks(work) >= 3, process)
     kill_job(results, process)
     wait_for(lambda: marks(work) >= 8, process)
     slurm.kill_controller()
     print('  killed the controller daemon, and started it again', flush=True)
+    if slurm.release():
+        print('  released what SLURM held after that, as an administrator would', flush=True)
     wait_for(lambda: marks(work) >= 14, process)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
@@ -173,7 +176,7 @@ def trial_slurm(home: Path) -> list[str]:
         return []
     expected = Path(os.environ.get('PLAIN') or home / 'plain')
     if not expected.exists():
-        seconds = plain(expected, 'small', home)
+        seconds = plain(expected, 'small', home, *FOLDS)
         print(f'slurm: one plain `erc run small`: {seconds:.0f} s', flush=True)
     slurm, begin = Slurm(home / 'slurm').up(), time.time()
     try:
@@ -194,11 +197,14 @@ def trial_slurm(home: Path) -> list[str]:
 # ---- two workflows, one folder of results
 
 
+CROSSED = 'small/crossed'  # a run of six folds with two seeds each
+
+
 def trial_together(home: Path) -> list[str]:
-    target, env = 'small/crossed', environment(home)
-    plain(home / 'plain', target, home)
+    env = environment(home)
+    plain(home / 'plain', CROSSED, home)
     works = [home / 'one', home / 'two']
-    calls = [workflow(work, home / 'results', target, 'local', '--cores', '1') for work in works]
+    calls = [workflow(work, home / 'results', CROSSED, 'local', '--cores', '1') for work in works]
     running = [start(call, env, home / f'{work.name}.log') for call, work in zip(calls, works)]
     codes = [process.wait() for process in running]
     wrong = compare(home / 'results', home / 'plain')
@@ -211,26 +217,129 @@ def trial_together(home: Path) -> list[str]:
 # ---- what a job costs
 
 
+def adopt_orphans():
+    "Become the parent of what children leave behind, as SLURM's daemon does with each of its jobs."
+    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+
+
+def reap_orphans(seconds=30):
+    "Wait for what children left behind, so that its time counts."
+    end = time.time() + seconds
+    with contextlib.suppress(ChildProcessError):
+        while time.time() < end:
+            if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                time.sleep(0.2)
+
+
 def processor(call) -> float:
     "Return the processor seconds of the children that a call starts and waits for."
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     call()
+    reap_orphans()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
+def with_slurm(home: Path, command: list):
+    "Run a command beside a SLURM of its own."
+    slurm = Slurm(home / 'slurm').up()
+    try:
+        start(command, {**environment(home), **slurm.environment}, home / 'log').wait()
+    finally:
+        slurm.down()
+
+
+def without_slurm(home: Path, command: list):
+    start(command, environment(home), home / 'log').wait()
+
+
+def by_hand(home: Path, jobs: list):
+    "Run the jobs of a plan as plain commands, one after another."
+    for job in jobs:
+        erc(home, *job['command'], '--quiet')
+
+
+FEW_FOLDS = ('--folds', 'paper,fold1,fold2')  # a job each
+
+
+def cost(home: Path, profile: str) -> tuple[float, float]:
+    "Return the processor seconds of a workflow, and of another on the same records, which finds nothing to do."
+    run = with_slurm if profile == 'slurm' else without_slurm
+    options = THROUGH_SLURM if profile == 'slurm' else ('--cores', '1')
+    calls = [
+        workflow(work, home / profile, CROSSED, profile, *options, options=' '.join(FEW_FOLDS))
+        for work in (home / f'{profile}-first', home / f'{profile}-again')
+    ]
+    return tuple(processor(lambda call=call: run(home, call)) for call in calls)
+
+
 def trial_overhead(home: Path) -> list[str]:
-    "Compare a workflow with a plain command; one that finds nothing to do tells what it costs once."
-    target, env, seconds = 'small/crossed', environment(home), []
-    alone = processor(lambda: plain(home / 'plain', target, home))
-    for work in (home / 'work', home / 'again'):
-        call = workflow(work, home / 'results', target, 'local', '--cores', '1')
-        seconds.append(processor(lambda call=call: start(call, env, home / 'log').wait()))
-    (whole, once), jobs = seconds, marks(home / 'work')
-    each = (whole - once - alone) / jobs
-    print(f'overhead: plain {alone:.1f} s of the processor, workflow {whole:.1f} s for {jobs} jobs')
-    print(f'overhead: {once:.1f} s once, for plan, ledger and Snakemake, and {each:.1f} s a job')
-    return compare(home / 'results', home / 'plain') + ([f'{each:.1f} s a job'] if each > 5 else [])
+    "Compare one plain command, a plain command for each job, and workflows."
+    adopt_orphans()
+    where = ('--recipe', RECIPE, '--home', home / 'by-hand', *FEW_FOLDS)
+    jobs, wrong = json.loads(erc(home, 'plan', CROSSED, '--json', *where)), []
+    alone = processor(lambda: plain(home / 'plain', CROSSED, home, *FEW_FOLDS))
+    apart = processor(lambda: by_hand(home, jobs))
+    print(
+        f'overhead: one plain command takes {alone:.1f} s of the processor, one for each of its '
+        f'{len(jobs)} jobs {apart:.1f} s: {(apart - alone) / len(jobs):.1f} s a job to start erc',
+        flush=True,
+    )
+    reason = installed()
+    for profile in ('local', 'slurm')[: 1 if reason else 2]:
+        whole, once = cost(home, profile)
+        each = (whole - once - apart) / len(jobs)
+        print(
+            f'overhead: profile {profile}: {whole:.1f} s, of which {once:.1f} s once, for plan, ledger '
+            f'and Snakemake; {each:.1f} s a job beside the plain command of the job',
+            flush=True,
+        )
+        wrong += compare(home / profile, home / 'plain')
+        wrong += [f'profile {profile}: {each:.1f} s a job'] if each > 5 else []
+    if reason:
+        print(f'overhead: profile slurm: skipped: {reason}')
+    return wrong
+
+
+# ---- a run that fails
+
+THREE = """title = "Three runs, one of which fails: no penalty is negative"
+
+[systems.weak]
+label = "text + logistic regression"
+notebook = ""
+kind = "baseline"
+model = "erc.models.baselines:vector_logreg"
+args = {features = ["text"]}
+corpora = ["demo"]
+cross = false
+variants.fixed = {C = 0.1}
+
+[systems.wrong]
+like = "weak"
+variants.fixed = {C = -1.0}
+
+[systems.strong]
+like = "weak"
+variants.fixed = {C = 1.0}
+"""
+
+
+def trial_failing(home: Path) -> list[str]:
+    "Let one of three runs fail: the others end, the log names it, and what needs it does not start."
+    recipe, work = home / 'three.toml', home / 'work'
+    recipe.write_text(THREE)
+    call = workflow(work, home / 'results', 'three', 'local', recipes=[str(recipe)])
+    code = start(call, environment(home), home / 'log').wait()
+    named = re.findall(
+        r'^Error in rule job:.*?^ +log: (\S+)', (home / 'log').read_text(), re.M | re.S
+    )
+    done = sorted(path.name for path in (work / 'done').iterdir())
+    print(f'failing: exit code {code}; done: {", ".join(done)}')
+    print(f'failing: {len(named)} attempts failed, named by {", ".join(sorted(set(named)))}')
+    failed = 'run--three--wrong--fixed--demo--paper'
+    well = code and len(done) == 2 and set(named) == {f'logs/{failed}.log'} and len(named) == 3
+    return [] if well else ['a run that fails is not named, or stops others']
 
 
 # ---- predictions in parts
@@ -248,9 +357,23 @@ def write_turns(path: Path, turns: int):
             file.write(json.dumps(row) + '\n')
 
 
+def usage(process) -> tuple[int, int]:
+    "Wait for a process; return its exit code, and the peak memory of it or of any that it waited for, in MB."
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return process.returncode, used.ru_maxrss // 1024
+
+
 def timed(call) -> tuple:  # what it returned, seconds
-    start = time.time()
-    return call(), time.time() - start
+    begin = time.time()
+    return call(), time.time() - begin
+
+
+def train_model(home: Path, env: dict):
+    "Save a small model, in another process: memory of this one would count as that of its children."
+    code = 'import sys; from own_chats import trained; trained(seeds=1).save(sys.argv[1])'
+    env = {**env, 'PYTHONPATH': f'{ROOT / "tests"}{os.pathsep}{env["PYTHONPATH"]}'}
+    subprocess.run([sys.executable, '-c', code, home / 'model'], check=True, env=env)
 
 
 def is_close(one: bytes, other: bytes) -> bool:
@@ -268,8 +391,8 @@ def lines_that_differ(one: Path, other: Path) -> tuple[int, int]:
     return len(pairs), sum(not is_close(x, y) for x, y in pairs)
 
 
-def parts_with_a_kill(home: Path, out: Path, env: dict) -> int:
-    "Predict four parts by the workflow, whose first two jobs are killed once; return its exit code."
+def parts_with_a_kill(home: Path, out: Path, env: dict) -> tuple[int, int]:
+    "Predict four parts by the workflow, whose first two jobs are killed once; return exit code and memory."
     (home / 'work').mkdir()
     about = {'sources': [str(home / 'turns.jsonl')], 'parts': 4, 'model': str(home / 'model')}
     config = {'erc': str(ERC), 'predict': {**about, 'out': str(out)}}
@@ -287,15 +410,12 @@ def parts_with_a_kill(home: Path, out: Path, env: dict) -> int:
     for child in psutil.Process(process.pid).children(recursive=True):
         if 'predict' in child.cmdline() and 'python' in child.cmdline()[0]:
             child.kill()
-    return process.wait()
+    return usage(process)
 
 
 def trial_predict(home: Path) -> list[str]:
-    sys.path.insert(0, str(ROOT / 'tests'))
-    from own_chats import trained
-
     turns, env = int(os.environ.get('TURNS', 1_000_000)), environment(home)
-    trained(seeds=1).save(home / 'model')
+    train_model(home, env)
     write_turns(home / 'turns.jsonl', turns)
     whole, joined = home / 'whole.jsonl', home / 'joined.jsonl'
     command = [
@@ -308,14 +428,14 @@ def trial_predict(home: Path) -> list[str]:
         whole,
         '-q',
     ]
-    _, alone = timed(lambda: subprocess.run(command, check=True, env=env, capture_output=True))
-    held = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
+    (code, held), alone = timed(lambda: usage(start(command, env, home / 'whole.log')))
+    if code:
+        return [f'exit code {code} of one process']
     print(
         f'predict: {turns} turns in one process: {alone:.0f} s, {turns / alone:.0f} a second, peak {held} MB',
         flush=True,
     )
-    code, seconds = timed(lambda: parts_with_a_kill(home, joined, env))
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
+    (code, peak), seconds = timed(lambda: parts_with_a_kill(home, joined, env))
     print(
         f'predict: in four parts on two cores, two of them killed once: {seconds:.0f} s, '
         f'{turns / seconds:.0f} a second, peak of a process {peak} MB, exit code {code}'
@@ -335,6 +455,7 @@ TRIALS = {
     'slurm': trial_slurm,
     'together': trial_together,
     'overhead': trial_overhead,
+    'failing': trial_failing,
     'predict': trial_predict,
 }
 
