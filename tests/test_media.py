@@ -313,7 +313,11 @@ def test_limits(limits, sentence, tmp_path):
 def test_without_the_extra_one_line_names_it(tmp_path, monkeypatch):
     (tmp_path / 'a.wav').write_bytes(b'x')
     monkeypatch.setattr(decode, '_has_package', lambda name: False)
-    for what in (lambda: _about(tmp_path / 'a.wav'), lambda: _Functionals('egemaps').width):
+    for what in (
+        lambda: _about(tmp_path / 'a.wav'),
+        lambda: _Functionals('egemaps').width,
+        lambda: _Functionals('egemaps').about,
+    ):
         with pytest.raises(ImportError) as error:
             what()
         assert "pip install '.[media]' in a clone" in str(error.value)

@@ -1,6 +1,6 @@
 """Count the training steps and tokens of every run that fine-tunes an encoder: `python docs/gpu/count_steps.py > docs/gpu/steps.csv`.
 
-The corpora have to be there; 364_gpu reads the table."""
+The corpora have to be there; 364_lease reads the table."""
 
 import sys
 

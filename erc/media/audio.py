@@ -52,6 +52,7 @@ class _Functionals:
 
     @property
     def about(self) -> dict:
+        _need('opensmile', f'{self.name!r}')
         return {'encoder': self.name, 'files': f'opensmile {version("opensmile")}', 'rate': _RATE}
 
     @property

@@ -381,7 +381,9 @@ def _picture_reader(name: str, **options) -> VisExtNet:
         return VisExtNet(detector, encoder, **options)
     if '/' not in name and not Path(name).is_dir() and name not in _VISION:
         choose(
-            name, [*_SEERS, *_VISION], 'reader of pictures (or detector+encoder, hub id, folder)'
+            name,
+            sorted({*_SEERS, *_VISION}),
+            'reader of pictures (or detector+encoder, hub id, folder)',
         )
     return VisExtNet('frame', name, **options)
 
