@@ -129,6 +129,33 @@ def test_a_carried_run_leaves_the_record_of_one_that_stayed(machines, tmp_path, 
     assert not [p for p in (b.home / 'cache' / 'checkpoints').rglob('*') if p.is_file()]
 
 
+class Killed(BaseException):
+    "Ends a run where it stands, as SIGKILL does."
+
+
+def test_a_run_that_was_killed_is_carried_and_finished(machines, tmp_path):
+    a, b = machines
+    a.run('--home', tmp_path / 'whole')
+    run, taken = Steps.run, []
+
+    def killed(self, *args):
+        taken.append(1)
+        if len(taken) > 7:
+            raise Killed
+        return run(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(F, 'fit', partial(fit, every=0.0))
+        patch.setattr(Steps, 'run', killed)
+        with pytest.raises(Killed):
+            a.invoke('--budget', 1000)
+    a.run('--budget', 0, '--export', tmp_path / 'x.zip')
+    without_corpora(a.patch)
+    said = b.run('--import', tmp_path / 'x.zip', '--budget', 1000)
+    assert '1 checkpoints' in said
+    assert without_times(b.record) == without_times(find_record(KEY, tmp_path / 'whole'))
+
+
 def test_no_time_runs_nothing_and_packs_what_is_read(machines, tmp_path):
     a, b = machines
     a.run('--budget', 0, '--export', tmp_path / 'x.zip')
