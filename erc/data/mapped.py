@@ -60,9 +60,8 @@ def _trim():
         return lambda pad: 0
 
 # %% ../../nbs/015_mapped.ipynb #7160aee3
-_LARGE = (
-    1 << 23
-)  # bytes of rows before which memory is given back: small arrays that stay cut it up
+# bytes of rows before which memory is given back: small arrays that stay cut it up
+_LARGE = 1 << 23
 _AT_ONCE = 32  # rows: the system may map two megabytes around each that is read
 
 
