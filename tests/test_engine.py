@@ -291,12 +291,27 @@ def test_a_keyed_seed_alone_equals_a_stack():
     assert keyed.buffers['centres'] is held and held.eq(1).all()
 
 
+@pytest.mark.parametrize('kind, unknown', [(Single, False), (Keyed, True), (Stack, True)])
+def test_a_model_says_whether_its_steps_can_be_captured(kind, unknown):
+    "One whose randomness is not keyed has to say so; any other is captured unless it objects."
+    assert kind(Net, [0]).can_be_captured == unknown
+    for said in (True, False):
+        model = type('Saying', (Net,), {'capture': said})
+        assert kind(model, [0]).can_be_captured == said
+
+
+def test_a_buffer_of_another_shape_takes_the_place_of_the_old_one():
+    single = Single(Centres, [4])
+    for module in single.modules():
+        module.centres = torch.ones(1)
+    assert single.buffers['centres'].shape == (1,)
+
+
 @pytest.mark.parametrize(
     ('how', 'kind'),
     [
         ({}, Captured),
         ({'capture': False}, Steps),
-        ({'model': 'capture'}, Steps),
         ({'can_be_captured': False}, Steps),
     ],
 )
@@ -305,7 +320,6 @@ def test_steps_are_captured_where_that_is_possible(monkeypatch, how, kind):
     engine = SimpleNamespace(
         seeds=SimpleNamespace(is_cuda=True, device='cpu', __len__=lambda: 1),
         can_be_captured=how.get('can_be_captured', True),
-        model=SimpleNamespace(**({'capture': False} if 'model' in how else {})),
     )
     made = []
     for name in ('Captured', 'Steps'):

@@ -323,6 +323,14 @@ def _target(y) -> Tensor:
     return _to_tensor(y.astype(np.float32 if y.dtype.kind == 'f' else np.int64))
 
 # %% ../../nbs/060_batches.ipynb #301eb3d2
+def _without_padding(
+    ids,  # (n, L) token ids, 0 for padding
+) -> np.ndarray:  # (n, at most L)
+    "Cut the columns that no row needs, up to a multiple of eight."
+    needed = np.flatnonzero((ids != 0).any(0)).max(initial=0) + 1
+    return ids[:, : -8 * (-needed // 8)]
+
+# %% ../../nbs/060_batches.ipynb #71cf9374
 def _dialogues_of(table, unit: str) -> tuple:  # first row and rows of each, speaker of each row
     "Return where dialogues lie; with `unit='turn'` each turn is one."
     if unit == 'turn':
@@ -333,12 +341,12 @@ def _dialogues_of(table, unit: str) -> tuple:  # first row and rows of each, spe
 class _Split:
     "What the batches of a split are gathered from: n rows in dialogues, or single turns."
 
-    def __init__(self, corpus, split, unit, features, targets, scaling):
+    def __init__(self, corpus, split, unit, features, targets, scaling, tokens=()):
         self.rows = corpus.rows(split)
         needed = dict.fromkeys(['dialogue', 'speaker', *targets.values()])  # not the texts
         table = corpus.table[list(needed)].iloc[self.rows]
         self.starts, self.lengths, self.speakers = _dialogues_of(table, unit)
-        self.corpus, self.features, self.scaling = corpus, features, scaling
+        self.corpus, self.features, self.scaling, self.tokens = corpus, features, scaling, tokens
         self.targets = {name: table[column].to_numpy() for name, column in targets.items()}
 
     def groups(self, order, size: int, cost=None) -> list:
@@ -351,6 +359,8 @@ class _Split:
     def taken(self, name: str, ids) -> np.ndarray:
         "Return rows of a feature, standardised if its scale is given."
         x = _rows_of(self.corpus.features[name], ids)
+        if name in self.tokens:
+            return _without_padding(x)
         if name not in self.scaling:
             return x
         return _scaled_float32(x, self.corpus.has[name][ids], *self.scaling[name])
@@ -389,10 +399,11 @@ def make_batches(
     key=0,  # of the one shuffle, equal for all seeds
     cost=None,  # (N,) cost of each row of the corpus, such as its tokens; `size` then bounds it
     scaling=None,  # name -> mean (D,) and scale (D,) of features to standardise on the way
+    tokens=(),  # names of features that are token ids, padded no wider than a batch needs
 ) -> Sequence:  # a list; of features that stay in a file each is built when it is asked for
     "Cut a split into packed batches, training ones shuffled once; raise ValueError for bad input."
     _check_request(corpus, split, size, features, targets, unit)
-    source = _Split(corpus, split, unit, features, targets, scaling or {})
+    source = _Split(corpus, split, unit, features, targets, scaling or {}, tokens)
     order = np.arange(len(source.starts))
     if split == 'train':
         order = np.random.default_rng(key).permutation(len(order))

@@ -236,6 +236,8 @@ class DialogueTRM(nn.Module):
     ValueError for what cannot be built.
     """
 
+    capture = True  # nothing is drawn on the host, with an encoder that learns neither
+
     def __init__(
         self,
         sizes: dict,  # text, audio, visual -> D; of token ids if there is an encoder

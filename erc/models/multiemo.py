@@ -364,6 +364,8 @@ def _from_released(cls, state: dict, preset: str, options: dict) -> MultiEMO:
 class OneStage(nn.Module):
     "Train MultiEMO and its text encoder (MultiEMO section 3.2); ValueError without `text`."
 
+    capture = True  # nothing is drawn on the host
+
     def __init__(
         self,
         sizes: dict,  # feature -> D; `text` comes as token ids

@@ -98,6 +98,8 @@ class ShiftNet(nn.Module):
 class ShiftEncoder(nn.Module):
     "Tell shift from inertia with an encoder that is trained along (Shapes of Emotions, section 4)."
 
+    capture = True  # nothing is drawn on the host
+
     def __init__(
         self,
         sizes: dict,  # 'sentence' and 'previous' -> longest number of tokens

@@ -179,9 +179,9 @@ class _PromptEncoder(nn.Module):
         self,
         batch: Batch,
         keep=None,  # (N,) bool: rows to encode; default: all
-    ) -> Tensor:  # (N, width), zeros for the other rows
+    ) -> Tensor:  # (N, width); on a CPU zeros for the other rows
         tokens = batch.features[self.feature]
-        if keep is None:
+        if keep is None or tokens.is_cuda:  # where their number would be read from the device
             return self.text(tokens)
         z, rows = tokens.new_zeros(len(tokens), self.width), keep.nonzero()[:, 0]
         return z.index_copy(0, rows, self.text(tokens[rows]).to(z.dtype)) if len(rows) else z
@@ -322,6 +322,8 @@ class _Epochs(_Contrast):
 # %% ../../nbs/800_spcl.ipynb #a982df2a
 class SPCL(_Epochs):
     "Supervised prototypical contrastive learning, and what it is compared with (MM-SPCL section 4)."
+
+    capture = True  # nothing is drawn on the host, with an encoder that learns neither
 
     def forward(self, batch: Batch) -> Out:
         if batch.seed is None:

@@ -260,8 +260,8 @@ class TextEncoder(nn.Module):
     """A pretrained encoder inside a model: signed token ids (N, L) -> vectors (N, D).
 
     On CUDA it is trained in bfloat16, and recomputes activations in the backward pass if they would
-    take more than a quarter of the memory, which costs a third more products. If a model
-    calls it `encoder`, the hyperparameter `encoder_lr` is its learning rate."""
+    take more than a quarter of the memory, which costs a third more products and is not captured. If
+    a model calls it `encoder`, the hyperparameter `encoder_lr` is its learning rate."""
 
     _groups = WeakTensorKeyDictionary()  # a batch's ids never change: token ids -> their blocks
 
@@ -294,29 +294,43 @@ class TextEncoder(nn.Module):
             return _pooled(h, x, self.pooling, self.mask_id)
 
     def forward(self, x: Tensor) -> Tensor:
-        trained_on_cuda = x.is_cuda and self.training
+        if x.is_cuda and (self.training or torch.cuda.is_current_stream_capturing()):
+            return self._in_order(x)
         blocks, place = self._blocks(x)
-        if trained_on_cuda and self._needs_recomputing(blocks, x.device):
-            self._recompute_activations()
         x = x.long()
-        with torch.autocast('cuda', torch.bfloat16, enabled=trained_on_cuda):
-            vectors = [self.block(x[rows, :width]) for rows, width in blocks]
-        return torch.cat(vectors)[place]
+        return torch.cat([self.block(x[rows, :width]) for rows, width in blocks])[place]
+
+    def _in_order(self, x: Tensor) -> Tensor:
+        "Encode rows as they come, padding included: no number is read from the device."
+        if self.training:
+            self._save_memory(x)
+        blocks = x.long().split(max(1, self._most(x) // x.shape[1]))
+        with torch.autocast('cuda', torch.bfloat16, enabled=self.training):
+            return torch.cat([self.block(block) for block in blocks])
+
+    def _most(self, x: Tensor) -> int:
+        return self.tokens or (65536 if x.is_cuda else 2048)
 
     def _blocks(self, x: Tensor) -> tuple:
-        "Return `_group_by_length`; the lengths of a batch's rows are read from the device once."
-        most = self.tokens or (65536 if x.is_cuda else 2048)
-        groups = self._groups.setdefault(x, {})
+        "Return `_group_by_length`; the lengths of a batch's rows are read once."
+        groups, most = self._groups.setdefault(x, {}), self._most(x)
         if most not in groups:
             groups[most] = _group_by_length(x, most)
         return groups[most]
 
-    def _needs_recomputing(self, blocks: list, device) -> bool:
-        if self.recompute is not None:
-            return self.recompute
-        tokens = sum(len(rows) * width for rows, width in blocks)
-        _, memory = torch.cuda.mem_get_info(device)
-        return _activation_bytes(self.model.config, tokens) > memory / 4
+    def _needs_recomputing(self, x: Tensor) -> bool:
+        "Return whether activations do not fit; what was decided before a capture stays."
+        if self.recompute is not None or torch.cuda.is_current_stream_capturing():
+            return bool(self.recompute)
+        _, memory = torch.cuda.mem_get_info(x.device)
+        return _activation_bytes(self.model.config, x.numel()) > memory / 4
+
+    def _save_memory(self, x: Tensor):
+        "Recompute activations if they do not fit; raise RuntimeError where a graph would."
+        if self._needs_recomputing(x):
+            self._recompute_activations()
+        if self.recomputes and torch.cuda.is_current_stream_capturing():
+            raise RuntimeError('activations that are computed again need their dropout restored')
 
     def _recompute_activations(self):
         "Recompute activations in the backward pass from now on."

@@ -148,7 +148,7 @@ def _peak_memory(device) -> float:  # MiB
 
 def _ways(trial: _Trial) -> tuple:
     "Return how a trial is trained on a device; a model may refuse to be captured."
-    fixed = trial.system.vectorise and getattr(trial.make(), 'capture', True)
+    fixed = getattr(trial.make(), 'capture', trial.system.vectorise)
     return ('eager', 'captured') if fixed else ('eager',)
 
 # %% ../../nbs/362_device_check.ipynb #defaf2e2
@@ -192,6 +192,31 @@ def _check_refusal(trial: _Trial, device) -> dict:
         losses, _ = _losses(steps)
     drawn = nn.functional.dropout(torch.ones(1000, device=device)).mean().item()
     return {'ok': bool(np.isfinite(losses).all()) and 0.8 < drawn < 1.2}
+
+# %% ../../nbs/362_device_check.ipynb #a548d950
+class _Drops(nn.Module):
+    "A model whose dropout is torch's own."
+
+    capture = True
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.drop, self.out = nn.Dropout(), nn.Linear(size, 2)
+
+    def forward(self, batch) -> Out:
+        return Out(self.out(self.drop(next(iter(batch.features.values())))))
+
+
+def _check_draws(trial: _Trial, device) -> dict:
+    "Compare captured steps with eager ones on the same device, dropout of torch's own included."
+    system = replace(trial.system, vectorise=False)
+    trial = _Trial(system, partial(_Drops, system.toy), trial.batches[:1])
+    eager, captured = (_steps(trial, how, device, 'float64', [0]) for how in ('eager', 'captured'))
+    expected = _losses(eager)[0]
+    apart, _, replayed = _apart(captured, expected)
+    drawn_anew = len(np.unique(expected)) == len(expected)
+    ok = replayed and drawn_anew and apart <= _LIMITS['float64']
+    return {'captured': apart, 'ok': bool(ok)}
 
 # %% ../../nbs/362_device_check.ipynb #f4359938
 def _fit(trial: _Trial, device, **options):
@@ -244,6 +269,7 @@ def _checks(device, every: bool, encoder):
     for system in _distinct_systems(every):
         yield from _system_checks(system, device, encoder)
     trial = _vector_trial(next(s for s in _distinct_systems(False) if s.vectorise))
+    yield {'what': 'dropout of torch'}, partial(_check_draws, trial, device)
     yield {'what': 'a refused capture'}, partial(_check_refusal, trial, device)
     yield {'what': 'a resumed run'}, partial(_check_resumed, trial, device)
 
@@ -261,8 +287,8 @@ _COLUMNS = ['what', 'seeds', 'dtype', 'eager', 'captured', 'eager ms', 'captured
 def _as_table(rows: list) -> pd.DataFrame:
     "Return checks as a table; the columns of limits only where there are some."
     limits = ['ms', 'limit ms'] if any('limit ms' in row for row in rows) else []
-    table = pd.DataFrame(rows).reindex(columns=[*_COLUMNS, *limits, 'ok', 'error'])
-    return table.fillna({'error': ''})
+    columns = [*_COLUMNS, *limits, 'ok', 'error']
+    return pd.DataFrame([{'error': '', **row} for row in rows]).reindex(columns=columns)
 
 # %% ../../nbs/362_device_check.ipynb #b4ae23ae
 def _check_training(

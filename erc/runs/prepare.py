@@ -221,7 +221,9 @@ def _split_batches(
 ) -> list:
     "Return the training, dev and test batches of a system, a list each; a seed has its own training batches."
     targets = {system.target: 'label', **system.targets}
-    about = dict(features=system.features, targets=targets, unit=system.unit, scaling=scaling)
+    tokens = [] if system.vectorise else system.token_features  # of an encoder that learns
+    about = dict(features=system.features, targets=targets, unit=system.unit)
+    about |= dict(scaling=scaling, tokens=tokens)
     size = _batch_size(system, corpus, hyperparameters)
     train = make_batches(corpus, 'train', key=seed, **size, **about)
     dev = _scored_batches(corpus, 'dev', **about)

@@ -105,7 +105,8 @@ class Captured(Steps):
         if self.graphs is None:
             return super().run(b)
         self._fill(self.inputs[layout], self.batches[b])
-        self.graphs[layout].replay()
+        with self.engine.drawing(self.at):
+            self.graphs[layout].replay()
 
     def _fill(self, inputs: Batch, batch: Batch):
         "Copy a batch to where its graph reads, unless it lies there."
@@ -163,8 +164,7 @@ def _repays(batches: list, epochs: int) -> bool:
 # %% ../../nbs/312_captured.ipynb #41b12373
 def _make_steps(engine, batches: list, loss_of, settings: Settings, capture=True) -> Steps:
     "Return an engine's steps, captured on CUDA where that is possible and saves time."
-    wanted = capture and engine.seeds.is_cuda and engine.can_be_captured
-    if not (wanted and getattr(engine.model, 'capture', True)):
+    if not (capture and engine.seeds.is_cuda and engine.can_be_captured):
         return Steps(engine, batches, loss_of, settings)
     if _repays(batches, settings.epochs):
         return Captured(engine, batches, loss_of, settings)

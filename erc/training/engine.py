@@ -6,6 +6,8 @@
 __all__ = ['Single', 'Stack', 'Keyed', 'Steps']
 
 # %% ../../nbs/310_engine.ipynb #02214dad
+from contextlib import contextmanager, nullcontext
+
 import torch
 from torch import nn
 from torch.func import functional_call, stack_module_state
@@ -42,6 +44,15 @@ class _Engine:
     "Copy and restore the tensors of a group of seeds, and predict."
 
     replayed = None  # predictions that are captured, as long as a GPU trains
+
+    @property
+    def can_be_captured(self) -> bool:
+        "Whether a step repeats nothing that the host chose; `capture` of a model says otherwise."
+        return getattr(self.model, 'capture', True)
+
+    def drawing(self, step: int):
+        "Return a context in which libraries draw what belongs to a step; keyed models need none."
+        return nullcontext()
 
     @property
     def tensors(self) -> dict:
@@ -82,14 +93,25 @@ class Single(_Engine):
     "Train one seed of any module; raise ValueError for several seeds."
 
     seed_axes = 0  # leading axes of a parameter that count seeds
-    can_be_captured = False  # its steps seed torch's own generator on the host
 
     def __init__(self, make, seeds, dtype=torch.float32, device='cpu', begin=None):
         if len(seeds) != 1:
             raise ValueError(f'`Single` trains one seed at a time, not {len(seeds)}')
-        self.seeds = torch.tensor(seeds, device=device)
-        self.model = _build(make, seeds[0], dtype, device, begin)
+        self.seeds, self.seed = torch.tensor(seeds, device=device), int(seeds[0])
+        self.model = _build(make, self.seed, dtype, device, begin)
         self.params = dict(self.model.named_parameters())
+
+    @property
+    def can_be_captured(self) -> bool:
+        "Whether the model says so: what any other draws on the host would be repeated."
+        return getattr(self.model, 'capture', False)
+
+    @contextmanager
+    def drawing(self, step: int):
+        "Let torch's generators draw what belongs to a step; leave the host's as it was."
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed * 1_000_003 + step)
+            yield
 
     @property
     def buffers(self):  # read anew each time: a hook may replace a buffer
@@ -97,11 +119,13 @@ class Single(_Engine):
 
     def loss(self, batch, step, criterion):  # -> (1,)
         "Return the training loss; dropout inside libraries is keyed by seed and step as well."
+        captured = self.seeds.is_cuda and torch.cuda.is_current_stream_capturing()
+        with nullcontext() if captured else self.drawing(int(step)):  # a replay is seeded itself
+            return self._training_loss(batch, step, criterion)
+
+    def _training_loss(self, batch, step, criterion):
         self.model.train()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(self.seeds[0]) * 1_000_003 + int(step))
-            out = self.model(batch.at(self.seeds[0], step))
-        return self._loss(out, batch, criterion)[None]
+        return self._loss(self.model(batch.at(self.seeds[0], step)), batch, criterion)[None]
 
     @torch.no_grad()
     def compute(self, batch):  # -> (1, N)
@@ -109,9 +133,15 @@ class Single(_Engine):
         self.model.eval()
         return _predict(self.model, batch)[None]
 
+    @torch.no_grad()
     def modules(self):
-        "Yield the module."
+        "Yield the module; a buffer that is replaced by one like it is copied to where it was."
+        before = self.buffers
         yield self.model.eval()
+        for name, buffer in self.buffers.items():
+            if buffer is not before[name] and buffer.shape == before[name].shape:
+                part, _, own = name.rpartition('.')
+                setattr(self.model.get_submodule(part), own, before[name].copy_(buffer))
 
     def clip(self, limit: float):
         "Scale the gradient to a norm of at most `limit`."
@@ -139,7 +169,7 @@ class _Predictor(nn.Module):
 class Stack(_Engine):
     "Train S seeds of one module at once; every parameter has shape (S, ...)."
 
-    seed_axes, can_be_captured = 1, True
+    seed_axes = 1
 
     def __init__(self, make, seeds, dtype=torch.float32, device='cpu', begin=None):
         models = [_build(make, s, dtype, device, begin) for s in seeds]
@@ -201,22 +231,11 @@ class Stack(_Engine):
 class Keyed(Single):
     "Train one seed of a module whose randomness is keyed by seed and step, as it is."
 
-    can_be_captured = True
+    can_be_captured, drawing = _Engine.can_be_captured, _Engine.drawing
 
     def loss(self, batch, step, criterion):  # -> (1,)
         "Return the training loss."
-        self.model.train()
-        return self._loss(self.model(batch.at(self.seeds[0], step)), batch, criterion)[None]
-
-    @torch.no_grad()
-    def modules(self):
-        "Yield the module; changes to its buffers are kept, in place."
-        before = self.buffers
-        yield self.model.eval()
-        for name, buffer in self.buffers.items():
-            if buffer is not before[name]:
-                part, _, own = name.rpartition('.')
-                setattr(self.model.get_submodule(part), own, before[name].copy_(buffer))
+        return self._training_loss(batch, step, criterion)
 
 # %% ../../nbs/310_engine.ipynb #b59346d2
 def _group(params: list, settings: Settings, encoder: bool, plain: bool) -> dict:
@@ -266,6 +285,7 @@ class Steps:
 
     def __call__(self, b: int, step: int):
         "Train on batch `b`, add its losses, (S,), to `total`; `step` counts all steps of the run."
+        self.at = step  # on the host too
         self.step.fill_(step)
         factor = self.factor(step)
         for g in self.opt.param_groups:
