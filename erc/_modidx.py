@@ -3521,6 +3521,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/erc', 'doc_host': '', 'git
                                'erc.runs.plan._scaled_seconds': ('plan.html#_scaled_seconds', 'erc/runs/plan.py'),
                                'erc.runs.plan._seeds_to_run': ('plan.html#_seeds_to_run', 'erc/runs/plan.py'),
                                'erc.runs.plan._some': ('plan.html#_some', 'erc/runs/plan.py'),
+                               'erc.runs.plan._timed_point': ('plan.html#_timed_point', 'erc/runs/plan.py'),
                                'erc.runs.plan._timed_step': ('plan.html#_timed_step', 'erc/runs/plan.py'),
                                'erc.runs.plan._to_be_timed': ('plan.html#_to_be_timed', 'erc/runs/plan.py'),
                                'erc.runs.plan._trained_row_seconds': ('plan.html#_trained_row_seconds', 'erc/runs/plan.py'),

@@ -19,13 +19,16 @@ from erc.data.sentence_encoders import toy_encoder
 from erc.nn.cells import Out
 from erc.nn.encoders import TextEncoder
 from erc.report.section import Section, _section_jobs
-from erc.runs import device_check
+from erc.runs import device_check, plan
 from erc.runs.device_check import _check_training, _distinct_systems
 from erc.runs.recipe_files import papers
 from erc.runs.recipes import load_recipe
 from erc.training import engine as engine_module
-from erc.training.captured import Captured
+from erc.training.bench import _fine_tuning_speed
+from erc.training.captured import Captured, _make_steps
+from erc.training.engine import Single
 from erc.training.fit import fit
+from erc.training.settings import Settings, criterion
 
 # ---- the device
 
@@ -428,3 +431,26 @@ def test_the_check_says_what_falls_short(monkeypatch):
     monkeypatch.setattr(device_check, '_compare', lambda trial, *how: broken(trial))
     table = _check_training(progress=False)
     assert not table.ok[:4].any() and 'device-side assert triggered' in table.error[0]
+
+
+# ---- how long it takes
+
+
+def test_what_is_timed_on_a_device_is_captured(encoder, monkeypatch):
+    "Each batch is captured before it is timed, and what it then takes is a replay's."
+    system = next(s for s in ONE_OF_EACH if s.name == 'shift_finetuned')
+    features = token_features(system, 4)
+    module = tuned_module(system, encoder, features)
+    batch, steps = toy_batch(system, features), []
+    monkeypatch.setattr(
+        plan, '_timed_step', lambda run, i, device: steps.append(i) or run(i, i) or 6.0
+    )
+    with pretended_device() as device:
+        engine = Single(lambda: module, [0], device='cuda')
+        some = [batch.to('cuda')] * 2
+        run = _make_steps(engine, some, criterion(system.target), Settings(epochs=4))
+        assert plan._row_seconds(run, some, 'cuda', 100.0) == 12 / (2 * len(batch))
+        assert steps == [0, 1, 0, 1] and device.captures == 1
+        renamed = replace(batch, features={**batch.features, 'text': batch.features['sentence']})
+        speed = _fine_tuning_speed(lambda: module, [renamed], system.target, {}, 'cuda', steps=1)
+        assert device.captures == 2 and speed['pairs'] == len(batch)

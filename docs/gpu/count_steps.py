@@ -1,38 +1,101 @@
-"""Count the training steps and tokens of every run that fine-tunes an encoder: `python docs/gpu/count_steps.py > docs/gpu/steps.csv`.
+"""Count steps, tokens and kernels of every run that fine-tunes an encoder: `python docs/gpu/count_steps.py > docs/gpu/steps.csv`.
 
-The corpora have to be there; 364_lease reads the table."""
+The corpora have to be there; 364_lease reads the table. Its last two lines are benchmarks that were timed."""
 
 import sys
+from functools import partial
 
 import numpy as np
 import pandas as pd
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from erc.core import resolve
+from erc.nn.encoders import TextEncoder
+from erc.runs.bench import _BENCHES, _sizes_of
 from erc.runs.fold import _wanted_seeds
-from erc.runs.prepare import _prepare, _split_batches
+from erc.runs.prepare import _model_maker, _prepare, _split_batches
 from erc.runs.recipes import find_system, settings_of, wanted_runs
+from erc.training.bench import _toy_dialogues
+from erc.training.captured import _layout
+from erc.training.engine import Keyed, Single, Steps
 from erc.training.search import grid
+from erc.training.settings import criterion
 
 
-def count(system, variant: str, corpus: str) -> dict:
+class Kernels(TorchDispatchMode):
+    "Count operations that write something: each is a kernel on a GPU, or a few."
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        made = not func.is_view and not func.overloadpacket.__name__.startswith(('empty', 'detach'))
+        self.count += made
+        return out
+
+
+def kernels(engine, batch, target: str, settings) -> int:
+    "Count the kernels of a training step, casts to bfloat16 included where an encoder learns."
+    steps = Steps(engine, [batch.to(dtype=torch.float32)], criterion(target), settings)
+    steps(0, 0)  # makes the optimiser's state
+    with (
+        torch.autocast('cpu', torch.bfloat16, enabled=type(engine) is Single),
+        Kernels() as counted,
+    ):
+        steps(0, 1)
+    return counted.count
+
+
+def _usual(batches: list, system):
+    "Return the middle batch by its rows, or the smallest where that would take gigabytes."
+    ordered = sorted(batches, key=len)
+    width = ordered[0].features[system.token_features[0]].shape[1]
+    middle = ordered[len(ordered) // 2]
+    return middle if len(middle) * width < 16384 else ordered[0]
+
+
+def count_run(system, variant: str, corpus: str) -> dict:
     "Count what seed 0 reads in an epoch, and the steps of a run: a search, then the other seeds."
     ready, _ = _prepare(system, corpus)
     points = grid(settings_of(system, variant)['hyperparameters'])
     batches = _split_batches(system, ready, points[0], 0)[0]
     seeds = _wanted_seeds(system, [], range(system.seeds))['paper']
-    ids = [x for b in batches for name, x in b.features.items() if name in system.token_features]
+    ids = [b.features[name] for b in batches for name in system.token_features]
     trained = len(points) + len(seeds) - 1
+    engine = Single(_model_maker(system, ready), [0])
+    for part in engine.model.modules():
+        if isinstance(part, TextEncoder):
+            part.tokens = 65536  # of a block, as on a GPU
     return {
         'run': f'{system.id}:{variant}@{corpus}',
         'batches': len(batches),
+        'graphs': len({_layout(b) for b in batches}),
         'tokens': sum(int(np.count_nonzero(x)) for x in ids),
+        'padded': sum(x.numel() for x in ids),
+        'kernels': kernels(engine, _usual(batches, system), system.target, points[0]),
         'trained': trained,
         'epochs': points[0]['epochs'],
         'steps': len(batches) * points[0]['epochs'] * trained,
     }
 
 
+def count_benchmark(name: str) -> dict:
+    "Count the kernels of a step that `erc check` holds to a limit."
+    system, known = find_system(name), {k: v for k, v in _BENCHES[name].items() if k != 'limits'}
+    sizes = _sizes_of(system, known.get('sizes'))
+    batch = _toy_dialogues(sizes, system.target, known['shape'], known.get('classes', 6))
+    make = partial(
+        resolve(system.model), sizes=sizes, classes=known.get('classes', 6), **system.args
+    )
+    engine = Keyed(make, [0])
+    return {'run': name, 'kernels': kernels(engine, batch, system.target, {'clip': 1.0})}
+
+
 if __name__ == '__main__':
     runs = [(find_system(key.system_id), key) for key in wanted_runs()]
     tuned = [(s, key) for s, key in runs if s.kind == 'model' and not s.vectorise]
-    table = pd.DataFrame([count(s, key.variant, key.corpus) for s, key in tuned])
-    table.to_csv(sys.stdout, index=False)
+    lines = [count_run(s, key.variant, key.corpus) for s, key in tuned]
+    timed = [name for name, about in _BENCHES.items() if 'cuda' in about.get('limits', {})]
+    table = pd.DataFrame([*lines, *map(count_benchmark, timed)])
+    table.convert_dtypes().to_csv(sys.stdout, index=False)

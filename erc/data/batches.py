@@ -326,9 +326,9 @@ def _target(y) -> Tensor:
 def _without_padding(
     ids,  # (n, L) token ids, 0 for padding
 ) -> np.ndarray:  # (n, at most L)
-    "Cut the columns that no row needs, up to a multiple of eight."
+    "Cut the columns that no row needs, up to a multiple of sixteen."
     needed = np.flatnonzero((ids != 0).any(0)).max(initial=0) + 1
-    return ids[:, : -8 * (-needed // 8)]
+    return ids[:, : -16 * (-needed // 16)]
 
 # %% ../../nbs/060_batches.ipynb #71cf9374
 def _dialogues_of(table, unit: str) -> tuple:  # first row and rows of each, speaker of each row

@@ -32,10 +32,11 @@ from erc.runs.recipes import (
 )
 from .records import Record, read_records
 from .stale import _missing_runs
+from ..training.captured import Captured, _make_steps
 from ..training.engine import Keyed, Single, Steps
 from ..training.fit import _products, _threads
 from ..training.search import grid
-from ..training.settings import criterion
+from ..training.settings import Settings, criterion
 
 # %% ../../nbs/357_plan.ipynb #f3bcf7eb
 def _folds_of(
@@ -93,8 +94,9 @@ def _timed_step(run: Steps, i: int, device) -> float:
 
 
 def _row_seconds(run: Steps, batches: list, device, enough: float) -> float:
-    "Return the seconds of a step for each row; the first step warms up and does not count."
-    _timed_step(run, 0, device)
+    "Return the seconds of a step for each row; what warms up, or is captured, does not count."
+    for i in range(len(batches) if isinstance(run, Captured) else 1):
+        _timed_step(run, i, device)
     seconds = rows = 0.0
     for i, batch in enumerate(batches):
         seconds, rows = seconds + _timed_step(run, i, device), rows + len(batch)
@@ -131,7 +133,7 @@ def _trained_row_seconds(system: System, corpus, train: list, point: dict, timin
     dtype = getattr(torch, point['dtype'])
     some = [b.to(timing.device, dtype) for b in _some(train, timing.steps)]
     engine = _engine(system, _model_maker(system, corpus), timing, dtype)
-    run = Steps(engine, some, criterion(system.target), point)
+    run = _make_steps(engine, some, criterion(system.target), Settings.from_dict(point))
     with _products(resolve(system.model), timing.device), _threads(system.vectorise):
         return _row_seconds(run, some, timing.device, timing.enough)
 
@@ -173,13 +175,21 @@ def _to_be_timed(system: System, corpus: str, device):
         return _load_encoded(system, corpus, device)[0]
 
 
+def _timed_point(system: System, point: dict, device) -> dict:
+    "Return hyperparameters with small batches for an encoder on a CPU: large ones take gigabytes."
+    if system.vectorise or torch.device(device).type != 'cpu':
+        return point
+    return {**point, 'batch': min(4, point['batch']), 'tokens': min(2048, point.get('tokens') or 0)}
+
+
 def _own_seconds(system: System, key: RunKey, timing: _Timing) -> float:
     "Return the seconds of a run without what is trained before it."
     encoded = _to_be_timed(system, key.corpus, timing.device)
     corpus = _of_fold(system, encoded)
     point = grid(settings_of(system, key.variant)['hyperparameters'])[0]
     batches = _split_batches(system, corpus, point)
-    row = _trained_row_seconds(system, corpus, batches[0], point, timing)
+    timed = _split_batches(system, corpus, _timed_point(system, point, timing.device))[0]
+    row = _trained_row_seconds(system, corpus, timed, point, timing)
     return row * _all_rows(system, *batches) * _own_epochs(system, key, encoded, timing)
 
 # %% ../../nbs/357_plan.ipynb #ad9fea07

@@ -167,8 +167,8 @@ def _training_costs(
 
 # %% ../../nbs/340_bench.ipynb #c1594ff6
 def _seconds_of_steps(steps: Steps, some: list, device) -> float:
-    "Time steps on some batches, after two that are not counted."
-    for i in some[:2]:
+    "Time steps on some batches, after two that are not counted, or one that captures each."
+    for i in some if isinstance(steps, Captured) else some[:2]:
         steps(i, 0)
     _synchronise(device)
     start = time.perf_counter()
@@ -188,7 +188,9 @@ def _fine_tuning_speed(
 ) -> dict:
     "Measure how many pairs of utterance and context an encoder is fine-tuned on in a second."
     batches = [b.to(device, torch.float32) for b in batches]
-    run = Steps(Single(make, [0], device=device), batches, criterion(target), settings)
+    engine = Single(make, [0], device=device)
+    captured = engine.seeds.is_cuda and engine.can_be_captured
+    run = (Captured if captured else Steps)(engine, batches, criterion(target), settings)
     some = np.linspace(0, len(batches) - 1, min(steps, len(batches))).astype(int).tolist()
     seconds = _seconds_of_steps(run, some, device)
     return _speed([batches[i] for i in some], seconds)

@@ -153,7 +153,7 @@ class Captured(Steps):
         self.stream.synchronize()
 
 # %% ../../nbs/312_captured.ipynb #39f719ae
-_LEAST_REPLAYS, _MOST_GRAPHS = 4, 256
+_LEAST_REPLAYS, _MOST_GRAPHS = 4, 512
 
 
 def _repays(batches: list, epochs: int) -> bool:
