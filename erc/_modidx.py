@@ -3629,6 +3629,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/erc', 'doc_host': '', 'git
             'erc.runs.run': { 'erc.runs.run._arithmetic': ('run.html#_arithmetic', 'erc/runs/run.py'),
                               'erc.runs.run._checkpoint_folder': ('run.html#_checkpoint_folder', 'erc/runs/run.py'),
                               'erc.runs.run._claim': ('run.html#_claim', 'erc/runs/run.py'),
+                              'erc.runs.run._claim_in_time': ('run.html#_claim_in_time', 'erc/runs/run.py'),
                               'erc.runs.run._clear_checkpoints': ('run.html#_clear_checkpoints', 'erc/runs/run.py'),
                               'erc.runs.run._environment': ('run.html#_environment', 'erc/runs/run.py'),
                               'erc.runs.run._installed': ('run.html#_installed', 'erc/runs/run.py'),

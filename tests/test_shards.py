@@ -21,6 +21,7 @@ from erc.runs.records import Fold, Record, find_record, save_record
 from erc.runs.run import run_system
 from erc.runs.shards import _jobs, _makespan
 from erc.runs.stale import _too_few_seeds
+from erc.training.checkpoint import OutOfTime, _stop_after
 
 KEY = 'sagru/S5:tuned@demo'
 FEW = {'epochs': 1, 'lr': 3e-3}
@@ -178,18 +179,23 @@ def run_small(home):
 
 
 def test_what_another_process_runs_comes_last(tmp_path, monkeypatch):
-    ran, claim = watched(monkeypatch), R._claim
+    ran, claim, wait = watched(monkeypatch), R._claim, R._claim_in_time
     other = []
 
-    def claimed(folder, fold, seeds, wait):
+    def claimed(folder, fold, seeds):
         if not other:
-            other.append(claim(folder, 'paper', [0], False))
-        if wait:
-            assert [f for f, _ in ran] == ['fold1', 'fold2']  # what is free was run meanwhile
-            other[0].close()
-        return claim(folder, fold, seeds, wait)
+            other.append(claim(folder, 'paper', [0]))
+        return claim(folder, fold, seeds)
+
+    def waited(folder, fold, seeds):
+        assert [f for f, _ in ran] == ['fold1', 'fold2']  # what is free was run meanwhile
+        with _stop_after(0), pytest.raises(OutOfTime, match='still runs fold paper'):
+            wait(folder, fold, seeds)
+        other[0].close()
+        return wait(folder, fold, seeds)
 
     monkeypatch.setattr(R, '_claim', claimed)
+    monkeypatch.setattr(R, '_claim_in_time', waited)
     with pytest.warns(UserWarning, match='fold paper: another process runs it'):
         record = run_small(tmp_path)
     assert [f for f, _ in ran] == ['fold1', 'fold2', 'paper']

@@ -11,6 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from erc.core import resolve
+from erc.nn import cells
 from erc.nn.encoders import TextEncoder
 from erc.runs.bench import _BENCHES, _sizes_of
 from erc.runs.fold import _wanted_seeds
@@ -93,6 +94,7 @@ def count_benchmark(name: str) -> dict:
 
 
 if __name__ == '__main__':
+    cells._CACHED = 2**40  # a mask is drawn at once, as on a GPU
     runs = [(find_system(key.system_id), key) for key in wanted_runs()]
     tuned = [(s, key) for s, key in runs if s.kind == 'model' and not s.vectorise]
     lines = [count_run(s, key.variant, key.corpus) for s, key in tuned]

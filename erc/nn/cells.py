@@ -72,6 +72,9 @@ def _kept(keys, units: int, p: float):
     return ((_hash_int32(keys + unit) & 0x7FFFFFFF) >= int(p * 2**31)) / (1 - p)
 
 # %% ../../nbs/200_cells.ipynb #18701395
+_CACHED = 2**15  # numbers of a mask that are drawn at once, which fit a processor's cache
+
+
 def dropout_mask(
     units: int,  # numbers of an utterance at this place
     p: float,  # share of units dropped
@@ -85,7 +88,7 @@ def dropout_mask(
     if batch.seed is None or p == 0:
         return None
     keys = _row_keys(batch, place, rows)
-    block = len(keys) if keys.is_cuda else max(1, 2**15 // units)  # fits a processor's cache
+    block = len(keys) if keys.is_cuda else max(1, _CACHED // units)
     return torch.cat([_kept(part, units, p) for part in keys.split(block)])
 
 # %% ../../nbs/200_cells.ipynb #171361a1

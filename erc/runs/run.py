@@ -10,7 +10,7 @@ import platform
 import shutil
 import time
 import warnings
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,6 +25,7 @@ from .keys import RunKey
 from .prepare import _load_encoded
 from .recipes import System, settings_of
 from .records import Fold, Record, _add_to_record, find_record
+from ..training.checkpoint import OutOfTime, _time_is_over
 from ..training.fit import _products_of, _threads_for
 
 # %% ../../nbs/360_run.ipynb #e06e4530
@@ -164,31 +165,45 @@ def _run_left(new: Record, job: _Job, seeds: list, home):
     _clear_checkpoints(job.checkpoints, _on_record(new.key, job.fold, home))
 
 # %% ../../nbs/360_run.ipynb #7b8c9b87
-def _claim(folder: Path, fold: str, seeds, wait: bool) -> ExitStack | None:
-    "Keep other processes from seeds of a fold; None if one of them has a claim and `wait` is false."
+def _claim(folder: Path, fold: str, seeds) -> ExitStack | None:
+    "Keep other processes from seeds of a fold; None if one of them has a claim."
     with ExitStack() as held:
         for seed in sorted(seeds):
             try:
                 name = f'{folder.parent.name}-{folder.name}-{fold}-{seed}'
-                held.enter_context(_locked(cache_home() / name, wait))
+                held.enter_context(_locked(cache_home() / name, wait=False))
             except RuntimeError:
                 return None
         return held.pop_all()
+
+
+def _claim_in_time(folder: Path, fold: str, seeds) -> ExitStack:
+    "Wait for a claim; raise OutOfTime where the time that was given ends first."
+    while (claim := _claim(folder, fold, seeds)) is None:
+        if _time_is_over():
+            raise OutOfTime(f'another process still runs fold {fold}')
+        time.sleep(0.5)
+    return claim
 
 # %% ../../nbs/360_run.ipynb #9f74ca57
 def _run_folds(new: Record, job: _Job, missing: dict, home):
     "Run what is missing, fold by fold, and last what other processes are running."
     folder, later = _checkpoint_folder(new, home), {}
-    for wait in (False, True):
-        for name, seeds in (later if wait else missing).items():
-            claim = _claim(folder, name, seeds, wait)
-            if claim is None:
-                warnings.warn(f'{new.key}, fold {name}: another process runs it', stacklevel=4)
-                later[name] = seeds
-                continue
-            with claim:
-                own = replace(job, fold=name, checkpoints=folder / name)
-                _run_left(new, own, seeds, home)
+
+    def run(name, seeds, claim):
+        with claim:
+            _run_left(new, replace(job, fold=name, checkpoints=folder / name), seeds, home)
+
+    for name, seeds in missing.items():
+        if claim := _claim(folder, name, seeds):
+            run(name, seeds, claim)
+        else:
+            warnings.warn(f'{new.key}, fold {name}: another process runs it', stacklevel=4)
+            later[name] = seeds
+    for name, seeds in later.items():
+        run(name, seeds, _claim_in_time(folder, name, seeds))
+    with suppress(OSError):  # other folds have checkpoints
+        folder.rmdir()
 
 # %% ../../nbs/360_run.ipynb #94516bff
 def _of_seeds(wanted: dict, only) -> dict:
