@@ -2,13 +2,15 @@
 
 import re
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 
-from erc.prediction.arcs import _arc_html, _class_colours, _letters, arc_page
+from erc.prediction.arcs import _arc_html, _class_colours, _emotions, _letters, arc_page
+from erc.prediction.predictor import _as_predictions
 
 CLASSES = ['neutral', 'surprise', 'fear', 'sadness', 'joy', 'disgust', 'anger']
 
@@ -121,3 +123,14 @@ def test_letters_tell_classes_apart_without_any_colour():
 def test_a_page_that_no_browser_opens_is_refused():
     with pytest.raises(ValueError, match='too many for one page'):
         arc_page(predictions(20_001))
+
+
+def test_a_class_called_shift_keeps_its_probability():
+    "The column is the class's, not that of a change of emotion, and the class has a colour."
+    turns = pd.DataFrame({'turn': [0, 1], 'speaker': ['a', 'b'], 'text': ['x', 'y']})
+    p = np.array([[0.7, 0.3], [0.2, 0.8]])
+    model = SimpleNamespace(classes=['shift', 'inertia'])
+    frame = _as_predictions(model, turns, p, [np.nan, 0.5])
+    assert frame.p_shift.tolist() == [0.7, 0.2] and frame.emotion.tolist() == ['shift', 'inertia']
+    assert _emotions(frame) == ['shift', 'inertia']
+    assert 'inertia' in arc_page(frame, 'a page')

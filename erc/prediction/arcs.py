@@ -93,7 +93,8 @@ def _strips(frame: pd.DataFrame, look: _Look) -> list[dict]:
 def _emotions(frame: pd.DataFrame) -> list:
     "Return the classes that predictions are about, from the names of their columns."
     columns = [c.removeprefix('p_') for c in frame.columns if c.startswith('p_')]
-    return [c for c in columns if c != 'shift'] or list(dict.fromkeys(frame.emotion))
+    named = set(frame.emotion)
+    return [c for c in columns if c != 'shift' or c in named] or list(dict.fromkeys(frame.emotion))
 
 
 def _conversations(frame: pd.DataFrame) -> dict:

@@ -259,8 +259,9 @@ def _missing_as_none(frame: pd.DataFrame) -> pd.DataFrame:
 
 class Predictions(pd.DataFrame):
     """The emotion of each turn: turn, speaker, text, emotion, confidence (of that emotion), p_<class>
-    (adding up to 1) and p_shift (NaN where the speaker has not spoken before); first `dialogue`
-    where there are several. What is computed from it is a plain DataFrame."""
+    (adding up to 1) and p_shift (NaN where the speaker has not spoken before; of a class called
+    shift its own); first `dialogue` where there are several. What is computed from it is a plain
+    DataFrame."""
 
     def __repr__(self) -> str:
         classes = [c for c in self if str(c).startswith('p_') and c != 'p_shift']
@@ -295,7 +296,8 @@ def _as_predictions(model, turns: pd.DataFrame, p, shift) -> Predictions:
     classes = list(model.classes)
     found = {'emotion': np.array(classes, object)[p.argmax(1)], 'confidence': p.max(1)}
     found |= {f'p_{name}': p[:, c] for c, name in enumerate(classes)}
-    return Predictions(turns.reset_index(drop=True).assign(**found, p_shift=shift))
+    found.setdefault('p_shift', shift)  # of a class called shift it is that class's
+    return Predictions(turns.reset_index(drop=True).assign(**found))
 
 
 def _check_classes(model):
