@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..core import choose
 from .mapped import _made, _rows_of
+from .sentence_encoders import _without_padding
 
 # %% ../../nbs/060_batches.ipynb #8352bd5d
 def _check_lengths(lengths: np.ndarray):
@@ -313,22 +314,9 @@ def _groups_by_cost(order, cost, most: int) -> list:
     return [np.array(group) for group in groups]
 
 # %% ../../nbs/060_batches.ipynb #0d848faa
-def _to_tensor(x) -> Tensor:
-    "Return a numpy array as a tensor."
-    return torch.from_numpy(np.ascontiguousarray(x))
-
-
 def _target(y) -> Tensor:
     "Return labels as a tensor: real values as float32, codes as int64."
-    return _to_tensor(y.astype(np.float32 if y.dtype.kind == 'f' else np.int64))
-
-# %% ../../nbs/060_batches.ipynb #301eb3d2
-def _without_padding(
-    ids,  # (n, L) token ids, 0 for padding
-) -> np.ndarray:  # (n, at most L)
-    "Cut the columns that no row needs, up to a multiple of sixteen."
-    needed = np.flatnonzero((ids != 0).any(0)).max(initial=0) + 1
-    return ids[:, : -16 * (-needed // 16)]
+    return _as_tensor(y.astype(np.float32 if y.dtype.kind == 'f' else np.int64))
 
 # %% ../../nbs/060_batches.ipynb #71cf9374
 def _dialogues_of(table, unit: str) -> tuple:  # first row and rows of each, speaker of each row
@@ -359,20 +347,18 @@ class _Split:
     def taken(self, name: str, ids) -> np.ndarray:
         "Return rows of a feature, standardised if its scale is given."
         x = _rows_of(self.corpus.features[name], ids)
-        if name in self.tokens:
-            return _without_padding(x)
-        if name not in self.scaling:
-            return x
-        return _scaled_float32(x, self.corpus.has[name][ids], *self.scaling[name])
+        if name in self.scaling:
+            return _scaled_float32(x, self.corpus.has[name][ids], *self.scaling[name])
+        return _without_padding(x) if name in self.tokens else x
 
     def gather(self, group) -> Batch:
         "Pack some dialogues, given by their numbers in the split."
         order = dialogue, turn, _ = _packed_order(self.lengths[group])
         rows = self.starts[group][dialogue] + turn
         ids = self.rows[rows]
-        features = {name: _to_tensor(self.taken(name, ids)) for name in self.features}
+        features = {name: _as_tensor(self.taken(name, ids)) for name in self.features}
         targets = _each(lambda y: _target(y[rows]), self.targets)
-        return _packed(features, targets, order, _to_tensor(self.speakers[rows]), _to_tensor(ids))
+        return _packed(features, targets, order, _as_tensor(self.speakers[rows]), _as_tensor(ids))
 
 # %% ../../nbs/060_batches.ipynb #9d62357f
 def _check_request(corpus, split, size, features, targets, unit):

@@ -186,22 +186,25 @@ def _claim_in_time(folder: Path, fold: str, seeds) -> ExitStack:
     return claim
 
 # %% ../../nbs/360_run.ipynb #9f74ca57
-def _run_folds(new: Record, job: _Job, missing: dict, home):
-    "Run what is missing, fold by fold, and last what other processes are running."
-    folder, later = _checkpoint_folder(new, home), {}
-
-    def run(name, seeds, claim):
-        with claim:
-            _run_left(new, replace(job, fold=name, checkpoints=folder / name), seeds, home)
-
+def _claimed_folds(new: Record, folder: Path, missing: dict):
+    "Yield fold, seeds and claim: first what is free, last what other processes are running."
+    later = {}
     for name, seeds in missing.items():
         if claim := _claim(folder, name, seeds):
-            run(name, seeds, claim)
+            yield name, seeds, claim
         else:
-            warnings.warn(f'{new.key}, fold {name}: another process runs it', stacklevel=4)
+            warnings.warn(f'{new.key}, fold {name}: another process runs it', stacklevel=5)
             later[name] = seeds
     for name, seeds in later.items():
-        run(name, seeds, _claim_in_time(folder, name, seeds))
+        yield name, seeds, _claim_in_time(folder, name, seeds)
+
+
+def _run_folds(new: Record, job: _Job, missing: dict, home):
+    "Run what is missing, fold by fold, as soon as no other process runs it."
+    folder = _checkpoint_folder(new, home)
+    for name, seeds, claim in _claimed_folds(new, folder, missing):
+        with claim:
+            _run_left(new, replace(job, fold=name, checkpoints=folder / name), seeds, home)
     with suppress(OSError):  # other folds have checkpoints
         folder.rmdir()
 

@@ -178,6 +178,12 @@ def _seconds_of_steps(steps: Steps, some: list, device) -> float:
     return time.perf_counter() - start
 
 # %% ../../nbs/340_bench.ipynb #017c9afc
+def _best_steps(engine, batches: list, loss_of, settings) -> Steps:
+    "Return an engine's steps, captured wherever they can be, however few they are."
+    captured = engine.seeds.is_cuda and engine.can_be_captured
+    return (Captured if captured else Steps)(engine, batches, loss_of, settings)
+
+
 def _fine_tuning_speed(
     make,  # () -> nn.Module that reads token ids, 0 = padding
     batches: list,  # of an epoch, whose feature `text` holds the ids
@@ -188,9 +194,7 @@ def _fine_tuning_speed(
 ) -> dict:
     "Measure how many pairs of utterance and context an encoder is fine-tuned on in a second."
     batches = [b.to(device, torch.float32) for b in batches]
-    engine = Single(make, [0], device=device)
-    captured = engine.seeds.is_cuda and engine.can_be_captured
-    run = (Captured if captured else Steps)(engine, batches, criterion(target), settings)
+    run = _best_steps(Single(make, [0], device=device), batches, criterion(target), settings)
     some = np.linspace(0, len(batches) - 1, min(steps, len(batches))).astype(int).tolist()
     seconds = _seconds_of_steps(run, some, device)
     return _speed([batches[i] for i in some], seconds)
