@@ -7,6 +7,8 @@ from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 from toy_recipe import KEY, toy_recipe
 from typer.testing import CliRunner
 
@@ -21,6 +23,8 @@ from erc.runs.archives import (
     _cut_into_pieces,
     _encoder_parts,
     _pack_runs,
+    _position,
+    _take_checkpoints,
     _unpack_archive,
     _what_is_read,
 )
@@ -127,6 +131,29 @@ def test_a_carried_run_leaves_the_record_of_one_that_stayed(machines, tmp_path, 
     assert f', 0 encoders, {kept} records, 1 checkpoints' in said
     assert without_times(b.record) == without_times(whole)
     assert not [p for p in (b.home / 'cache' / 'checkpoints').rglob('*') if p.is_file()]
+
+
+def test_of_two_checkpoints_the_one_that_is_further_is_kept(tmp_path, monkeypatch):
+    "One that is absent here is taken, one that is older than ours is not."
+
+    def write(folder, name, *position):
+        path = folder / 'paper' / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({'position': torch.tensor(position)}, path)
+        return path
+
+    carried = tmp_path / 'toy' / 'net--tuned--demo'
+    ours, names = tmp_path / 'ours', ('a', 'b', 'c', 'd')
+    monkeypatch.setattr('erc.runs.archives._checkpoints_of', lambda key, home: ours)
+    for name, position in zip(names, [(5, 0, 0), (1, 0, 0), (4, 0, 1), (2, 1, 0)]):
+        write(carried, f'{name}.safetensors', *position)
+    for name, position in zip(names, [(1, 3, 0), (1, 2, 0), (9, 0, 0)]):
+        write(ours, f'{name}.safetensors', *position)
+    assert _take_checkpoints(carried, tmp_path) == ''
+    paths = [ours / 'paper' / f'{name}.safetensors' for name in names]
+    assert list(map(_position, paths)) == [(0, 5, 0), (0, 1, 2), (1, 4, 0), (0, 2, 1)]
+    paths[0].write_bytes(b'cut')
+    assert _position(paths[0]) == ()
 
 
 class Killed(BaseException):

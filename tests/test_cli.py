@@ -15,11 +15,13 @@ from typer.testing import CliRunner
 
 import erc.runs.bench
 from erc.cli import app
+from erc.commands.run import _run_in_time
 from erc.core import root
 from erc.report.artefacts import artefacts
 from erc.runs.bench import _bench_encoder, _bench_training
 from erc.runs.recipes import System, find_system, load_recipe
 from erc.runs.records import find_record
+from erc.training.checkpoint import OutOfTime
 
 runner = CliRunner()
 
@@ -110,6 +112,22 @@ def test_debug_shows_the_traceback():
     result = shell('data', 'get', 'melt')
     assert result.returncode == 2 and 'Traceback' not in result.stderr
     assert result.stderr.startswith('erc: unknown corpus')
+
+
+def test_what_failed_before_time_was_over_is_named(monkeypatch, capsys):
+    def some(plan, failed, **_):
+        failed.append('  a: ValueError: bad')
+        raise OutOfTime
+
+    monkeypatch.setattr('erc.commands.run._run_plan', some)
+    with pytest.raises(RuntimeError, match='1 of 2 runs failed:\n  a: ValueError: bad'):
+        _run_in_time(pd.DataFrame(index=['a', 'b']), 60.0, seeds=None, folds=[])
+    assert '60 s are over' in capsys.readouterr().out
+
+
+def test_what_a_plan_takes_is_a_part_of_the_budget(capsys):
+    _run_in_time(pd.DataFrame(index=['no/system']), 60.0, spent=61.0, seeds=None, folds=[])
+    assert '60 s are over' in capsys.readouterr().out
 
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='no SIGINT to a child')

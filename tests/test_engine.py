@@ -300,6 +300,20 @@ def test_a_model_says_whether_its_steps_can_be_captured(kind, unknown):
         assert kind(model, [0]).can_be_captured == said
 
 
+def test_buffers_that_a_hook_swaps_are_swapped():
+    class Two(Net):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer('first', torch.zeros(2))
+            self.register_buffer('second', torch.ones(2))
+
+    for engine in (Single(Two, [0]), Keyed(Two, [0]), Stack(Two, [0])):
+        for module in engine.modules():
+            module.first, module.second = module.second, module.first
+        values = [engine.buffers[name].flatten().tolist() for name in ('first', 'second')]
+        assert values == [[1, 1], [0, 0]]
+
+
 def test_a_buffer_of_another_shape_takes_the_place_of_the_old_one():
     single = Single(Centres, [4])
     for module in single.modules():

@@ -119,6 +119,7 @@ def test_unknown_times_are_measured_without_an_encoder(tmp_path, monkeypatch):
     plan = plan_runs('sagru/S4:tuned@iemocap4', home=tmp_path)
     plan = plan.rename(index=lambda k: k.replace('iemocap4', 'demo'))
     assert _fill_estimates(plan, seeds=1).seconds.item() > 0
+    assert _fill_estimates(plan, seeds=1, within=0).seconds.isna().all()  # no time to ask
 
 
 def test_measured_times_count_folds_and_seeds(monkeypatch):

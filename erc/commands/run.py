@@ -6,7 +6,9 @@
 __all__ = []
 
 # %% ../../nbs/986_run_commands.ipynb #168479f2
+import math
 import os
+import time
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,6 +35,7 @@ def _plan(target: str, missing: bool, budget: float | None, **options):
 
     plan = plan_runs(target, only_missing=missing, **options)
     timing = {k: options[k] for k in ('seeds', 'device', 'folds')}
+    timing['within'] = math.inf if budget is None else budget / 5
     if budget or (missing and budget is None):  # with 0 s nothing runs, so nothing is timed
         plan = _fill_estimates(plan, **timing)
     return plan if budget is None else _in_order(plan, options['home'])
@@ -69,31 +72,31 @@ def _attempt(key: str, seeds, folds: list, options: dict) -> list[str]:
     return []
 
 
-def _run_plan(plan, seeds, folds: list, **options):
-    "Run what a plan lists; a run that fails is named at the end, by RuntimeError."
+def _run_plan(plan, failed: list, seeds, folds: list, **options):
+    "Run what a plan lists; add a line for each run that fails."
     from erc.training.checkpoint import OutOfTime, _time_is_over
 
-    failed = []
     for key in plan.index:
         if _time_is_over():
             raise OutOfTime
         failed += _attempt(key, seeds, folds, options)
-    if failed:
-        raise RuntimeError('\n'.join([f'{len(failed)} of {len(plan)} runs failed:', *failed]))
 
 # %% ../../nbs/986_run_commands.ipynb #3360d16a
-def _run_in_time(plan, budget: float | None, **options):
-    "Run a plan until it ends or its seconds are over, and say which."
+def _run_in_time(plan, budget: float | None, spent=0.0, **options):
+    "Run a plan until it ends or its seconds are over, and say which; RuntimeError names what failed."
     from erc.training.checkpoint import OutOfTime, _stop_after
 
+    failed: list = []
     try:
-        with nullcontext() if budget is None else _stop_after(budget):
-            _run_plan(plan, **options)
+        with nullcontext() if budget is None else _stop_after(budget - spent):
+            _run_plan(plan, failed, **options)
     except OutOfTime:
         typer.echo(
             f'{budget:.0f} s are over: finished seeds and checkpoints are kept; '
             'the same command goes on from there'
         )
+    if failed:
+        raise RuntimeError('\n'.join([f'{len(failed)} of {len(plan)} runs failed:', *failed]))
 
 # %% ../../nbs/986_run_commands.ipynb #95416140
 def _say_left_out(sentences: list):
@@ -218,6 +221,7 @@ def _where(asked) -> dict:
 
 def _run_as_asked(asked):
     "Plan, and run what was planned; `asked` has the options of the command."
+    start = time.monotonic()
     _prepare(asked)
     where = _where(asked)
     which = dict(variant=asked.variant, corpora=_names(asked.corpora), **where)
@@ -225,7 +229,7 @@ def _run_as_asked(asked):
     _show_plan(asked.target, plan, asked.quiet, asked.json)
     if len(plan) and not asked.dry_run:
         how = dict(only=asked.only, progress=not asked.quiet)
-        _carry_out(asked, plan, **where, **how)
+        _carry_out(asked, plan, spent=time.monotonic() - start, **where, **how)
 
 # %% ../../nbs/986_run_commands.ipynb #fa115ae6
 def _run(  # noqa: PLR0913 (options of one command)

@@ -179,10 +179,12 @@ class _PromptEncoder(nn.Module):
         self,
         batch: Batch,
         keep=None,  # (N,) bool: rows to encode; default: all
-    ) -> Tensor:  # (N, width); on a CPU zeros for the other rows
+    ) -> Tensor:  # (N, width), zeros for the other rows
         tokens = batch.features[self.feature]
-        if keep is None or tokens.is_cuda:  # where their number would be read from the device
+        if keep is None:
             return self.text(tokens)
+        if tokens.is_cuda:  # the number of rows to keep would be read from the device
+            return torch.where(keep[:, None], self.text(tokens), 0)
         z, rows = tokens.new_zeros(len(tokens), self.width), keep.nonzero()[:, 0]
         return z.index_copy(0, rows, self.text(tokens[rows]).to(z.dtype)) if len(rows) else z
 

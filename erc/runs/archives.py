@@ -15,7 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
-from ..core import cache_home, results_home, write_atomic
+from safetensors import SafetensorError, safe_open
+
+from ..core import atomic_path, cache_home, results_home, write_atomic
 from ..data.files import _whole_folder
 from ..data.sentence_encoders import _encoder_files, _place_of_carried, encoder_path
 from .carried import _carried_folder, _carried_name, _read_carried, _save_carried
@@ -242,16 +244,27 @@ def _take_record(path: Path, home) -> str:
     return ''
 
 # %% ../../nbs/363_archives.ipynb #adc0c941
+def _position(path: Path) -> tuple:  # finished, epochs and batches done
+    "Return how far a checkpoint is; () where there is none, or none that can be read."
+    try:
+        with safe_open(path, 'pt') as file:
+            epoch, batch, finished = file.get_tensor('position').tolist()
+    except (OSError, SafetensorError):
+        return ()
+    return finished, epoch, batch
+
+
 def _take_checkpoints(folder: Path, home) -> str:
-    "Copy a run's checkpoints to where this machine looks for them; return why not, or ''."
+    "Keep of each checkpoint of a run the one that is further; return why not, or ''."
     try:
         target = _checkpoints_of(RunKey.parse(_key_of(folder)), home)
     except FileNotFoundError as e:
         return f'checkpoints of {_key_of(folder)}: {e}'
-    for fold in sorted(folder.iterdir()):
-        if not (target / fold.name).exists():
-            with _whole_folder(target / fold.name) as place:
-                shutil.copytree(fold, place, dirs_exist_ok=True)
+    for path in folder.rglob('*.safetensors'):
+        place = target / path.relative_to(folder)
+        if _position(place) < _position(path):
+            with atomic_path(place) as temporary:
+                shutil.copyfile(path, temporary)
     return ''
 
 

@@ -6,6 +6,7 @@
 __all__ = ['plan_runs']
 
 # %% ../../nbs/357_plan.ipynb #d91afcf9
+import math
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -306,20 +307,26 @@ def plan_runs(
     return plan.assign(seconds=_on_record(keys, seeds, folds, home, device))
 
 # %% ../../nbs/357_plan.ipynb #e21db10f
+def _seconds_of_run(key: RunKey, seeds, **how) -> float:
+    system = find_system(key.system_id)
+    return _measured_seconds(system, key, seeds=range(seeds or system.seeds), **how)
+
+
 def _fill_estimates(
     plan: pd.DataFrame,
     *,
     seeds=None,  # of every system; its own number if None
     device='cpu',
     folds=(),  # only these; all if empty
+    within=math.inf,  # seconds after which no further run is timed
 ) -> pd.DataFrame:
     "Return a plan in which runs that no record tells about are timed by a few steps; NaN where that fails."
     plan = plan.copy()
-    unknown = plan.index[plan.seconds.isna()]
+    unknown, end = plan.index[plan.seconds.isna()], time.monotonic() + within
+    how = dict(seeds=seeds, device=device, folds=folds)
     for text in tqdm(unknown, 'timing a few steps', unit=' runs', leave=False, disable=None):
-        key = RunKey.parse(text)
-        system = find_system(key.system_id)
-        how = dict(seeds=range(seeds or system.seeds), device=device, folds=folds)
+        if time.monotonic() >= end:
+            break
         with suppress(ValueError, OSError, RuntimeError):  # the run itself will say what is wrong
-            plan.loc[text, 'seconds'] = _measured_seconds(system, key, **how)
+            plan.loc[text, 'seconds'] = _seconds_of_run(RunKey.parse(text), **how)
     return plan

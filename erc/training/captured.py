@@ -144,6 +144,11 @@ class Captured(Steps):
         self.opt.zero_grad(set_to_none=True)  # the gradients' memory goes back to the pool
         return graph
 
+    def finish(self):
+        "Let go of graphs, and of the batches that they read."
+        super().finish()
+        self.graphs, self.inputs = {}, {}
+
     def _copied(self) -> dict:
         return {k: v.clone() for k, v in self.state().items()}
 

@@ -138,8 +138,9 @@ class Single(_Engine):
         "Yield the module; a buffer that is replaced by one like it is copied to where it was."
         before = self.buffers
         yield self.model.eval()
-        for name, buffer in self.buffers.items():
-            if buffer is not before[name] and buffer.shape == before[name].shape:
+        new = {k: x.clone() for k, x in self.buffers.items() if x is not before[k]}
+        for name, buffer in new.items():
+            if buffer.shape == before[name].shape:
                 part, _, own = name.rpartition('.')
                 setattr(self.model.get_submodule(part), own, before[name].copy_(buffer))
 
