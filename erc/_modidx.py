@@ -3511,6 +3511,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/erc', 'doc_host': '', 'git
                                'erc.runs.plan._epochs': ('plan.html#_epochs', 'erc/runs/plan.py'),
                                'erc.runs.plan._fill_estimates': ('plan.html#_fill_estimates', 'erc/runs/plan.py'),
                                'erc.runs.plan._folds_of': ('plan.html#_folds_of', 'erc/runs/plan.py'),
+                               'erc.runs.plan._is_captured': ('plan.html#_is_captured', 'erc/runs/plan.py'),
                                'erc.runs.plan._matching': ('plan.html#_matching', 'erc/runs/plan.py'),
                                'erc.runs.plan._measured_seconds': ('plan.html#_measured_seconds', 'erc/runs/plan.py'),
                                'erc.runs.plan._named_runs': ('plan.html#_named_runs', 'erc/runs/plan.py'),

@@ -33,11 +33,11 @@ from erc.runs.recipes import (
 )
 from .records import Record, read_records
 from .stale import _missing_runs
-from ..training.captured import Captured, _make_steps
+from ..training.captured import Captured, _repays
 from ..training.engine import Keyed, Single, Steps
 from ..training.fit import _products, _threads
 from ..training.search import grid
-from ..training.settings import Settings, criterion
+from ..training.settings import criterion
 
 # %% ../../nbs/357_plan.ipynb #f3bcf7eb
 def _folds_of(
@@ -129,12 +129,18 @@ def _some(batches: list, steps: int) -> list:
     return [batches[i] for i in chosen]
 
 # %% ../../nbs/357_plan.ipynb #596fdee9
+def _is_captured(engine, train: list, epochs: int) -> bool:
+    "Return whether a run on these batches replays its steps."
+    return engine.seeds.is_cuda and engine.can_be_captured and _repays(train, epochs)
+
+
 def _trained_row_seconds(system: System, corpus, train: list, point: dict, timing) -> float:
     "Return the seconds that training takes for each row, at one point of the grid."
     dtype = getattr(torch, point['dtype'])
     some = [b.to(timing.device, dtype) for b in _some(train, timing.steps)]
     engine = _engine(system, _model_maker(system, corpus), timing, dtype)
-    run = _make_steps(engine, some, criterion(system.target), Settings.from_dict(point))
+    kind = Captured if _is_captured(engine, train, point['epochs']) else Steps
+    run = kind(engine, some, criterion(system.target), point)
     with _products(resolve(system.model), timing.device), _threads(system.vectorise):
         return _row_seconds(run, some, timing.device, timing.enough)
 
