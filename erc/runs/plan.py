@@ -129,9 +129,10 @@ def _some(batches: list, steps: int) -> list:
     return [batches[i] for i in chosen]
 
 # %% ../../nbs/357_plan.ipynb #596fdee9
-def _is_captured(engine, train: list, epochs: int) -> bool:
-    "Return whether a run on these batches replays its steps."
-    return engine.seeds.is_cuda and engine.can_be_captured and _repays(train, epochs)
+def _steps_of(engine, train: list, epochs: int) -> type[Steps]:
+    "Return the steps that a run on these batches takes."
+    captured = engine.seeds.is_cuda and engine.can_be_captured and _repays(train, epochs)
+    return Captured if captured else Steps
 
 
 def _trained_row_seconds(system: System, corpus, train: list, point: dict, timing) -> float:
@@ -139,8 +140,8 @@ def _trained_row_seconds(system: System, corpus, train: list, point: dict, timin
     dtype = getattr(torch, point['dtype'])
     some = [b.to(timing.device, dtype) for b in _some(train, timing.steps)]
     engine = _engine(system, _model_maker(system, corpus), timing, dtype)
-    kind = Captured if _is_captured(engine, train, point['epochs']) else Steps
-    run = kind(engine, some, criterion(system.target), point)
+    steps_of = _steps_of(engine, train, point['epochs'])
+    run = steps_of(engine, some, criterion(system.target), point)
     with _products(resolve(system.model), timing.device), _threads(system.vectorise):
         return _row_seconds(run, some, timing.device, timing.enough)
 
