@@ -104,6 +104,9 @@ def test_an_encoder_in_training_is_outside_the_protocol():
 def test_floors_are_regressions_on_the_same_vectors():
     floors = {A: FLOOR, 'dialoguetrm/u_free:tuned@iemocap6': 'baselines/text:tuned@iemocap6'}
     floors['multiemo/meld_rnn:tuned@meld'] = 'baselines/text_context:tuned@meld'
+    floors['dialoguetrm/u_bare:tuned@iemocap6'] = 'baselines/pairs:tuned@iemocap6'
+    floors['dialoguetrm/u_nosegment:tuned@iemocap6'] = 'baselines/pairs_one_segment:tuned@iemocap6'
+    floors['dialoguetrm/M:tuned@iemocap6'] = 'baselines/text_context_audio:tuned@iemocap6'
     assert {k: str(_floor_key(RunKey.parse(k))) for k in floors} == floors
     assert _floor_key(RunKey.parse('dialoguetrm/valence_M:tuned@iemocap_vad')) is None
 

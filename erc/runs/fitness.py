@@ -77,15 +77,27 @@ def _reads_context(system: System) -> bool:
     return 'text' in system.args.get('dependent', ['text'])
 
 
+def _with_context(floor: System) -> bool:
+    "Return whether a baseline reads text in context: its vectors, or the mean of earlier ones."
+    how = floor.encode.get('text')
+    return bool(floor.args.get('context')) or (isinstance(how, dict) and 'context' in how)
+
+
 def _is_floor(floor: System, system: System, corpus: str) -> bool:
-    "Return whether a baseline reads the vectors of a system, or some of them, and nothing else."
+    "Return whether a baseline reads the modalities of a system, or some of them, and nothing else."
     own, read = _modalities(system.features), _modalities(floor.args.get('features', ()))
     alike = ('text' in system.encode) == ('text' in floor.encode) or 'text' not in read
-    context = bool(floor.args.get('context')) and 'text' in read
+    context = _with_context(floor) and 'text' in read
     fits = bool(read) and read <= own and alike and (_reads_context(system) or not context)
     return fits and corpus in floor.corpora
 
 # %% ../../nbs/365_fitness.ipynb #268d888b
+def _likeness(floor: System, system: System) -> tuple:
+    "Return how much a baseline reads of what a system reads: modalities, the same text, context."
+    same_text = floor.encode.get('text') == system.encode.get('text')
+    return len(_modalities(floor.args['features'])), same_text, _with_context(floor)
+
+
 def _floor_key(key: RunKey) -> RunKey | None:
     "Return the run of the baseline that a system has to reach; None where there is none."
     system = find_system(key.system_id)
@@ -93,10 +105,7 @@ def _floor_key(key: RunKey) -> RunKey | None:
     fits = [floor for floor in known if _is_floor(floor, system, key.corpus)]
     if not fits:
         return None
-    most = max(
-        fits, key=lambda x: (len(_modalities(x.args['features'])), bool(x.args.get('context')))
-    )
-    return most.key('tuned', key.corpus)
+    return max(fits, key=lambda floor: _likeness(floor, system)).key('tuned', key.corpus)
 
 # %% ../../nbs/365_fitness.ipynb #f9c66969
 def _few_seeds(record: Record) -> Reason | None:
