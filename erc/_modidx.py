@@ -4007,6 +4007,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/erc', 'doc_host': '', 'git
                                                                                         'erc/training/captured.py'),
                                        'erc.training.captured._Predictions._capture': ( 'captured.html#_predictions._capture',
                                                                                         'erc/training/captured.py'),
+                                       'erc.training.captured._capturable': ('captured.html#_capturable', 'erc/training/captured.py'),
                                        'erc.training.captured._cause': ('captured.html#_cause', 'erc/training/captured.py'),
                                        'erc.training.captured._end_broken_capture': ( 'captured.html#_end_broken_capture',
                                                                                       'erc/training/captured.py'),

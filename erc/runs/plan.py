@@ -33,7 +33,7 @@ from erc.runs.recipes import (
 )
 from .records import Record, read_records
 from .stale import _missing_runs
-from ..training.captured import Captured, _repays
+from ..training.captured import Captured, _capturable, _repays
 from ..training.engine import Keyed, Single, Steps
 from ..training.fit import _products, _threads
 from ..training.search import grid
@@ -131,8 +131,7 @@ def _some(batches: list, steps: int) -> list:
 # %% ../../nbs/357_plan.ipynb #596fdee9
 def _steps_of(engine, train: list, epochs: int) -> type[Steps]:
     "Return the steps that a run on these batches takes."
-    captured = engine.seeds.is_cuda and engine.can_be_captured and _repays(train, epochs)
-    return Captured if captured else Steps
+    return Captured if _capturable(engine) and _repays(train, epochs) else Steps
 
 
 def _trained_row_seconds(system: System, corpus, train: list, point: dict, timing) -> float:

@@ -14,7 +14,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..data.batches import Batch, from_padded
-from .captured import Captured
+from .captured import Captured, _capturable
 from .engine import Single, Stack, Steps
 from .settings import Settings, criterion
 
@@ -180,8 +180,7 @@ def _seconds_of_steps(steps: Steps, some: list, device) -> float:
 # %% ../../nbs/340_bench.ipynb #017c9afc
 def _best_steps(engine, batches: list, loss_of, settings) -> Steps:
     "Return an engine's steps, captured wherever they can be, however few they are."
-    captured = engine.seeds.is_cuda and engine.can_be_captured
-    return (Captured if captured else Steps)(engine, batches, loss_of, settings)
+    return (Captured if _capturable(engine) else Steps)(engine, batches, loss_of, settings)
 
 
 def _fine_tuning_speed(

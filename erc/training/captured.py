@@ -167,9 +167,14 @@ def _repays(batches: list, epochs: int) -> bool:
     return graphs <= _MOST_GRAPHS and epochs * len(batches) >= _LEAST_REPLAYS * graphs
 
 # %% ../../nbs/312_captured.ipynb #41b12373
+def _capturable(engine) -> bool:
+    "Return whether an engine's steps can be captured: on CUDA, where the host chooses nothing."
+    return engine.seeds.is_cuda and engine.can_be_captured
+
+
 def _make_steps(engine, batches: list, loss_of, settings: Settings, capture=True) -> Steps:
     "Return an engine's steps, captured on CUDA where that is possible and saves time."
-    if not (capture and engine.seeds.is_cuda and engine.can_be_captured):
+    if not (capture and _capturable(engine)):
         return Steps(engine, batches, loss_of, settings)
     if _repays(batches, settings.epochs):
         return Captured(engine, batches, loss_of, settings)
