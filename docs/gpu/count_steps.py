@@ -11,8 +11,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from erc.core import resolve
+from erc.models.spcl import _PromptEncoder
 from erc.nn import cells
-from erc.nn.encoders import TextEncoder
+from erc.nn.encoders import TextEncoder, _cut_by_width, _group_by_width
 from erc.runs.bench import _BENCHES, _sizes_of
 from erc.runs.fold import _wanted_seeds
 from erc.runs.prepare import _model_maker, _prepare, _split_batches
@@ -22,6 +23,8 @@ from erc.training.captured import _layout
 from erc.training.engine import Keyed, Single, Steps
 from erc.training.search import grid
 from erc.training.settings import criterion
+
+MOST = 65536  # tokens of a block, as on a GPU
 
 
 class Kernels(TorchDispatchMode):
@@ -56,6 +59,17 @@ def _usual(batches: list, system):
     return middle if len(middle) * width < 16384 else ordered[0]
 
 
+def read_blocks(batch, names) -> list:
+    "Return number of rows and width of the blocks in which a GPU encodes a batch."
+    widths = sorted(sum((batch.widths[name] for name in names), ()), reverse=True)
+    return _cut_by_width(tuple(widths), MOST)
+
+
+def all_prompts(self, batch, keep=None):
+    "Encode all rows, as a GPU does, which does not wait for the number of those to keep."
+    return self.text(batch.features[self.feature], batch.widths[self.feature])
+
+
 def count_run(system, variant: str, corpus: str) -> dict:
     "Count what seed 0 reads in an epoch, and the steps of a run: a search, then the other seeds."
     ready, _ = _prepare(system, corpus)
@@ -64,16 +78,15 @@ def count_run(system, variant: str, corpus: str) -> dict:
     seeds = _wanted_seeds(system, [], range(system.seeds))['paper']
     ids = [b.features[name] for b in batches for name in system.token_features]
     trained = len(points) + len(seeds) - 1
+    blocks = [read_blocks(b, system.token_features) for b in batches]
     engine = Single(_model_maker(system, ready), [0])
-    for part in engine.model.modules():
-        if isinstance(part, TextEncoder):
-            part.tokens = 65536  # of a block, as on a GPU
     return {
         'run': f'{system.id}:{variant}@{corpus}',
         'batches': len(batches),
         'graphs': len({_layout(b) for b in batches}),
         'tokens': sum(int(np.count_nonzero(x)) for x in ids),
-        'padded': sum(x.numel() for x in ids),
+        'blocks': sum(map(len, blocks)),
+        'padded': sum(rows * width for block in blocks for rows, width in block),
         'kernels': kernels(engine, _usual(batches, system), system.target, points[0]),
         'trained': trained,
         'epochs': points[0]['epochs'],
@@ -94,6 +107,8 @@ def count_benchmark(name: str) -> dict:
 
 
 if __name__ == '__main__':
+    _PromptEncoder.forward = all_prompts
+    TextEncoder._blocks = lambda self, x, widths: _group_by_width(x, widths, MOST)
     cells._CACHED = 2**40  # a mask is drawn at once, as on a GPU
     runs = [(find_system(key.system_id), key) for key in wanted_runs()]
     tuned = [(s, key) for s, key in runs if s.kind == 'model' and not s.vectorise]
