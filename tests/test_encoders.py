@@ -15,15 +15,13 @@ from erc.nn import text_features
 from erc.nn.cells import Out
 from erc.nn.encoders import (
     TextEncoder,
-    _cheapest_starts,
-    _cut_by_width,
     _frozen_vectors,
-    _group_by_width,
     _pair_ids,
     _pooled,
     _tokenizer_of,
     token_ids,
 )
+from erc.nn.length_blocks import _cheapest_starts, _cut_by_width, _group_by_width
 from erc.nn.text_features import _with_context
 from erc.training.fit import fit
 
@@ -214,7 +212,7 @@ def test_blocks_and_padding_change_nothing(folder, pooling, tokens):
 @pytest.mark.parametrize('cost', [0, 40, 1024])
 def test_rows_are_cut_where_it_costs_least(cost, monkeypatch):
     "Compared with all ways to cut nine rows."
-    monkeypatch.setattr(E, '_BLOCK_COST', cost)
+    monkeypatch.setattr('erc.nn.length_blocks._BLOCK_COST', cost)
     rng = np.random.default_rng(cost)
 
     def total(widths, starts):

@@ -13,7 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from erc.core import resolve
 from erc.models.spcl import _PromptEncoder
 from erc.nn import cells
-from erc.nn.encoders import TextEncoder, _cut_by_width, _group_by_width
+from erc.nn.encoders import TextEncoder
+from erc.nn.length_blocks import _cut_by_width, _group_by_width
 from erc.runs.bench import _BENCHES, _sizes_of
 from erc.runs.fold import _wanted_seeds
 from erc.runs.prepare import _model_maker, _prepare, _split_batches

@@ -7,7 +7,6 @@ __all__ = ['pad_rows', 'token_ids', 'TextEncoder']
 
 # %% ../../nbs/230_encoders.ipynb #3dece841
 import warnings
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -15,12 +14,8 @@ from torch import Tensor, nn
 
 from ..core import atomic_path, cache_home, choose, digest
 from ..data.array_files import safe_load_npy
-from erc.data.sentence_encoders import (
-    encoder_identity,
-    encoder_path,
-    length_batches,
-    quiet_transformers,
-)
+from ..data.sentence_encoders import encoder_identity, encoder_path, quiet_transformers
+from .length_blocks import _group_by_length, _group_by_width
 
 # %% ../../nbs/230_encoders.ipynb #5b0f61be
 def _max_sentence_tokens(
@@ -237,62 +232,21 @@ def _load_model(encoder, attention_dropout):
         model.pooler = None
     return model
 
-
-def _group_by_length(x: Tensor, most: int) -> tuple:
-    "Group rows of up to `most` tokens: rows and width of each block, and the place of each row."
-    lengths = (x != 0).sum(1).cpu().numpy()
-    blocks = length_batches(lengths, most)
-    widths = [max(1, int(lengths[block].max())) for block in blocks]
-    order = torch.from_numpy(np.concatenate(blocks)).to(x.device)
-    return list(zip(order.split(list(map(len, blocks))), widths)), order.argsort()
-
-# %% ../../nbs/230_encoders.ipynb #81afaef9
-_BLOCK_COST = 1024  # tokens that a GPU encodes while it launches another block
-
-
-def _ends(widths: tuple) -> list:
-    "Return where rows of equal width end."
-    return [i for i in range(1, len(widths)) if widths[i] < widths[i - 1]] + [len(widths)]
-
-
-def _cheapest_starts(widths: tuple) -> list:  # of blocks, the last one first
-    "Cut rows, longest first, where the widths of blocks and their number cost least."
-    cost, start = {0: 0}, {}
-    for end in _ends(widths):
-        ways = ((cost[i] + widths[i] * (end - i) + _BLOCK_COST, i) for i in list(cost))
-        cost[end], start[end] = min(ways)
-    starts = [len(widths)]
-    while starts[-1]:
-        starts.append(start[starts[-1]])
-    return starts[1:]
-
-
-@lru_cache(maxsize=4096)
-def _cut_by_width(widths: tuple, most: int) -> list:
-    "Return number of rows and width of blocks of up to `most` tokens, or of a single row."
-    blocks, end = [], len(widths)
-    for start in _cheapest_starts(widths):
-        width = widths[start]
-        rows = max(1, most // width)
-        parts = [min(rows, end - i) for i in range(start, end, rows)]
-        blocks, end = [(part, width) for part in parts] + blocks, start
-    return blocks
-
-
-def _group_by_width(x: Tensor, widths: tuple, most: int) -> tuple:
-    "Group rows as `_group_by_length` does, by widths that the host knows."
-    if len(widths) != len(x):
-        raise ValueError(f'{len(x)} rows of token ids need as many widths, not {len(widths)}')
-    order = (x != 0).sum(1).argsort(descending=True, stable=True)
-    blocks = _cut_by_width(tuple(widths), most)
-    return list(zip(order.split([n for n, _ in blocks]), [w for _, w in blocks])), order.argsort()
-
 # %% ../../nbs/230_encoders.ipynb #b7ec205e
 def _activation_bytes(config, tokens: int) -> int:
     "Return about how many bytes an encoder's activations take in a step of so many tokens."
     return 34 * config.num_hidden_layers * config.hidden_size * tokens
 
 # %% ../../nbs/230_encoders.ipynb #1528cfbb
+def _check_exact(x: Tensor):
+    "Raise ValueError for token ids that half precision has rounded."
+    if x.dtype in (torch.float16, torch.bfloat16):
+        raise ValueError(
+            f'{x.dtype} rounds token ids: train with dtype float32, in which a GPU computes '
+            'encoders in bfloat16 all the same'
+        )
+
+# %% ../../nbs/230_encoders.ipynb #bba4fc13
 class TextEncoder(nn.Module):
     """A pretrained encoder inside a model: signed token ids (N, L) -> vectors (N, D).
 
@@ -333,6 +287,7 @@ class TextEncoder(nn.Module):
         x: Tensor,
         widths=(),  # of a `Batch`, or none
     ) -> Tensor:
+        _check_exact(x)
         blocks, place = self._blocks(x, widths)
         learns = x.is_cuda and self.training
         if learns:
