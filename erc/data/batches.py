@@ -290,8 +290,9 @@ class _Split:
 
     def read(self, ids, widths: dict) -> dict:
         "Return features of rows of the corpus; of token ids, as many as the widest row has."
-        features = {name: _as_tensor(self.taken(name, ids)) for name in self.features}
-        return {**features, **{name: features[name][:, : n[0]] for name, n in widths.items()}}
+        features = {name: self.taken(name, ids) for name in self.features}
+        features |= {name: features[name][:, : n[0]] for name, n in widths.items()}
+        return _each(_as_tensor, features)
 
     def gather(self, group) -> Batch:
         "Pack some dialogues, given by their numbers in the split."
@@ -302,19 +303,30 @@ class _Split:
         return _packed(self.read(ids, widths), targets, order, *about)
 
 # %% ../../nbs/060_batches.ipynb #9d62357f
-def _check_request(corpus, split, size, features, targets, unit):
-    "Raise ValueError, with the nearest name, for what `make_batches` cannot do."
+def _check_names(corpus, features, targets, tokens):
+    "Raise ValueError, with the nearest name, for what a corpus or a batch lacks."
+    for column in targets.values():
+        choose(column, corpus.table.columns, f'column of corpus {corpus.name}')
+    for name in features:
+        choose(name, corpus.features, f'feature of corpus {corpus.name}')
+    for name in tokens:
+        choose(name, features, 'token ids among the features')
+
+
+def _check_request(corpus, split, size, unit):
+    "Raise ValueError for a size or a unit that `make_batches` cannot do."
     choose(unit, ('dialogue', 'turn'), 'unit of a batch')
     if not len(corpus.rows(split)):
         raise ValueError(f'corpus {corpus.name} has no {split} rows')
     if size < 1:
         raise ValueError(f'size={size}: a batch needs at least one {unit}')
-    for column in targets.values():
-        choose(column, corpus.table.columns, f'column of corpus {corpus.name}')
-    for name in features:
-        choose(name, corpus.features, f'feature of corpus {corpus.name}')
 
 # %% ../../nbs/060_batches.ipynb #a3300368
+def _order(n: int, split: str, key) -> np.ndarray:  # (n,)
+    "Return the order of dialogues: of a shuffle for training, else as they are."
+    return np.random.default_rng(key).permutation(n) if split == 'train' else np.arange(n)
+
+# %% ../../nbs/060_batches.ipynb #e28d73d5
 def make_batches(
     corpus,  # an `erc.data.corpus.Corpus`
     split: str,  # 'train', 'dev' or 'test'
@@ -329,11 +341,9 @@ def make_batches(
     tokens=(),  # names of features that are token ids: the batches have their `widths`
 ) -> Sequence:  # a list; of features that stay in a file each is built when it is asked for
     "Cut a split into packed batches, training ones shuffled once; raise ValueError for bad input."
-    _check_request(corpus, split, size, features, targets, unit)
+    _check_request(corpus, split, size, unit)
+    _check_names(corpus, features, targets, tokens)
     source = _Split(corpus, split, unit, features, targets, scaling or {})
-    order = np.arange(len(source.starts))
-    if split == 'train':
-        order = np.random.default_rng(key).permutation(order)
-    groups = source.groups(order, size, cost)
+    groups = source.groups(_order(len(source.starts), split, key), size, cost)
     source.share_widths(groups, tokens)
     return _made(source.gather, groups, [corpus.features[name] for name in features])

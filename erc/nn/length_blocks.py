@@ -65,6 +65,8 @@ def _group_by_width(x: Tensor, widths: tuple, most: int) -> tuple:
     "Group rows as `_group_by_length` does, by widths that the host knows."
     if len(widths) != len(x):
         raise ValueError(f'{len(x)} rows of token ids need as many widths, not {len(widths)}')
+    if x.shape[1] > widths[0]:
+        raise ValueError(f'a row of {x.shape[1]} tokens is wider than the widest, {widths[0]}')
     order = (x != 0).sum(1).argsort(descending=True, stable=True)
     sizes, widths = zip(*_cut_by_width(tuple(widths), most))
     return _in_blocks(order, list(sizes), widths)
