@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from erc.data.batches import standardised
 from erc.data.corpus import Corpus
 from erc.data.features import encode
 from erc.data.registry import load_corpus
+from erc.data.scaling import standardised
 from erc.data.sentence_encoders import encoder_path
 from erc.evidence.metrics import METRICS, confusion
 from erc.models.baselines import _training_rows, majority, tfidf_logreg, vector_logreg

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from erc.data import batches
-from erc.data.batches import _packed_order, from_padded, make_batches, standardise, standardised
+from erc.data import scaling
+from erc.data.batches import _packed_order, from_padded, make_batches
+from erc.data.scaling import standardise, standardised
 
 
 def padded(lengths, T=None, D=3, seed=0):
@@ -126,9 +127,9 @@ def test_standardise_uses_training_rows_only(demo):
 
 def test_scales_do_not_depend_on_how_many_rows_are_read_at_once(demo, monkeypatch):
     x, has, rows = demo.features['audio'], demo.has['audio'], demo.rows('train')
-    whole, ready = batches._column_scale(x, has, rows), standardise(demo, ['audio'])
-    monkeypatch.setattr(batches, '_BLOCK', 5 * x.shape[1])
-    for a, b in zip(whole, batches._column_scale(x, has, rows)):
+    whole, ready = scaling._column_scale(x, has, rows), standardise(demo, ['audio'])
+    monkeypatch.setattr(scaling, '_BLOCK', 5 * x.shape[1])
+    for a, b in zip(whole, scaling._column_scale(x, has, rows)):
         np.testing.assert_array_equal(a, b)
     np.testing.assert_array_equal(
         ready.features['audio'], standardise(demo, ['audio']).features['audio']
@@ -137,9 +138,9 @@ def test_scales_do_not_depend_on_how_many_rows_are_read_at_once(demo, monkeypatc
 
 def test_batches_are_scaled_as_a_corpus_is(demo):
     cut = dict(size=7, features=['audio', 'text'], targets={})
-    scaling = batches._scaling_of(demo, ['audio'])
+    scale = scaling._scaling_of(demo, ['audio'])
     ready = make_batches(standardise(demo, ['audio']), 'train', **cut)
-    for a, b in zip(ready, make_batches(demo, 'train', **cut, scaling=scaling), strict=True):
+    for a, b in zip(ready, make_batches(demo, 'train', **cut, scaling=scale), strict=True):
         assert all(torch.equal(a.features[name], b.features[name]) for name in a.features)
 
 
@@ -235,6 +236,25 @@ def test_batches_by_cost(demo):
     assert all(t <= 1500 or b.sizes[0] == 1 for t, b in zip(total, cut))
     assert min(a + b for a, b in zip(total, total[1:])) > 700
     assert all(b.sizes[0] == 1 for b in make_batches(c, 'train', size=1, **options))
+
+
+@pytest.mark.parametrize('unit, size', [('turn', 6), ('dialogue', 2)])
+def test_widths_hold_the_tokens_of_every_batch_of_a_shape(demo, unit, size):
+    n = np.random.default_rng(0).integers(1, 75, len(demo))
+    read = demo.with_features(text=(np.arange(80) < n[:, None]).astype(np.float32))
+    cut = dict(size=size, unit=unit, features=['text', 'audio'], targets={})
+    batches, shapes = make_batches(read, 'train', **cut, tokens=['text']), {}
+    for b, plain in zip(batches, make_batches(read, 'train', **cut), strict=True):
+        widths, own = b.widths['text'], (b.features['text'] != 0).sum(1)
+        assert all(a <= w for a, w in zip(sorted(own.tolist(), reverse=True), widths, strict=True))
+        assert own.tolist() == n[b.ids].tolist(), 'no token is lost'
+        assert b.features['text'].shape[1] == widths[0] and set(widths) <= {16, 32, 48, 64, 80}
+        assert plain.widths == {} and plain.features['text'].shape[1] == 80
+        assert torch.equal(b.features['audio'], plain.features['audio'])
+        assert b.at(0, 1).to(dtype=torch.float64).widths == b.widths
+        shapes.setdefault(b.sizes, set()).add(widths)
+    assert {len(found) for found in shapes.values()} == {1}
+    assert len(shapes) < len(batches)
 
 
 @pytest.mark.parametrize('number,turn', [(2, 1), (-1, 0), (1_000_000, 2)])

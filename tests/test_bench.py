@@ -1,6 +1,7 @@
 "What a training step costs: operations, seconds, and batches of random dialogues."
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -76,7 +77,8 @@ def test_unknown_target_names_the_nearest():
 def test_fine_tuning_counts_tokens_that_are_not_padding():
     padded = _toy_dialogues({'text': 8}, 'emotion', (4, 9, 3))
     padded.features['text'][:, 5:] = 0
-    speed = _fine_tuning_speed(Linear, [BATCH, padded], 'emotion', {'epochs': 1}, steps=2)
+    batches = [replace(b, widths={'text': (8,) * 9}) for b in (BATCH, padded)]
+    speed = _fine_tuning_speed(Linear, batches, 'emotion', {'epochs': 1}, steps=2)
     assert speed['pairs'] == 18 and speed['tokens a pair'] == round((8 + 5) / 2)
 
 

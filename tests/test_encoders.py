@@ -1,5 +1,6 @@
 "An encoder inside a model: its input, and that blocks, padding and the cache change nothing."
 
+import itertools
 import warnings
 
 import numpy as np
@@ -20,6 +21,7 @@ from erc.nn.encoders import (
     _tokenizer_of,
     token_ids,
 )
+from erc.nn.length_blocks import _cheapest_starts, _cut_by_width, _group_by_width
 from erc.nn.text_features import _with_context
 from erc.training.fit import fit
 
@@ -205,6 +207,48 @@ def test_blocks_and_padding_change_nothing(folder, pooling, tokens):
         a, b = net(x), torch.cat([net(r[None, : int((r != 0).sum())]) for r in x])
         wide = net(torch.nn.functional.pad(x, (0, 9)))
     assert (a - b).abs().max() < 1e-5 and (a - wide).abs().max() < 1e-6 and a.shape == (5, 32)
+
+
+@pytest.mark.parametrize('cost', [0, 40, 1024])
+def test_rows_are_cut_where_it_costs_least(cost, monkeypatch):
+    "Compared with all ways to cut nine rows."
+    monkeypatch.setattr('erc.nn.length_blocks._BLOCK_COST', cost)
+    rng = np.random.default_rng(cost)
+
+    def total(widths, starts):
+        blocks = zip(starts, [*starts[1:], len(widths)])
+        return sum(widths[a] * (b - a) + cost for a, b in blocks)
+
+    for _ in range(20):
+        widths = tuple(sorted((16 * rng.integers(1, 17, 9)).tolist(), reverse=True))
+        ways = [[0, *cut] for k in range(9) for cut in itertools.combinations(range(1, 9), k)]
+        best = min(total(widths, way) for way in ways)
+        assert total(widths, _cheapest_starts(widths)[::-1]) == best
+
+
+def test_blocks_by_width_hold_every_row():
+    rng = np.random.default_rng(0)
+    for most in (1, 100, 700, 65536):
+        widths = tuple(sorted((16 * rng.integers(1, 17, 90)).tolist(), reverse=True))
+        blocks = _cut_by_width(widths, most)
+        assert sum(n for n, _ in blocks) == 90
+        assert all(n == 1 or n * w <= most for n, w in blocks)
+        wide = [w for n, w in blocks for _ in range(n)]
+        assert all(a >= b for a, b in zip(wide, widths))
+
+
+@pytest.mark.parametrize('pooling', ['cls', 'mean', 'own'])
+@pytest.mark.parametrize('most', [16, 40, 4096])
+def test_known_widths_change_nothing(folder, pooling, most, monkeypatch):
+    x = torch.from_numpy(token_ids(TEXTS, folder, 32, CONTEXTS))
+    net, lengths = TextEncoder(folder, pooling).eval(), sorted((x != 0).sum(1).tolist())[::-1]
+    widths = [n + 2 for n in lengths]
+    with torch.no_grad():
+        y = net(x)
+        by_width = lambda self, x, widths: _group_by_width(x, widths, most)  # noqa: E731
+        monkeypatch.setattr(TextEncoder, '_blocks', by_width)
+        z = net(x, widths)
+    assert (y - z).abs().max() < 1e-5
 
 
 def test_vectors_equal_the_librarys(folder):

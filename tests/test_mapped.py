@@ -6,9 +6,10 @@ import torch
 
 import erc
 import erc.data.saved
-from erc.data.batches import _scaling_of, make_batches, map_batch
+from erc.data.batches import make_batches, map_batch
 from erc.data.corpus import _by_name
 from erc.data.mapped import _Lazy, _map_of
+from erc.data.scaling import _scaling_of
 from erc.training.fit import fit
 
 

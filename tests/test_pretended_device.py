@@ -281,7 +281,7 @@ def test_what_stays_uncaptured():
 def encoder(tmp_path_factory):
     "A small text encoder."
     texts = load_corpus('demo').table.text.tolist()
-    return str(toy_encoder(tmp_path_factory.mktemp('encoder'), texts, width=32, length=64))
+    return str(toy_encoder(tmp_path_factory.mktemp('encoder'), texts, width=32, length=256))
 
 
 ONE_OF_EACH = [s for s in _distinct_systems(every=False) if not s.vectorise]
@@ -292,13 +292,19 @@ def token_features(system, mask_id) -> dict:
     rng, features = np.random.default_rng(0), {}
     for i, name in enumerate(system.features):
         if i == 0 or name in ('text', 'sentence', 'previous', 'prompt'):
-            x = rng.integers(5, 30, (3, 5, 8))
+            x = rng.integers(5, 30, (3, 5, 256))
             x[..., 2] = mask_id + 1
-            x[0, :, 5:] = 0
+            x[0, :, 16:] = 0
             features[name] = torch.from_numpy(x).float()
         else:
             features[name] = torch.from_numpy(rng.normal(size=(3, 5, system.toy))).float()
     return features
+
+
+def token_batch(system, features):
+    "Return a batch whose four long and five short turns are encoded in two blocks."
+    widths = {k: (256,) * 4 + (16,) * 5 for k, x in features.items() if x.shape[-1] == 256}
+    return replace(toy_batch(system, features), widths=widths)
 
 
 def tuned_module(system, encoder, features, dropout=True):
@@ -325,7 +331,7 @@ def test_a_fine_tuned_encoder_trains_on_a_device(system, encoder, memory, recomp
     )
     features = token_features(system, 4)
     module = tuned_module(system, encoder, features, dropout=False)
-    batch = toy_batch(system, features)
+    batch = token_batch(system, features)
     with pretended_device() as device, warnings.catch_warnings(record=True) as said:
         warnings.simplefilter('always')
         monkeypatch.setattr(torch.cuda, 'mem_get_info', lambda *_: (memory, memory))
@@ -344,14 +350,20 @@ def test_a_fine_tuned_encoder_trains_on_a_device(system, encoder, memory, recomp
 
 
 @pytest.mark.parametrize('system', ONE_OF_EACH, ids=lambda s: s.id)
-def test_a_captured_encoder_equals_one_on_a_cpu(system, encoder):
+def test_a_captured_encoder_equals_one_on_a_cpu(system, encoder, monkeypatch):
     "In float64, which nothing rounds to bfloat16."
     features = token_features(system, 4)
     module = tuned_module(system, encoder, features, dropout=False)
-    args = system, lambda: copy.deepcopy(module), toy_batch(system, features)
+    args = system, lambda: copy.deepcopy(module), token_batch(system, features)
+    shapes, block = set(), TextEncoder.block
+    monkeypatch.setattr(
+        TextEncoder, 'block', lambda self, x: shapes.add(tuple(x.shape)) or block(self, x)
+    )
     with pretended_device() as device:
         captured = train_toy(*args, 'cuda', dtype='float64')
     assert device.captures == 2
+    towers = 2 if 'previous' in features else 1
+    assert shapes == {(4 * towers, 256), (5 * towers, 16)}, 'long and short rows apart'
     plain = train_toy(*args, dtype='float64')
     np.testing.assert_allclose(captured.losses, plain.losses, atol=1e-9)
     np.testing.assert_array_equal(captured.dev, plain.dev)
@@ -363,7 +375,7 @@ def test_a_captured_encoder_drops_what_a_step_drops(system, encoder):
     features = token_features(system, 4)
     shorter = {k: x * (torch.arange(x.shape[-1]) < 4) for k, x in features.items()}
     module = tuned_module(system, encoder, features)
-    batches = [toy_batch(system, x) for x in (features, shorter)]
+    batches = [token_batch(system, x) for x in (features, shorter)]
     about = dict(seeds=[3], target=system.target, vectorise=False, device='cuda', progress=False)
     settings = dict(epochs=3, lr=2**-8, clip=1.0)
 
@@ -456,7 +468,7 @@ def test_what_is_timed_on_a_device_is_captured(encoder, monkeypatch):
     system = next(s for s in ONE_OF_EACH if s.name == 'shift_finetuned')
     features = token_features(system, 4)
     module = tuned_module(system, encoder, features)
-    batch, steps = toy_batch(system, features), []
+    batch, steps = token_batch(system, features), []
     monkeypatch.setattr(
         plan, '_timed_step', lambda run, i, device: steps.append(i) or run(i, i) or 6.0
     )
@@ -466,6 +478,5 @@ def test_what_is_timed_on_a_device_is_captured(encoder, monkeypatch):
         run = _make_steps(engine, some, criterion(system.target), Settings(epochs=4))
         assert plan._row_seconds(run, some, 'cuda', 100.0) == 12 / (2 * len(batch))
         assert steps == [0, 1, 0, 1] and device.captures == 1
-        renamed = replace(batch, features={**batch.features, 'text': batch.features['sentence']})
-        speed = _fine_tuning_speed(lambda: module, [renamed], system.target, {}, 'cuda', steps=1)
+        speed = _fine_tuning_speed(lambda: module, [batch], system.target, {}, 'cuda', steps=1)
         assert device.captures == 2 and speed['pairs'] == len(batch)

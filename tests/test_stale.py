@@ -121,3 +121,9 @@ def test_committed_records_hold():
     protocol = [r for r in records.values() if 'standardise' not in r.settings]
     assert len(protocol) > 20
     assert {str(k): why for k, why in stale_records(protocol).items()} == {}
+
+
+def test_every_committed_record_is_of_a_run_that_a_recipe_has():
+    records, _ = read_records(root() / 'results')
+    wanted = set(map(str, wanted_runs()))
+    assert [str(key) for key in records if str(key) not in wanted] == []

@@ -11,8 +11,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from erc.core import resolve
+from erc.models.spcl import _PromptEncoder
 from erc.nn import cells
 from erc.nn.encoders import TextEncoder
+from erc.nn.length_blocks import _cut_by_width, _in_blocks
 from erc.runs.bench import _BENCHES, _sizes_of
 from erc.runs.fold import _wanted_seeds
 from erc.runs.prepare import _model_maker, _prepare, _split_batches
@@ -22,6 +24,8 @@ from erc.training.captured import _layout
 from erc.training.engine import Keyed, Single, Steps
 from erc.training.search import grid
 from erc.training.settings import criterion
+
+MOST = 65536  # tokens of a block, as on a GPU
 
 
 class Kernels(TorchDispatchMode):
@@ -48,12 +52,37 @@ def kernels(engine, batch, target: str, settings) -> int:
     return counted.count
 
 
-def _usual(batches: list, system):
-    "Return the middle batch by its rows, or the smallest where that would take gigabytes."
-    ordered = sorted(batches, key=len)
-    width = ordered[0].features[system.token_features[0]].shape[1]
-    middle = ordered[len(ordered) // 2]
-    return middle if len(middle) * width < 16384 else ordered[0]
+def forward_kernels(engine, batch) -> int:
+    "Count the kernels of one look at a batch, without a step."
+    with Kernels() as counted:
+        engine.compute(batch.to(dtype=torch.float32))
+    return counted.count
+
+
+def in_blocks(count, blocks: float):
+    "Count what is done with a number of blocks, by what one block and two blocks need."
+    counts = []
+    for n in (1, 2):
+        TextEncoder._blocks = lambda self, x, widths, n=n: cut(x, n)
+        counts.append(count())
+    return round(counts[0] + (blocks - 1) * (counts[1] - counts[0]))
+
+
+def cut(x, blocks: int) -> tuple:
+    "Cut rows into blocks of equal size, which a GPU reads in another order."
+    sizes = [len(part) for part in np.array_split(np.arange(len(x)), blocks)]
+    return _in_blocks((x != 0).sum(1).argsort(), sizes, [x.shape[1]] * blocks)
+
+
+def read_blocks(batch, names) -> list:
+    "Return number of rows and width of the blocks in which a GPU encodes a batch."
+    widths = sorted(sum((batch.widths[name] for name in names), ()), reverse=True)
+    return _cut_by_width(tuple(widths), MOST)
+
+
+def all_prompts(self, batch, keep=None):
+    "Encode all rows, as a GPU does, which does not wait for the number of those to keep."
+    return self.text(batch.features[self.feature], batch.widths[self.feature])
 
 
 def count_run(system, variant: str, corpus: str) -> dict:
@@ -64,20 +93,26 @@ def count_run(system, variant: str, corpus: str) -> dict:
     seeds = _wanted_seeds(system, [], range(system.seeds))['paper']
     ids = [b.features[name] for b in batches for name in system.token_features]
     trained = len(points) + len(seeds) - 1
+    blocks = [read_blocks(b, system.token_features) for b in batches]
     engine = Single(_model_maker(system, ready), [0])
-    for part in engine.model.modules():
-        if isinstance(part, TextEncoder):
-            part.tokens = 65536  # of a block, as on a GPU
+    smallest = min((b for b in batches if len(b) > 1), key=len)
+    mean = np.mean(list(map(len, blocks)))
+    looks = hasattr(engine.model, 'on_epoch_end')  # at all training batches, after each epoch
+    step = partial(kernels, engine, smallest, system.target, points[0])
+    epochs = points[0]['epochs']
     return {
         'run': f'{system.id}:{variant}@{corpus}',
         'batches': len(batches),
         'graphs': len({_layout(b) for b in batches}),
         'tokens': sum(int(np.count_nonzero(x)) for x in ids),
-        'padded': sum(x.numel() for x in ids),
-        'kernels': kernels(engine, _usual(batches, system), system.target, points[0]),
+        'blocks': sum(map(len, blocks)),
+        'padded': sum(rows * width for block in blocks for rows, width in block),
+        'kernels': in_blocks(step, mean),
         'trained': trained,
-        'epochs': points[0]['epochs'],
-        'steps': len(batches) * points[0]['epochs'] * trained,
+        'epochs': epochs,
+        'steps': len(batches) * epochs * trained,
+        'looks': looks * len(batches) * (epochs + 1) * trained,
+        'kernels of a look': in_blocks(partial(forward_kernels, engine, smallest), mean),
     }
 
 
@@ -94,6 +129,7 @@ def count_benchmark(name: str) -> dict:
 
 
 if __name__ == '__main__':
+    _PromptEncoder.forward = all_prompts
     cells._CACHED = 2**40  # a mask is drawn at once, as on a GPU
     runs = [(find_system(key.system_id), key) for key in wanted_runs()]
     tuned = [(s, key) for s, key in runs if s.kind == 'model' and not s.vectorise]

@@ -333,14 +333,6 @@ def length_batches(
             start = i
     return [*batches, shortest_first[start:]] if len(shortest_first) else []
 
-# %% ../../nbs/050_sentence_encoders.ipynb #b0364305
-def _without_padding(
-    ids,  # (n, L) token ids, 0 for padding
-) -> np.ndarray:  # (n, at most L)
-    "Cut the columns that no row needs, up to a multiple of sixteen."
-    needed = np.flatnonzero((ids != 0).any(0)).max(initial=0) + 1
-    return ids[:, : -16 * (-needed // 16)]
-
 # %% ../../nbs/050_sentence_encoders.ipynb #6924bac1
 def _pad(ids, fill: int):
     "Return token ids and their mask as two int64 arrays (B, T)."

@@ -11,9 +11,9 @@ import warnings
 import numpy as np
 
 from ..core import choose
-from ..data.batches import standardised
 from ..data.corpus import Corpus
 from ..data.features import context_mean
+from ..data.scaling import standardised
 
 # %% ../../nbs/240_baselines.ipynb #dc2ee2be
 def _as_list(names) -> list:

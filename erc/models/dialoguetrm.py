@@ -266,7 +266,7 @@ class DialogueTRM(nn.Module):
         "Return a modality's features at the width of the model; tokens are encoded first."
         x = batch.features[m]
         if self.encoder is not None and m == 'text':
-            x = self.encoder(x)
+            x = self.encoder(x, batch.widths.get(m, ()))
         return self.inputs[m](x)
 
     def represent(self, m: str, x, batch: Batch):  # (N, width), both

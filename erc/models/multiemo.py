@@ -381,7 +381,7 @@ class OneStage(nn.Module):
         self.model = MultiEMO({**sizes, 'text': self.encoder.size}, classes, **options)
 
     def forward(self, batch: Batch) -> Out:
-        text = self.encoder(batch.features['text'])
+        text = self.encoder(batch.features['text'], batch.widths.get('text', ()))
         return self.model(replace(batch, features={**batch.features, 'text': text}))
 
     def on_epoch_start(self, encode):

@@ -95,10 +95,17 @@ class ShiftNet(nn.Module):
         return net
 
 # %% ../../nbs/400_shift.ipynb #cc82ced1
+def _one_below_the_other(ids: list):  # (2N, L)
+    "Join token ids of different widths, (N, L) each."
+    longest = max(x.shape[1] for x in ids)
+    return torch.cat([F.pad(x, (0, longest - x.shape[1])) for x in ids])
+
+# %% ../../nbs/400_shift.ipynb #f3a05bbd
 class ShiftEncoder(nn.Module):
     "Tell shift from inertia with an encoder that is trained along (Shapes of Emotions, section 4)."
 
     capture = True  # nothing is drawn on the host
+    names = 'previous', 'sentence'
 
     def __init__(
         self,
@@ -112,10 +119,10 @@ class ShiftEncoder(nn.Module):
         self.head = ShiftHead(self.encoder.size, reading)
 
     def forward(self, batch) -> Out:
-        ids = batch.features['previous'], batch.features['sentence']
-        longest = max(x.shape[1] for x in ids)
-        padded = torch.cat([F.pad(x, (0, longest - x.shape[1])) for x in ids])
-        scores = self.head(*self.encoder(padded).chunk(2))
+        ids = [batch.features[name] for name in self.names]
+        widths = sum((batch.widths.get(name, ()) for name in self.names), ())
+        vectors = self.encoder(_one_below_the_other(ids), sorted(widths, reverse=True))
+        scores = self.head(*vectors.chunk(2))
         return Out(scores, probes={'p_shift': _p_shift(scores)})
 
 # %% ../../nbs/400_shift.ipynb #ea2f2813

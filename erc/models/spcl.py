@@ -180,11 +180,14 @@ class _PromptEncoder(nn.Module):
         batch: Batch,
         keep=None,  # (N,) bool: rows to encode; default: all
     ) -> Tensor:  # (N, width), zeros for the other rows
-        tokens = batch.features[self.feature]
-        if keep is None:
-            return self.text(tokens)
-        if tokens.is_cuda:  # the number of rows to keep would be read from the device
-            return torch.where(keep[:, None], self.text(tokens), 0)
+        tokens, widths = batch.features[self.feature], batch.widths.get(self.feature, ())
+        if keep is not None and not tokens.is_cuda:  # a GPU would wait for the number of rows
+            return self.kept(tokens, keep)
+        z = self.text(tokens, widths)
+        return z if keep is None else torch.where(keep[:, None], z, 0)
+
+    def kept(self, tokens: Tensor, keep: Tensor) -> Tensor:  # (N, width)
+        "Encode the rows to keep alone."
         z, rows = tokens.new_zeros(len(tokens), self.width), keep.nonzero()[:, 0]
         return z.index_copy(0, rows, self.text(tokens[rows]).to(z.dtype)) if len(rows) else z
 

@@ -11,16 +11,11 @@ import warnings
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..core import atomic_path, cache_home, choose, digest
 from ..data.array_files import safe_load_npy
-from erc.data.sentence_encoders import (
-    encoder_identity,
-    encoder_path,
-    length_batches,
-    quiet_transformers,
-)
+from ..data.sentence_encoders import encoder_identity, encoder_path, quiet_transformers
+from .length_blocks import _group_by_length, _group_by_width
 
 # %% ../../nbs/230_encoders.ipynb #5b0f61be
 def _max_sentence_tokens(
@@ -237,33 +232,27 @@ def _load_model(encoder, attention_dropout):
         model.pooler = None
     return model
 
-
-def _rows(rows: np.ndarray, device) -> Tensor:
-    return torch.from_numpy(rows).to(device)
-
-
-def _group_by_length(x: Tensor, most: int) -> tuple:
-    "Group rows of up to `most` tokens: rows and width of each block, and the place of each row."
-    lengths = (x != 0).sum(1).cpu().numpy()
-    blocks = length_batches(lengths, most)
-    widths = [max(1, int(lengths[block].max())) for block in blocks]
-    rows = [_rows(block, x.device) for block in blocks]
-    return list(zip(rows, widths)), _rows(np.concatenate(blocks).argsort(), x.device)
-
 # %% ../../nbs/230_encoders.ipynb #b7ec205e
 def _activation_bytes(config, tokens: int) -> int:
     "Return about how many bytes an encoder's activations take in a step of so many tokens."
     return 34 * config.num_hidden_layers * config.hidden_size * tokens
 
 # %% ../../nbs/230_encoders.ipynb #1528cfbb
+def _check_exact(x: Tensor):
+    "Raise ValueError for token ids that half precision has rounded."
+    if x.dtype in (torch.float16, torch.bfloat16):
+        raise ValueError(
+            f'{x.dtype} rounds token ids: train with dtype float32, in which a GPU computes '
+            'encoders in bfloat16 all the same'
+        )
+
+# %% ../../nbs/230_encoders.ipynb #bba4fc13
 class TextEncoder(nn.Module):
     """A pretrained encoder inside a model: signed token ids (N, L) -> vectors (N, D).
 
     On CUDA it is trained in bfloat16, and recomputes activations in the backward pass if they would
     take more than a quarter of the memory, which costs a third more products and is not captured. If
     a model calls it `encoder`, the hyperparameter `encoder_lr` is its learning rate."""
-
-    _groups = WeakTensorKeyDictionary()  # a batch's ids never change: token ids -> their blocks
 
     def __init__(
         self,
@@ -293,41 +282,39 @@ class TextEncoder(nn.Module):
             h = h.float() if h.dtype in (torch.bfloat16, torch.float16) else h
             return _pooled(h, x, self.pooling, self.mask_id)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if x.is_cuda and (self.training or torch.cuda.is_current_stream_capturing()):
-            return self._in_order(x)
-        blocks, place = self._blocks(x)
+    def forward(
+        self,
+        x: Tensor,
+        widths=(),  # of a `Batch`, or none
+    ) -> Tensor:
+        _check_exact(x)
+        blocks, place = self._blocks(x, widths)
+        learns = x.is_cuda and self.training
+        if learns:
+            self._save_memory(x, sum(len(rows) * width for rows, width in blocks))
         x = x.long()
-        return torch.cat([self.block(x[rows, :width]) for rows, width in blocks])[place]
+        with torch.autocast('cuda', torch.bfloat16, enabled=learns):
+            vectors = torch.cat([self.block(x[rows, :width]) for rows, width in blocks])
+        return vectors.index_select(0, place)
 
-    def _in_order(self, x: Tensor) -> Tensor:
-        "Encode rows as they come, padding included: no number is read from the device."
-        if self.training:
-            self._save_memory(x)
-        blocks = x.long().split(max(1, self._most(x) // x.shape[1]))
-        with torch.autocast('cuda', torch.bfloat16, enabled=self.training):
-            return torch.cat([self.block(block) for block in blocks])
+    def _blocks(self, x: Tensor, widths) -> tuple:
+        "Return blocks of rows, and the place of each row; a step on CUDA does not read lengths."
+        most = self.tokens or (65536 if x.is_cuda else 2048)
+        capturing = x.is_cuda and torch.cuda.is_current_stream_capturing()
+        if x.is_cuda and (widths or self.training or capturing):
+            return _group_by_width(x, widths or (x.shape[1],) * len(x), most)
+        return _group_by_length(x, most)
 
-    def _most(self, x: Tensor) -> int:
-        return self.tokens or (65536 if x.is_cuda else 2048)
-
-    def _blocks(self, x: Tensor) -> tuple:
-        "Return `_group_by_length`; the lengths of a batch's rows are read once."
-        groups, most = self._groups.setdefault(x, {}), self._most(x)
-        if most not in groups:
-            groups[most] = _group_by_length(x, most)
-        return groups[most]
-
-    def _needs_recomputing(self, x: Tensor) -> bool:
+    def _needs_recomputing(self, x: Tensor, tokens: int) -> bool:
         "Return whether activations do not fit; what was decided before a capture stays."
         if self.recompute is not None or torch.cuda.is_current_stream_capturing():
             return bool(self.recompute)
         _, memory = torch.cuda.mem_get_info(x.device)
-        return _activation_bytes(self.model.config, x.numel()) > memory / 4
+        return _activation_bytes(self.model.config, tokens) > memory / 4
 
-    def _save_memory(self, x: Tensor):
+    def _save_memory(self, x: Tensor, tokens: int):
         "Recompute activations if they do not fit; raise RuntimeError where a graph would."
-        if self._needs_recomputing(x):
+        if self._needs_recomputing(x, tokens):
             self._recompute_activations()
         if self.recomputes and torch.cuda.is_current_stream_capturing():
             raise RuntimeError('activations that are computed again need their dropout restored')

@@ -11,9 +11,9 @@ import warnings
 from dataclasses import dataclass, field, replace
 
 from ..core import choose
-from ..data.batches import _scaling_of
 from ..data.corpus import Corpus, _by_name
 from ..data.registry import CORPORA
+from ..data.scaling import _scaling_of
 from ..evidence.intervals import Interval, paired
 from .model_info import _Choice, _feature_facts, _find_model, _ModelInfo
 from .trained import TrainedModel, _calibrated

@@ -127,9 +127,8 @@ def _draw_one_run(rows: pd.DataFrame, ax):
     "Draw each printed effect against what one run a side could have shown."
     rows = rows[rows.one_run > 0]
     _scatter(rows, 'one_run', 'printed', ax)
-    ends = rows[['one_run', 'printed']].agg(['min', 'max']).to_numpy()
-    ends = [ends.min() / 1.3, ends.max() * 1.3] if len(rows) else [0.1, 10]
-    ax.plot(ends, ends, color='.4', lw=0.8, zorder=0)
+    ends = rows.one_run.agg(['min', 'max']) if rows.one_run.nunique() > 1 else (1, 10)
+    ax.axline(*([end, end] for end in ends), color='.4', lw=0.8, zorder=0)
     label = 'smallest effect that one run a side can show'
     ax.set(xscale='log', yscale='log', xlabel=label, ylabel='printed effect')
     _label_plainly(ax.xaxis)

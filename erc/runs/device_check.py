@@ -75,15 +75,17 @@ def _vector_trial(system: System) -> _Trial:
     return _Trial(system, make, batches)
 
 # %% ../../nbs/362_device_check.ipynb #7fdcc584
-_TOKENS = 8  # of a turn
+_TOKENS = 256  # of the first turn; others have 8, and are encoded in a block of their own
 
 
 def _token_ids(batch, names, mask: int, seed=0):
     "Replace features by token ids, the last of which is [MASK]."
     ids = np.random.default_rng(seed).integers(5, 30, (len(names), len(batch), _TOKENS))
-    ids[..., -1] = mask + 1
-    tokens = {name: torch.from_numpy(x).float() for name, x in zip(names, ids)}
-    return replace(batch, features={**batch.features, **tokens})
+    ids[..., 7] = ids[:, 0, -1] = mask + 1
+    ids[:, 1:, 8:] = 0
+    tokens = dict(zip(names, torch.from_numpy(ids).float()))
+    widths = dict.fromkeys(names, (_TOKENS,) + (8,) * (len(batch) - 1))
+    return replace(batch, features=batch.features | tokens, widths=widths)
 
 
 def _without_dropout(make):
@@ -312,7 +314,8 @@ def _check_training(
     memory. Where the kind of device has limits, a line a benchmark follows with its ms. ValueError for a device that this machine lacks."""
     check_device(device)
     with tempfile.TemporaryDirectory() as folder:
-        encoder = toy_encoder(folder, load_corpus('demo').table.text.tolist())
+        texts = load_corpus('demo').table.text.tolist()
+        encoder = toy_encoder(folder, texts, length=_TOKENS)
         checks = list(_checks(device, every, encoder))
         rows = [_filled(*check) for check in tqdm(checks, 'checks', disable=not progress)]
     return _as_table(rows + _check_limits(device))

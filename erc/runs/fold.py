@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from ..core import digest, resolve
-from ..data.batches import _rescaled, _scaling_of
 from ..data.corpus import Corpus, validate
 from ..data.folds import _fold_of_dialogue, with_fold
 from ..data.mapped import _moved
+from ..data.scaling import _rescaled, _scaling_of
 from ..evidence.metrics import confusion
 from erc.runs.prepare import (
     _load_encoded,

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 
 from ..core import choose, resolve
-from ..data.batches import make_batches, standardise
+from ..data.batches import make_batches
 from ..data.corpus import Corpus, _by_name
 from ..data.features import encode
 from ..data.folds import with_fold
 from ..data.registry import CORPORA
+from ..data.scaling import standardise
 from ..evidence.metrics import METRICS, confusion, moments
 from ..nn.text_features import _with_context
 from .carried import _find_carried

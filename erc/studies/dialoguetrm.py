@@ -11,10 +11,10 @@ import pandas as pd
 import torch
 
 from ..core import choose
-from ..data.batches import standardised
 from ..data.corpus import Corpus, validate
 from ..data.features import context_mean
 from ..data.registry import load_corpus
+from ..data.scaling import standardised
 from ..evidence.shifts import shift_flags
 from ..nn.encoders import _max_sentence_tokens, _pair_ids, _warn_cut, pad_rows
 from ..runs.keys import RunKey

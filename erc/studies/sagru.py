@@ -9,9 +9,9 @@ __all__ = ['load_four', 'attention_probe']
 import numpy as np
 
 from ..core import choose
-from ..data.batches import standardised
 from ..data.corpus import Corpus, validate
 from ..data.registry import load_corpus
+from ..data.scaling import standardised
 
 # %% ../../nbs/397_sagru.ipynb #7bcc5fa5
 _FOUR_CLASSES = ('happy', 'sad', 'neutral', 'angry')

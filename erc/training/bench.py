@@ -185,7 +185,7 @@ def _best_steps(engine, batches: list, loss_of, settings) -> Steps:
 
 def _fine_tuning_speed(
     make,  # () -> nn.Module that reads token ids, 0 = padding
-    batches: list,  # of an epoch, whose feature `text` holds the ids
+    batches: list,  # of an epoch, whose `widths` name the token ids
     target: str,
     settings,  # `Settings`, or a dict of some
     device='cpu',
@@ -201,7 +201,7 @@ def _fine_tuning_speed(
 # %% ../../nbs/340_bench.ipynb #a32b1452
 def _speed(batches: list, seconds: float) -> dict:
     pairs = sum(map(len, batches))
-    tokens = sum(int((b.features['text'] != 0).sum()) for b in batches)
+    tokens = sum(int((b.features[name] != 0).sum()) for b in batches for name in b.widths)
     return {
         'threads': torch.get_num_threads(),
         'pairs': pairs,

@@ -21,7 +21,8 @@ def _layout(batch: Batch) -> tuple:
     "Return what two batches must share for one graph to serve both."
     shapes = []
     map_batch(batch, lambda x: shapes.append((tuple(x.shape), x.dtype)) or x)
-    return batch.sizes, batch.parties, *batch.features, *batch.targets, *shapes
+    named = *batch.features, *batch.targets
+    return batch.sizes, batch.parties, *named, *batch.widths.values(), *shapes
 
 
 def _graph_inputs(batches: list, layouts: list) -> dict:  # layout -> batch
