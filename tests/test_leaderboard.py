@@ -133,6 +133,12 @@ def test_only_fresh_records_of_the_protocol_rank(boards, found, stale):
         )
 
 
+def test_corpora_that_serve_parity_alone_have_no_board(boards, found, stale):
+    fresh = [k for k in found if k.corpus in B._FOR_PARITY and k not in stale]
+    assert len(fresh) > 3, 'records that would rank but for their corpus'
+    assert not {board.corpus for board in boards} & set(B._FOR_PARITY)
+
+
 def test_a_stale_record_leaves_the_board(boards, found, stale):
     board = boards[0]
     first = RunKey.parse(board.frame.key[0])

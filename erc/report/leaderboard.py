@@ -47,8 +47,13 @@ def _has_tuned_sibling(record: Record) -> bool:
     return record.key.variant != 'tuned' and 'tuned' in find_system(record.key.system_id).variants
 
 # %% ../../nbs/391_leaderboard.ipynb #0b7180f9
+_FOR_PARITY = ('mosei_released', 'mosi_released')  # labels that do not fit, vectors that know them
+
+
 def _why_out(record: Record, stale: dict, house: list) -> str:
     "Return why a record does not rank, in a few words that several may share; '' for one that does."
+    if record.key.corpus in _FOR_PARITY:
+        return 'a corpus as released, for comparison with released code alone'
     if _is_from_outside(record):
         return '; '.join(_submission_faults(record, house))
     if stale.get(record.key):
