@@ -217,6 +217,11 @@ def test_cliques_are_the_longest_runs_of_equals():
     assert P._cliques(np.array([[np.nan]])) == []
 
 
+def test_names_in_a_picture_tell_systems_apart():
+    names = ['a: MSVE (uni)', 'a: MSVE (bi), our own run', 'GRU (after BC-LSTM), text']
+    assert P._short_names(names) == ['a: MSVE (uni)', 'a: MSVE (bi)', 'GRU, text']
+
+
 def test_the_picture_shows_every_system_once(boards):
     import matplotlib.pyplot as plt
 

@@ -112,9 +112,11 @@ def _write_csv(boards: list[_Board], path) -> Path:
 
 # %% ../../nbs/392_leaderboard_page.ipynb #fe596e52
 def _short_names(names) -> list[str]:
-    "Return names without what stands in brackets, short enough for a picture."
-    bare = [re.sub(r' \([^)]*\)|, our own run', '', name) for name in names]
-    return [textwrap.shorten(name, 64, placeholder=' ...') for name in bare]
+    "Return names short enough for a picture, without brackets where these tell nothing apart."
+    whole = [name.replace(', our own run', '') for name in names]
+    bare = [re.sub(r' \([^)]*\)', '', name) for name in whole]
+    told = [b if bare.count(b) == 1 else name for b, name in zip(bare, whole)]
+    return [textwrap.shorten(name, 64, placeholder=' ...') for name in told]
 
 
 _ON_SCREEN = ['rank', 'system', 'reads', 'weighted F1', 'accuracy', 'better than', 'marks']
