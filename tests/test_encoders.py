@@ -209,7 +209,7 @@ def test_blocks_and_padding_change_nothing(folder, pooling, tokens):
     assert (a - b).abs().max() < 1e-5 and (a - wide).abs().max() < 1e-6 and a.shape == (5, 32)
 
 
-@pytest.mark.parametrize('cost', [0, 40, 1024])
+@pytest.mark.parametrize('cost', [0, 40, 2048])
 def test_rows_are_cut_where_it_costs_least(cost, monkeypatch):
     "Compared with all ways to cut nine rows."
     monkeypatch.setattr('erc.nn.length_blocks._BLOCK_COST', cost)

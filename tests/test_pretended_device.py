@@ -281,7 +281,7 @@ def test_what_stays_uncaptured():
 def encoder(tmp_path_factory):
     "A small text encoder."
     texts = load_corpus('demo').table.text.tolist()
-    return str(toy_encoder(tmp_path_factory.mktemp('encoder'), texts, width=32, length=256))
+    return str(toy_encoder(tmp_path_factory.mktemp('encoder'), texts, width=32, length=512))
 
 
 ONE_OF_EACH = [s for s in _distinct_systems(every=False) if not s.vectorise]
@@ -292,7 +292,7 @@ def token_features(system, mask_id) -> dict:
     rng, features = np.random.default_rng(0), {}
     for i, name in enumerate(system.features):
         if i == 0 or name in ('text', 'sentence', 'previous', 'prompt'):
-            x = rng.integers(5, 30, (3, 5, 256))
+            x = rng.integers(5, 30, (3, 5, 512))
             x[..., 2] = mask_id + 1
             x[0, :, 16:] = 0
             features[name] = torch.from_numpy(x).float()
@@ -303,7 +303,7 @@ def token_features(system, mask_id) -> dict:
 
 def token_batch(system, features):
     "Return a batch whose four long and five short turns are encoded in two blocks."
-    widths = {k: (256,) * 4 + (16,) * 5 for k, x in features.items() if x.shape[-1] == 256}
+    widths = {k: (512,) * 4 + (16,) * 5 for k, x in features.items() if x.shape[-1] == 512}
     return replace(toy_batch(system, features), widths=widths)
 
 
@@ -363,7 +363,7 @@ def test_a_captured_encoder_equals_one_on_a_cpu(system, encoder, monkeypatch):
         captured = train_toy(*args, 'cuda', dtype='float64')
     assert device.captures == 2
     towers = 2 if 'previous' in features else 1
-    assert shapes == {(4 * towers, 256), (5 * towers, 16)}, 'long and short rows apart'
+    assert shapes == {(4 * towers, 512), (5 * towers, 16)}, 'long and short rows apart'
     plain = train_toy(*args, dtype='float64')
     np.testing.assert_allclose(captured.losses, plain.losses, atol=1e-9)
     np.testing.assert_array_equal(captured.dev, plain.dev)

@@ -59,13 +59,18 @@ def forward_kernels(engine, batch) -> int:
     return counted.count
 
 
-def in_blocks(count, blocks: float):
-    "Count what is done with a number of blocks, by what one block and two blocks need."
+def of_one_and_two_blocks(count) -> list:
+    "Count what is done where an encoder reads a batch in one block, and in two."
     counts = []
     for n in (1, 2):
         TextEncoder._blocks = lambda self, x, widths, n=n: cut(x, n)
         counts.append(count())
-    return round(counts[0] + (blocks - 1) * (counts[1] - counts[0]))
+    return counts
+
+
+def in_blocks(one: int, two: int, blocks: float) -> int:
+    "Return what is done with a number of blocks, by what one block and two blocks need."
+    return round(one + (blocks - 1) * (two - one))
 
 
 def cut(x, blocks: int) -> tuple:
@@ -99,20 +104,24 @@ def count_run(system, variant: str, corpus: str) -> dict:
     mean = np.mean(list(map(len, blocks)))
     looks = hasattr(engine.model, 'on_epoch_end')  # at all training batches, after each epoch
     step = partial(kernels, engine, smallest, system.target, points[0])
+    of_step = of_one_and_two_blocks(step)
+    of_look = of_one_and_two_blocks(partial(forward_kernels, engine, smallest))
     epochs = points[0]['epochs']
     return {
         'run': f'{system.id}:{variant}@{corpus}',
         'batches': len(batches),
         'graphs': len({_layout(b) for b in batches}),
         'tokens': sum(int(np.count_nonzero(x)) for x in ids),
+        'in one block': sum(x.shape[0] * int((x != 0).sum(1).max()) for x in ids),
         'blocks': sum(map(len, blocks)),
         'padded': sum(rows * width for block in blocks for rows, width in block),
-        'kernels': in_blocks(step, mean),
+        'kernels in one block': of_step[0],
+        'kernels': in_blocks(*of_step, mean),
         'trained': trained,
         'epochs': epochs,
         'steps': len(batches) * epochs * trained,
         'looks': looks * len(batches) * (epochs + 1) * trained,
-        'kernels of a look': in_blocks(partial(forward_kernels, engine, smallest), mean),
+        'kernels of a look': in_blocks(*of_look, mean),
     }
 
 

@@ -29,7 +29,7 @@ def _group_by_length(x: Tensor, most: int) -> tuple:
     return _in_blocks(order, list(map(len, blocks)), widths)
 
 # %% ../../nbs/228_length_blocks.ipynb #1082654b
-_BLOCK_COST = 1024  # tokens that a GPU encodes while it launches another block
+_BLOCK_COST = 2048  # tokens that a GPU encodes while it launches another block
 
 
 def _ends(widths: tuple) -> list:

@@ -75,7 +75,7 @@ def _vector_trial(system: System) -> _Trial:
     return _Trial(system, make, batches)
 
 # %% ../../nbs/362_device_check.ipynb #7fdcc584
-_TOKENS = 256  # of the first turn; others have 8, and are encoded in a block of their own
+_TOKENS = 512  # of the first turn; others have 8, and are encoded in a block of their own
 
 
 def _token_ids(batch, names, mask: int, seed=0):
