@@ -265,6 +265,7 @@ class _Split:
         return _groups_by_cost(order, total, size)
 
     def tokens(self, names) -> dict:
+        "Return the number of tokens of each row, by the names of token ids."
         return {name: _tokens_of(self.corpus.features[name], self.rows) for name in names}
 
     def packed(self, group) -> tuple:  # a `_packed_order`; (N,) rows of the split
